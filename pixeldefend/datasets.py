@@ -1,0 +1,136 @@
+"""Named data sets, folders of images and .npz files, as tensors in four parts that share no image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Images:
+    """x: (N, C, H, W) uint8. y: (N,) int64 labels, or None. index: (N,) positions in the source, test or training."""
+
+    x: Tensor
+    y: Tensor | None
+    index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, which: slice | Tensor) -> Images:
+        return Images(self.x[which], None if self.y is None else self.y[which], self.index[which])
+
+    def float(self) -> Tensor:
+        """Returns (N, C, H, W) in [0, 1]."""
+        return self.x / 255
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One data set in four disjoint parts.
+
+    train: what densities and classifiers learn from. fit: clean images for what a score learns. calibration: clean
+    images for p-values and thresholds. test: seen by nothing before the evaluation.
+    """
+
+    name: str
+    train: Images
+    fit: Images
+    calibration: Images
+    test: Images
+
+
+# name -> (train x, train y, test x or None, test y or None); x (N, H, W[, C]) uint8
+Source = tuple[np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray | None]
+
+
+def _torchvision(class_name: str) -> Callable[[Path], Source]:
+    def read(data_dir: Path) -> Source:
+        import torchvision
+
+        make = getattr(torchvision.datasets, class_name)
+        train, test = make(data_dir, train=True, download=True), make(data_dir, train=False, download=True)
+        return (
+            np.asarray(train.data),
+            np.asarray(train.targets),
+            np.asarray(test.data),
+            np.asarray(test.targets),
+        )
+
+    return read
+
+
+DATASETS: dict[str, Callable[[Path], Source]] = {
+    "fashion-mnist": _torchvision("FashionMNIST"),
+    "mnist": _torchvision("MNIST"),
+    "cifar10": _torchvision("CIFAR10"),
+}
+
+
+def load_dataset(name: str, data_dir: str | Path = "data") -> DataSet:
+    """name: a key of `DATASETS` (downloaded into data_dir if absent), a folder of images of one size (files in
+    sub-folders are labelled by the sub-folder), or an .npz file with x (N, H, W[, C]) uint8 and, maybe, y (N,), and
+    maybe x_test and y_test.
+
+    The order is shuffled with a fixed seed, the same on every machine; a twelfth of the training images goes to
+    `fit`, another to `calibration`, and, where the source has no test images of its own, another to `test`.
+    Raises ValueError if the source is of none of these kinds or holds too few images.
+    """
+    path = Path(name)
+    if name in DATASETS:
+        x, y, test_x, test_y = DATASETS[name](Path(data_dir))
+    elif path.suffix == ".npz":
+        x, y, test_x, test_y = _read_npz(path)
+    elif path.is_dir():
+        x, y, test_x, test_y = _read_folder(path)
+    else:
+        raise ValueError(f"{name!r} is no data set ({', '.join(DATASETS)}), no folder and no .npz file")
+    everything = _images(x, y)
+    order = torch.from_numpy(np.random.RandomState(0).permutation(len(everything)))
+    held = len(everything) // 12
+    if held < 1:
+        raise ValueError(f"{name} holds {len(everything)} images, at least 12 are needed")
+    parts = [everything[order[i * held : (i + 1) * held]] for i in range(2 if test_x is not None else 3)]
+    train = everything[order[len(parts) * held :]]
+    test = _images(test_x, test_y) if test_x is not None else parts[2]
+    return DataSet(path.stem if name not in DATASETS else name, train, parts[0], parts[1], test)
+
+
+def _images(x: np.ndarray, y: np.ndarray | None) -> Images:
+    tensor = torch.from_numpy(np.ascontiguousarray(x))
+    tensor = tensor.unsqueeze(1) if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2).contiguous()
+    return Images(tensor, None if y is None else torch.from_numpy(np.asarray(y, np.int64)), torch.arange(len(tensor)))
+
+
+def _read_npz(path: Path) -> Source:
+    with np.load(path, allow_pickle=False) as file:
+        if "x" not in file:
+            raise ValueError(f"{path} holds {', '.join(file.files) or 'nothing'}; an array x (and y) is wanted")
+        x, y, test_x, test_y = (file[key] if key in file else None for key in ("x", "y", "x_test", "y_test"))
+    for key, array in (("x", x), ("x_test", test_x)):
+        if array is not None and (array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[3:] not in ((), (1,), (3,))):
+            raise ValueError(f"{key} in {path} must be uint8 (N, H, W) or (N, H, W, 1 or 3), got {array.dtype} {array.shape}")
+    if y is not None and len(y) != len(x):
+        raise ValueError(f"{path}: x holds {len(x)} images and y {len(y)} labels")
+    return x, y, test_x, test_y
+
+
+def _read_folder(folder: Path) -> Source:
+    from .images import SUFFIXES, read_image
+
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise ValueError(f"{folder} holds no image ({', '.join(sorted(SUFFIXES))})")
+    images = [read_image(file) for file in files]
+    for file, image in zip(files, images, strict=True):
+        if image.shape != images[0].shape:
+            raise ValueError(f"images must be of one size: {files[0]} is {images[0].shape}, {file} is {image.shape}")
+    classes = sorted({file.parent.name for file in files})
+    labelled = len(classes) > 1 and all(file.parent.parent == folder for file in files)
+    y = np.array([classes.index(file.parent.name) for file in files]) if labelled else None
+    return np.stack(images), y, None, None

@@ -1,0 +1,40 @@
+"""Density models p(x), one paper a file. `DENSITIES` names them; `build` makes one from its saved config."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from ..storage import load_tensors
+from .base import Autoregressive, Density
+from .pixelcnnpp import PixelCNNPlusPlus
+
+DENSITIES: dict[str, Callable[..., Density]] = {
+    "pixelcnnpp": PixelCNNPlusPlus,
+}
+
+
+def build(config: dict[str, Any]) -> Density:
+    """config: {"model": a name in `DENSITIES`, ...its arguments}. Returns the untrained density.
+
+    Raises ValueError if the name is unknown.
+    """
+    model = config.get("model")
+    if model not in DENSITIES:
+        raise ValueError(f"unknown density {model!r}; there are: {', '.join(DENSITIES)}")
+    return DENSITIES[model](**{key: value for key, value in config.items() if key != "model"})
+
+
+def load(path: str | os.PathLike[str]) -> Density:
+    """Reads what `Density.save` wrote. Raises ValueError if the file is damaged or holds something else,
+    FileNotFoundError if it is missing."""
+    tensors, meta = load_tensors(path)
+    if meta.get("kind") != "density":
+        raise ValueError(f"{path} holds a {meta.get('kind')}, not a density")
+    density = build(meta["density"])
+    density.load_state_dict(tensors)
+    return density.eval()
+
+
+__all__ = ["DENSITIES", "Autoregressive", "Density", "PixelCNNPlusPlus", "build", "load"]

@@ -1,0 +1,180 @@
+"""Heads: from a net's parameters to the distribution of every sub-pixel on the 8-bit grid."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.nn import functional as F
+
+from .base import GridDistribution, Head
+
+LEVELS = 256
+
+
+class DiscretizedLogisticMixture(GridDistribution):
+    """A mixture of logistics, integrated over the 256 bins of 8-bit values (PixelCNN++, Salimans et al. 2017, eq. 2).
+
+    Pixel values are in [0, 1]; the logistics live on [-1, 1], as in the paper. Bins are 2/255 wide; the first and the
+    last one reach to minus and to plus infinity, so the 256 masses sum to 1.
+
+    logits, means, log_scales: (*batch_shape, K). log_scales below `MIN_LOG_SCALE` are raised to it.
+    """
+
+    MIN_LOG_SCALE = -7.0
+    arg_constraints = {
+        "logits": constraints.independent(constraints.real, 1),
+        "means": constraints.independent(constraints.real, 1),
+        "log_scales": constraints.independent(constraints.real, 1),
+    }
+    levels = LEVELS
+
+    def __init__(
+        self, logits: Tensor, means: Tensor, log_scales: Tensor, *, validate_args: bool | None = None
+    ) -> None:
+        self.logits = logits.log_softmax(-1)
+        self.means = means
+        self.log_scales = log_scales.clamp(min=self.MIN_LOG_SCALE)
+        super().__init__(batch_shape=logits.shape[:-1], validate_args=validate_args)
+
+    def component_log_masses(self, value: Tensor) -> Tensor:
+        """value: (*batch_shape) in [0, 1]. Returns (*batch_shape, K): log of the mass that each logistic puts on the
+        bin around value.
+
+        Exact on the grid. Off it the bin slides along, and its outer edges open to infinity gradually within the last
+        1/255 at either end, so that the result is continuous and has a gradient.
+        """
+        x = value.unsqueeze(-1)
+        half = 1 / (LEVELS - 1)
+        inverse_scale = torch.exp(-self.log_scales)
+        upper = (2 * x - 1 - self.means + half) * inverse_scale
+        lower = (2 * x - 1 - self.means - half) * inverse_scale
+        # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)): no cancellation, however far the tail
+        inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-2 * half * inverse_scale))
+        below = F.logsigmoid(lower) + _log(1 - (LEVELS - 1) * x)  # the tail below the first bin
+        above = F.logsigmoid(-upper) + _log(1 - (LEVELS - 1) * (1 - x))  # and above the last one
+        return torch.logaddexp(torch.logaddexp(inside, below), above)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        return torch.logsumexp(self.logits + self.component_log_masses(value), -1)
+
+    def pmf(self) -> Tensor:
+        edges = torch.arange(1, LEVELS, device=self.means.device, dtype=self.means.dtype) * (2 / (LEVELS - 1))
+        edges = edges - (1 + 1 / (LEVELS - 1))  # between value v - 1 and v, v = 1 ... 255
+        weights = self.logits.exp()
+        inverse_scale = torch.exp(-self.log_scales)
+        cdf = torch.zeros(*self.batch_shape, LEVELS + 1, device=edges.device, dtype=edges.dtype)
+        cdf[..., LEVELS] = 1
+        for k in range(weights.shape[-1]):  # one component at a time: the table is large, a table of K tables larger
+            z = (edges - self.means[..., k, None]).mul_(inverse_scale[..., k, None])
+            cdf[..., 1:LEVELS].addcmul_(z.sigmoid_(), weights[..., k, None])
+        return cdf.diff(dim=-1).clamp_(min=0)
+
+
+class DiscretizedLogisticMixtureHead(Head):
+    """K logistics a sub-pixel; for RGB the channel-by-channel factorisation of PixelCNN++ (section 2.2).
+
+    There the mixture is over whole pixels: one component explains R, G and B, with means of G and B linear in the
+    channels before them. As conditionals a sub-pixel, that is a mixture whose weights are updated (Bayes) by how well
+    each component explained the channels already seen.
+    """
+
+    def __init__(self, channels: int, mixtures: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.mixtures = mixtures
+        self.pairs = channels * (channels - 1) // 2
+        self.outputs = mixtures * (1 + 2 * channels + self.pairs)
+
+    def initial_bias(self) -> Tensor:
+        """Returns (P,): means spread over [-0.7, 0.7] and scales of exp(-2), from which training starts fast."""
+        k, c = self.mixtures, self.channels
+        means = torch.linspace(-0.7, 0.7, k) if k > 1 else torch.zeros(1)
+        return torch.cat([torch.zeros(k), means.repeat(c), torch.full((k * c,), -2.0), torch.zeros(k * self.pairs)])
+
+    def forward(self, parameters: Tensor, x: Tensor) -> DiscretizedLogisticMixture:
+        n, _, h, w = parameters.shape
+        k, c = self.mixtures, self.channels
+        sections = [k, c * k, c * k, self.pairs * k]
+        logits, means, log_scales, coefficients = parameters.permute(0, 2, 3, 1).split(sections, -1)  # (N, H, W, ·)
+        logits = logits.reshape(n, 1, h, w, k)
+        means = means.reshape(n, h, w, c, k).movedim(3, 1)  # (N, C, H, W, K)
+        log_scales = log_scales.reshape(n, h, w, c, k).movedim(3, 1)
+        if c == 1:
+            return DiscretizedLogisticMixture(logits, means, log_scales, validate_args=False)
+        # row i of the lower triangle: the weights of channels 0 ... i - 1 in the mean of channel i
+        coefficients = coefficients.reshape(n, h, w, self.pairs, k).movedim(3, 1).tanh()
+        seen = 2 * x.unsqueeze(-1) - 1
+        shifts = [torch.zeros_like(means[:, 0])]
+        for i in range(1, c):
+            row = coefficients[:, i * (i - 1) // 2 : i * (i + 1) // 2]
+            shifts.append((row * seen[:, :i]).sum(1))
+        means = means + torch.stack(shifts, 1)
+        fit = DiscretizedLogisticMixture(logits, means, log_scales, validate_args=False).component_log_masses(x)
+        explained = torch.cat([torch.zeros_like(fit[:, :1]), fit.cumsum(1)[:, :-1]], 1)
+        return DiscretizedLogisticMixture(logits + explained, means, log_scales, validate_args=False)
+
+
+class GridCategorical(GridDistribution):
+    """A free probability for each of the 256 values (what the authors of PixelDefend trained their PixelCNN with).
+
+    logits: (*batch_shape, 256). Off the grid the log-probability is interpolated linearly.
+    """
+
+    arg_constraints = {"logits": constraints.independent(constraints.real, 1)}
+
+    def __init__(self, logits: Tensor, *, validate_args: bool | None = None) -> None:
+        self.logits = logits.log_softmax(-1)
+        self.levels = logits.shape[-1]
+        super().__init__(batch_shape=logits.shape[:-1], validate_args=validate_args)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        position = (value * (self.levels - 1)).unsqueeze(-1)
+        below = position.detach().floor().clamp(0, self.levels - 2)
+        index = below.long()
+        left, right = self.logits.gather(-1, index), self.logits.gather(-1, index + 1)
+        return torch.lerp(left, right, position - below).squeeze(-1)
+
+    def pmf(self) -> Tensor:
+        return self.logits.exp()
+
+
+class GridCategoricalHead(Head):
+    """A 256-way softmax a sub-pixel; the logits of G see R, those of B see R and G, through a learnt table."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.outputs = channels * LEVELS
+        self.tables = nn.ModuleList(nn.Linear(i * LEVELS, LEVELS, bias=False) for i in range(1, channels))
+        for table in self.tables:
+            nn.init.zeros_(table.weight)
+
+    def initial_bias(self) -> Tensor:
+        """Returns (P,): uniform."""
+        return torch.zeros(self.outputs)
+
+    def forward(self, parameters: Tensor, x: Tensor) -> GridCategorical:
+        n, _, h, w = parameters.shape
+        logits = parameters.reshape(n, self.channels, LEVELS, h, w).movedim(2, -1)  # (N, C, H, W, 256)
+        if self.channels > 1:
+            # hat functions: a one-hot code on the grid, linear in between, so that gradients reach x
+            grid = torch.arange(LEVELS, device=x.device, dtype=x.dtype)
+            hats = (1 - (x.unsqueeze(-1) * (LEVELS - 1) - grid).abs()).clamp(min=0)  # (N, C, H, W, 256)
+            updates = [torch.zeros_like(logits[:, 0])]
+            for i, table in enumerate(self.tables, start=1):
+                updates.append(table(hats[:, :i].movedim(1, -2).flatten(-2)))
+            logits = logits + torch.stack(updates, 1)
+        return GridCategorical(logits, validate_args=False)
+
+
+def _log(t: Tensor) -> Tensor:
+    """log t where t > 0, minus infinity elsewhere, with gradients that are finite (zero) there."""
+    positive = t > 0
+    return torch.where(positive, torch.log(torch.where(positive, t, 1)), -math.inf)

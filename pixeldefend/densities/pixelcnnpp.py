@@ -1,0 +1,170 @@
+"""PixelCNN++ (Salimans, Karpathy, Chen & Kingma 2017, arXiv:1701.05517)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .base import Autoregressive, Head
+from .heads import DiscretizedLogisticMixtureHead, GridCategoricalHead
+from .masked import ShiftedConv2d, ShiftedConvTranspose2d
+
+FASHION_MNIST: dict[str, Any] = dict(image_shape=(1, 28, 28), filters=32, blocks=1, scales=3, mixtures=5)
+
+
+class PixelCNNPlusPlus(Autoregressive):
+    """PixelCNN++ for grey or RGB images of any size from 8 x 8 up.
+
+    image_shape: (C, H, W), C = 1 or 3.
+    filters: channels of every hidden layer. blocks: gated residual blocks a stage. scales: 1, 2 or 3 resolutions,
+    each half the one before. dropout: inside every block, in training.
+    head: "logistics" (a discretized mixture of `mixtures` logistics) or "categorical" (256-way).
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        *,
+        filters: int = 64,
+        blocks: int = 2,
+        scales: int = 3,
+        dropout: float = 0.0,
+        head: Literal["logistics", "categorical"] = "logistics",
+        mixtures: int = 10,
+    ) -> None:
+        channels, height, width = image_shape
+        if channels not in (1, 3) or min(height, width) < 8:
+            raise ValueError(f"image_shape must be (1 or 3, H >= 8, W >= 8), got {tuple(image_shape)}")
+        if scales not in (1, 2, 3):
+            raise ValueError(f"scales must be 1, 2 or 3, got {scales}")
+        heads: dict[str, Head] = {
+            "logistics": DiscretizedLogisticMixtureHead(channels, mixtures),
+            "categorical": GridCategoricalHead(channels),
+        }
+        if head not in heads:
+            raise ValueError(f"head must be one of {', '.join(heads)}, got {head!r}")
+        config = dict(
+            model="pixelcnnpp",
+            image_shape=list(image_shape),
+            filters=filters,
+            blocks=blocks,
+            scales=scales,
+            dropout=dropout,
+            head=head,
+            mixtures=mixtures,
+        )
+        net = PixelCNNPlusPlusNet(channels, heads[head], filters, blocks, scales, dropout)
+        super().__init__(image_shape, net, heads[head], config)
+
+
+class PixelCNNPlusPlusNet(nn.Module):
+    """(N, C, H, W) in [0, 1] -> (N, P, H, W), the parameters of `head`.
+
+    Two streams: `down` sees all rows above, `right` that and what is left in its own row. They go down through the
+    scales and up again, with shortcuts from each layer of the first half to its mirror image in the second.
+    """
+
+    def __init__(self, channels: int, head: Head, filters: int, blocks: int, scales: int, dropout: float) -> None:
+        super().__init__()
+        f = filters
+        self.first_down = ShiftedConv2d(channels + 1, f, (2, 3), shift=(1, 0))
+        self.first_above = ShiftedConv2d(channels + 1, f, (1, 3), shift=(1, 0))
+        self.first_left = ShiftedConv2d(channels + 1, f, (2, 1), right=True, shift=(0, 1))
+        self.encoder = nn.ModuleList()
+        self.decoder = nn.ModuleList()
+        for scale in range(scales):
+            self.encoder.extend(StreamPair(f, dropout) for _ in range(blocks))
+            if scale < scales - 1:
+                self.encoder.append(Downsample(f))
+        for scale in reversed(range(scales)):
+            # the mirror image of `blocks` layers and of what led into this scale
+            mirrored = blocks if scale == scales - 1 else blocks + 1
+            self.decoder.extend(StreamPair(f, dropout, shortcut=True) for _ in range(mirrored))
+            if scale > 0:
+                self.decoder.append(Upsample(f))
+        self.last = nn.Conv2d(f, head.outputs, 1)
+        with torch.no_grad():
+            self.last.weight.mul_(0.1)
+            self.last.bias.copy_(head.initial_bias())
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(2 * x - 1, (0, 0, 0, 0, 0, 1), value=1.0)  # a plane of ones tells the image from its padding
+        x = x.to(memory_format=torch.channels_last)
+        down = self.first_down(x)
+        right = self.first_above(x) + self.first_left(x)
+        shortcuts = [(down, right)]
+        for layer in self.encoder:
+            down, right = layer(down, right)
+            shortcuts.append((down, right))
+        down, right = shortcuts.pop()
+        for layer in self.decoder:
+            if isinstance(layer, Upsample):
+                h, w = shortcuts[-1][0].shape[2:]
+                down, right = (stream[:, :, :h, :w] for stream in layer(down, right))
+            else:
+                down, right = layer(down, right, *shortcuts.pop())
+        return self.last(F.elu(right))
+
+
+class StreamPair(nn.Module):
+    """One gated residual block of each stream; the right one also sees the down one."""
+
+    def __init__(self, filters: int, dropout: float, *, shortcut: bool = False) -> None:
+        super().__init__()
+        f = filters
+        self.down = GatedResidualBlock(f, (2, 3), False, dropout, f if shortcut else 0)
+        self.right = GatedResidualBlock(f, (2, 2), True, dropout, 2 * f if shortcut else f)
+
+    def forward(self, down: Tensor, right: Tensor, *shortcut: Tensor) -> tuple[Tensor, Tensor]:
+        down = self.down(down, *shortcut[:1])
+        return down, self.right(right, down, *shortcut[1:])
+
+
+class GatedResidualBlock(nn.Module):
+    """x + a sigmoid(b), where a and b are two convolutions of x and of what else the block is shown."""
+
+    def __init__(self, filters: int, kernel: tuple[int, int], right: bool, dropout: float, others: int) -> None:
+        super().__init__()
+        self.first = ShiftedConv2d(2 * filters, filters, kernel, right=right)
+        self.others = nn.Conv2d(2 * others, filters, 1) if others else None
+        self.dropout = nn.Dropout(dropout)
+        self.second = ShiftedConv2d(2 * filters, 2 * filters, kernel, right=right)
+
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        y = self.first(concat_elu(x))
+        if self.others is not None:
+            y = y + self.others(concat_elu(torch.cat(others, 1)))
+        a, b = self.second(self.dropout(concat_elu(y))).chunk(2, 1)
+        return x + a * torch.sigmoid(b)
+
+
+class Downsample(nn.Module):
+    """Halves the resolution of both streams, rounding up."""
+
+    def __init__(self, filters: int) -> None:
+        super().__init__()
+        self.down = ShiftedConv2d(filters, filters, (2, 3), stride=2)
+        self.right = ShiftedConv2d(filters, filters, (2, 2), right=True, stride=2)
+
+    def forward(self, down: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        return self.down(down), self.right(right)
+
+
+class Upsample(nn.Module):
+    """Doubles the resolution of both streams."""
+
+    def __init__(self, filters: int) -> None:
+        super().__init__()
+        self.down = ShiftedConvTranspose2d(filters, filters, (2, 3), right=False)
+        self.right = ShiftedConvTranspose2d(filters, filters, (2, 2), right=True)
+
+    def forward(self, down: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        return self.down(down), self.right(right)
+
+
+def concat_elu(x: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, 2C, H, W): elu of x and of -x, as in the paper's code."""
+    return F.elu(torch.cat([x, -x], 1))

@@ -1,0 +1,165 @@
+"""Training by Lightning: densities by maximum likelihood, classifiers by cross-entropy.
+
+The dependency is the extra `train`: pip install "pixeldefend[train]".
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from .datasets import Images
+from .densities import Density
+
+
+class Task(lightning.LightningModule):
+    """What both trainings share: Adam, a linear warm-up, then a cosine down to nothing."""
+
+    def __init__(self, model: nn.Module, learning_rate: float, warmup: int) -> None:
+        super().__init__()
+        self.model = model
+        self.learning_rate = learning_rate
+        self.warmup = warmup
+
+    def configure_optimizers(self) -> Any:
+        steps = int(self.trainer.estimated_stepping_batches)
+
+        def factor(step: int) -> float:
+            if step < self.warmup:
+                return (step + 1) / self.warmup
+            return 0.5 * (1 + math.cos(math.pi * min(1, (step - self.warmup) / max(1, steps - self.warmup))))
+
+        optimizer = self.optimizer()
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), self.learning_rate)
+
+
+class MaximumLikelihood(Task):
+    """Minimises bits/dim."""
+
+    model: Density
+
+    def training_step(self, batch: tuple[Tensor, ...], index: int) -> Tensor:
+        loss = self.model.bits_per_dim(batch[0] / 255).mean()
+        self.log("train_bits_per_dim", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, ...], index: int) -> None:
+        self.log("bits_per_dim", self.model.bits_per_dim(batch[0] / 255).mean(), prog_bar=True, sync_dist=True)
+
+
+class Classification(Task):
+    """Minimises cross-entropy on images that are shifted by up to two pixels and mirrored at random."""
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        x, y = batch
+        loss = F.cross_entropy(self.model(augment(x / 255)), y, label_smoothing=0.05)
+        self.log("train_loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        x, y = batch
+        accuracy = (self.model(x / 255).argmax(1) == y).float().mean()
+        self.log("accuracy", accuracy, prog_bar=True, sync_dist=True)
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), self.learning_rate, momentum=0.9, nesterov=True, weight_decay=5e-4)
+
+
+def augment(x: Tensor) -> Tensor:
+    """x: (N, C, H, W). Returns it with each image mirrored or not, and shifted by up to two pixels."""
+    n, _, h, w = x.shape
+    mirrored = torch.rand(n, 1, 1, 1, device=x.device) < 0.5
+    x = F.pad(torch.where(mirrored, x.flip(3), x), (2, 2, 2, 2))
+    rows = torch.randint(0, 5, (n, 1), device=x.device) + torch.arange(h, device=x.device)
+    columns = torch.randint(0, 5, (n, 1), device=x.device) + torch.arange(w, device=x.device)
+    return x[torch.arange(n, device=x.device)[:, None, None], :, rows[:, :, None], columns[:, None, :]].movedim(3, 1)
+
+
+def train(
+    task: Task,
+    images: Images,
+    validation: Images,
+    *,
+    out: Path,
+    epochs: int,
+    batch_size: int,
+    seed: int = 0,
+    ema: float = 0.0,
+    clip: float | None = None,
+    precision: str = "32-true",
+    accelerator: str = "auto",
+    devices: int = 1,
+    resume: Path | None = None,
+    progress: bool = True,
+) -> dict[str, float]:
+    """Trains `task.model` in place and returns the last metrics on `validation`.
+
+    out: folder for metrics.csv and the checkpoint last.ckpt, from which `resume` goes on: the order of the images
+    depends on seed and epoch alone. ema: decay of the weights' moving average, which becomes the model (0: none).
+    clip: largest gradient norm. precision, accelerator, devices: as Lightning's Trainer takes them ("bf16-mixed",
+    "gpu", 2 ...); more than one device trains by DDP. Raises FileNotFoundError if `resume` is missing.
+    """
+    if resume is not None and not resume.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {resume}")
+    lightning.seed_everything(seed, verbose=False)
+    callbacks: list[lightning.Callback] = [ModelCheckpoint(out, save_last=True, save_top_k=0)]
+    if ema:
+        callbacks.append(EMAWeightAveraging(decay=ema))
+    if progress:
+        callbacks.append(TQDMProgressBar(refresh_rate=20))
+    trainer = lightning.Trainer(
+        max_epochs=epochs,
+        accelerator=accelerator,
+        devices=devices,
+        precision=precision,  # type: ignore[arg-type]
+        gradient_clip_val=clip,
+        use_distributed_sampler=False,
+        callbacks=callbacks,
+        logger=CSVLogger(out, name=None, version=""),
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        log_every_n_steps=50,
+        num_sanity_val_steps=0,
+    )
+    rank = {"num_replicas": trainer.world_size, "rank": trainer.global_rank}
+    batches = DataLoader(
+        _Rows(images),
+        batch_size,
+        sampler=DistributedSampler(images, seed=seed, drop_last=True, **rank),  # type: ignore[arg-type]
+        drop_last=True,
+    )
+    held_out = DataLoader(
+        _Rows(validation),
+        4 * batch_size,
+        sampler=DistributedSampler(validation, shuffle=False, **rank),  # type: ignore[arg-type]
+    )
+    trainer.fit(task, batches, held_out, ckpt_path=resume, weights_only=True)
+    task.model.eval()
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+class _Rows(Dataset[tuple[Tensor, ...]]):
+    """Rows of (image, label), or of (image,) where there are no labels."""
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, ...]:
+        row = self.images.x[i], self.images.y[i] if self.images.y is not None else None
+        return tuple(part for part in row if part is not None)
