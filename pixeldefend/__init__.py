@@ -1,1 +1,54 @@
-"""pixeldefend"""
+"""pixeldefend: adversarial images are improbable; this finds them by p(x).
+
+from pixeldefend import is_adversarial, load_detector
+
+is_adversarial("shirt.png")                 # bool: flagged at a false-alarm rate of 1 %
+detector = load_detector("fashion-mnist")   # a scikit-learn outlier detector; detector.density is the model
+detector.p_value(images)                    # (N,)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .detector import Detector as Detector
+    from .zoo import load_classifier as load_classifier
+    from .zoo import load_detector as load_detector
+
+__version__ = "0.1.0"
+__all__ = ["Detector", "is_adversarial", "load_classifier", "load_detector"]
+
+
+def is_adversarial(x: Any, detector: str | Detector | None = None) -> bool | np.ndarray:
+    """x: one image or a batch, as `pixeldefend.images.to_batch` takes them: a path, a PIL image, a numpy array or a
+    torch tensor, uint8 or floating point in [0, 1]. detector: a `Detector`, the name of a shipped one, the path of a
+    saved one, or None for the shipped one that fits the image's shape.
+
+    Returns a bool for one image, an (N,) bool array for a batch. Raises ValueError if x is none of these, or if no
+    detector fits its shape (the message lists those that exist). A named detector is loaded once a process.
+    """
+    from .images import to_batch
+    from .zoo import cached_detector, detector_for
+
+    batch, single = to_batch(x)
+    if detector is None:
+        detector = detector_for(tuple(batch.shape[1:]))
+    if not hasattr(detector, "is_adversarial"):
+        detector = cached_detector(str(detector))
+    flagged = detector.is_adversarial(batch)
+    return bool(flagged[0]) if single else flagged
+
+
+def __getattr__(name: str) -> Any:  # torch takes seconds to import: only when it is needed
+    if name == "Detector":
+        from .detector import Detector
+
+        return Detector
+    if name in ("load_detector", "load_classifier"):
+        from . import zoo
+
+        return getattr(zoo, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

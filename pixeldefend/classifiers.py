@@ -15,7 +15,9 @@ class ResNet(nn.Module):
     """(N, C, H, W) in [0, 1] -> (N, classes) logits. Three stages of `blocks` residual blocks, `width`, 2 `width` and
     4 `width` channels, each at half the resolution of the one before."""
 
-    def __init__(self, image_shape: tuple[int, int, int], *, classes: int = 10, width: int = 32, blocks: int = 1) -> None:
+    def __init__(
+        self, image_shape: tuple[int, int, int], *, classes: int = 10, width: int = 32, blocks: int = 1
+    ) -> None:
         super().__init__()
         self.image_shape = tuple(image_shape)
         self.config: dict[str, Any] = dict(image_shape=list(image_shape), classes=classes, width=width, blocks=blocks)

@@ -13,7 +13,9 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 train_app = typer.Typer(no_args_is_help=True, help="Train a density or a classifier (needs the extra 'train').")
 app.add_typer(train_app, name="train")
 
-Data = Annotated[str, typer.Option("--data", help="fashion-mnist, mnist, cifar10, a folder of images, or an .npz with x (and y).")]
+Data = Annotated[
+    str, typer.Option("--data", help="fashion-mnist, mnist, cifar10, a folder of images, or an .npz with x (and y).")
+]
 DataDir = Annotated[Path, typer.Option(help="Where named data sets are kept, and downloaded to if absent.")]
 Out = Annotated[Path, typer.Option(help="Folder for the model, metrics.csv and checkpoints.")]
 Limit = Annotated[Optional[int], typer.Option(help="Train on the first N training images only.")]
@@ -28,7 +30,9 @@ def train_density(
     data: Data,
     out: Out,
     model: Annotated[str, typer.Option(help="A name in pixeldefend.densities.DENSITIES.")] = "pixelcnnpp",
-    set_: Annotated[list[str], typer.Option("--set", help="An argument of the model, NAME=JSON: --set filters=32.")] = [],  # noqa: B006
+    set_: Annotated[
+        list[str], typer.Option("--set", help="An argument of the model, NAME=JSON: --set filters=32.")
+    ] = [],  # noqa: B006
     data_dir: DataDir = Path("data"),
     epochs: int = 8,
     batch_size: int = 32,
@@ -51,7 +55,9 @@ def train_density(
     images = load_dataset(data, data_dir)
     arguments = {name: json.loads(value) for name, _, value in (item.partition("=") for item in set_)}
     density = build({"model": model, "image_shape": tuple(images.train.x.shape[1:]), **arguments})
-    options: dict[str, Any] = dict(epochs=epochs, batch_size=batch_size, seed=seed, ema=ema, clip=clip, precision=precision)
+    options: dict[str, Any] = dict(
+        epochs=epochs, batch_size=batch_size, seed=seed, ema=ema, clip=clip, precision=precision
+    )
     metrics = train(
         MaximumLikelihood(density, learning_rate, warmup),
         images.train[:limit],
@@ -65,7 +71,9 @@ def train_density(
     )
     recipe = dict(data=data, images=len(images.train[:limit]), learning_rate=learning_rate, warmup=warmup, **options)
     density.save(out / "density.safetensors", recipe=recipe, metrics=metrics)
-    typer.echo(f"{out / 'density.safetensors'}: {metrics['bits_per_dim']:.3f} bits/dim on {len(images.fit)} held-out images")
+    typer.echo(
+        f"{out / 'density.safetensors'}: {metrics['bits_per_dim']:.3f} bits/dim on {len(images.fit)} held-out images"
+    )
 
 
 @train_app.command("classifier")
@@ -111,7 +119,9 @@ def train_classifier(
     )
     recipe = dict(data=data, images=len(images.train[:limit]), learning_rate=learning_rate, warmup=warmup, **options)
     classifier.save(out / "classifier.safetensors", recipe=recipe, metrics=metrics)
-    typer.echo(f"{out / 'classifier.safetensors'}: accuracy {metrics['accuracy']:.4f} on {len(images.fit)} held-out images")
+    typer.echo(
+        f"{out / 'classifier.safetensors'}: accuracy {metrics['accuracy']:.4f} on {len(images.fit)} held-out images"
+    )
 
 
 def main() -> None:

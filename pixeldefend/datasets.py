@@ -113,8 +113,12 @@ def _read_npz(path: Path) -> Source:
             raise ValueError(f"{path} holds {', '.join(file.files) or 'nothing'}; an array x (and y) is wanted")
         x, y, test_x, test_y = (file[key] if key in file else None for key in ("x", "y", "x_test", "y_test"))
     for key, array in (("x", x), ("x_test", test_x)):
-        if array is not None and (array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[3:] not in ((), (1,), (3,))):
-            raise ValueError(f"{key} in {path} must be uint8 (N, H, W) or (N, H, W, 1 or 3), got {array.dtype} {array.shape}")
+        if array is not None and (
+            array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[3:] not in ((), (1,), (3,))
+        ):
+            raise ValueError(
+                f"{key} in {path} must be uint8 (N, H, W) or (N, H, W, 1 or 3), got {array.dtype} {array.shape}"
+            )
     if y is not None and len(y) != len(x):
         raise ValueError(f"{path}: x holds {len(x)} images and y {len(y)} labels")
     return x, y, test_x, test_y

@@ -147,7 +147,9 @@ def _from_numpy(x: np.ndarray) -> tuple[Tensor, bool]:
     elif x.ndim == 4 and x.shape[3] in (1, 3):
         batch, single = x.transpose(0, 3, 1, 2), False
     else:
-        raise ValueError(f"got a numpy array of shape {x.shape}; wanted (H, W), (H, W, 3), (N, H, W) or (N, H, W, 1 or 3)")
+        raise ValueError(
+            f"got a numpy array of shape {x.shape}; wanted (H, W), (H, W, 3), (N, H, W) or (N, H, W, 1 or 3)"
+        )
     if batch.dtype.byteorder not in ("=", "|", "<") or batch.dtype.itemsize > 8 or batch.dtype == np.float16:
         batch = batch.astype(np.float32)
     return torch.from_numpy(np.array(batch, order="C")), single

@@ -114,10 +114,13 @@ def train(
     """
     if resume is not None and not resume.is_file():
         raise FileNotFoundError(f"there is no checkpoint {resume}")
+    batch_size = min(batch_size, len(images))
+    steps = epochs * (len(images) // (batch_size * devices))
+    task.warmup = min(task.warmup, steps // 5)  # also the start of the moving average: a short run must reach it
     lightning.seed_everything(seed, verbose=False)
     callbacks: list[lightning.Callback] = [ModelCheckpoint(out, save_last=True, save_top_k=0)]
     if ema:
-        callbacks.append(EMAWeightAveraging(decay=ema))
+        callbacks.append(EMAWeightAveraging(decay=ema, update_starting_at_step=task.warmup))
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=20))
     trainer = lightning.Trainer(

@@ -37,7 +37,7 @@ class Density(nn.Module, ABC):
 
     def bits_per_dim(self, x: Tensor) -> Tensor:
         """x: (N, *event). Returns (N,): -log2 p(x) per sub-pixel."""
-        return -self.log_prob(x) / (x[0].numel() * math.log(2))
+        return -self.log_prob(x) / (math.prod(x.shape[1:]) * math.log(2))
 
     def check(self, x: Tensor) -> None:
         """Raises ValueError unless x is (N, *event), floating point and finite."""

@@ -31,9 +31,7 @@ class DiscretizedLogisticMixture(GridDistribution):
     }
     levels = LEVELS
 
-    def __init__(
-        self, logits: Tensor, means: Tensor, log_scales: Tensor, *, validate_args: bool | None = None
-    ) -> None:
+    def __init__(self, logits: Tensor, means: Tensor, log_scales: Tensor, *, validate_args: bool | None = None) -> None:
         self.logits = logits.log_softmax(-1)
         self.means = means
         self.log_scales = log_scales.clamp(min=self.MIN_LOG_SCALE)

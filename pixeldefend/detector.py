@@ -1,0 +1,234 @@
+"""The detector: a density, a score and its calibration, as a scikit-learn outlier estimator."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from . import conformal
+from .conformal import Array
+from .densities import Density, build
+from .images import to_batch
+from .scores import Evidence, LearnedScore, bits_per_dim, make_score
+from .storage import load_tensors, save_tensors
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What the detector says of N images. is_adversarial: (N,) bool. p_value: (N,). score: (N,), higher = more
+    suspicious. bits_per_dim: (N,). surprisal_map: (N, H, W) nats a pixel, if asked for."""
+
+    is_adversarial: np.ndarray
+    p_value: np.ndarray
+    score: np.ndarray
+    bits_per_dim: np.ndarray
+    surprisal_map: np.ndarray | None = None
+
+
+class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
+    """Flags images that are too surprising under a density of clean ones, at a known rate of false alarms.
+
+    density: a trained Density. score: a key of `pixeldefend.scores.SCORES`. fpr: the share of clean images that may be
+    flagged, in (0, 1). confidence: None for a rate that holds on average over the draw of the calibration images;
+    0.95, say, for one that this calibration keeps with that probability. batch_size: images scored at once.
+
+    Images, X, are what `pixeldefend.images.to_batch` takes, and arrays (N, D) of flattened events. Methods with names
+    of scikit-learn's keep its signs (higher = more normal, -1 = outlier); `p_value` and `is_adversarial` say it the
+    other way round. After `fit`: calibration_scores_ (n,), higher = more suspicious; offset_; n_features_in_.
+    """
+
+    def __init__(
+        self,
+        density: Density | None = None,
+        *,
+        score: str = "excess_surprisal",
+        fpr: float = 0.01,
+        confidence: float | None = None,
+        batch_size: int = 64,
+    ) -> None:
+        self.density = density
+        self.score = score
+        self.fpr = fpr
+        self.confidence = confidence
+        self.batch_size = batch_size
+
+    # -- learning ------------------------------------------------------------------------------------------------
+
+    def fit(self, X: Any, y: Any = None, *, X_fit: Any = None) -> Detector:
+        """Calibrates on clean images X that the density was not trained on. y is ignored.
+
+        X_fit: further clean images for a score that learns (typicality); without them, the first fifth of X is taken
+        for it and the rest calibrates, since no image may do both.
+        Raises ValueError if X is malformed, or too small for fpr (see `conformal.rank`).
+        """
+        score = make_score(self.score)
+        x = self._events(X, reset=True)
+        if isinstance(score, LearnedScore):
+            if X_fit is None:
+                held = max(1, len(x) // 5)
+                learn, x = x[:held], x[held:]
+            else:
+                learn = self._events(X_fit)
+            score.fit(torch.from_numpy(self._each(score.features, learn)))
+        self.score_ = score
+        self.calibration_scores_ = self._suspicion(x)
+        return self._set_threshold()
+
+    def with_fpr(self, fpr: float, confidence: float | None = None) -> Detector:
+        """Returns a detector that differs in its rate of false alarms; density and calibration are shared."""
+        check_is_fitted(self)
+        other = Detector(self.density, score=self.score, fpr=fpr, confidence=confidence, batch_size=self.batch_size)
+        other.score_ = self.score_
+        other.calibration_scores_ = self.calibration_scores_
+        other.n_features_in_ = self.n_features_in_
+        return other._set_threshold()
+
+    def _set_threshold(self) -> Detector:
+        self.rank_ = conformal.rank(self.fpr, len(self.calibration_scores_), self.confidence)
+        self.offset_ = -conformal.threshold(self.calibration_scores_, self.fpr, self.confidence)
+        return self
+
+    # -- scikit-learn's view: higher is more normal ----------------------------------------------------------------
+
+    def score_samples(self, X: Any) -> Array:
+        """Returns (N,): minus the suspicion, so that lower is more abnormal."""
+        check_is_fitted(self)
+        return -self._suspicion(self._events(X))
+
+    def decision_function(self, X: Any) -> Array:
+        """Returns (N,): `score_samples(X) - offset_`, negative for outliers."""
+        check_is_fitted(self)
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Returns (N,): +1 for normal images, -1 for outliers."""
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    # -- the verdict: higher is more suspicious --------------------------------------------------------------------
+
+    def judge(self, X: Any, *, maps: bool = False) -> Verdicts:
+        """Everything about each image, from one pass. maps: also the surprisal of every pixel."""
+        check_is_fitted(self)
+        scores, bits, surprisals = [], [], []
+        with torch.inference_mode():
+            for evidence in self._evidence(self._events(X)):
+                scores.append(_numpy(self.score_(evidence)))
+                bits.append(_numpy(bits_per_dim(evidence)))
+                if maps:
+                    surprisals.append(_numpy(evidence.surprisal.sum(1)))
+        score = np.concatenate(scores)
+        return Verdicts(
+            is_adversarial=score > -self.offset_,
+            p_value=conformal.p_values(score, self.calibration_scores_),
+            score=score,
+            bits_per_dim=np.concatenate(bits),
+            surprisal_map=np.concatenate(surprisals) if surprisals else None,
+        )
+
+    def p_value(self, X: Any) -> Array:
+        """Returns (N,) in [1 / (n + 1), 1]: the share of clean images at least as suspicious (see `conformal`)."""
+        check_is_fitted(self)
+        return conformal.p_values(self._suspicion(self._events(X)), self.calibration_scores_)
+
+    def is_adversarial(self, X: Any) -> np.ndarray:
+        """Returns (N,) bool: flagged at the rate `fpr`."""
+        check_is_fitted(self)
+        return self._suspicion(self._events(X)) > -self.offset_
+
+    def bits_per_dim(self, X: Any) -> Array:
+        """Returns (N,): -log2 p(x) a sub-pixel."""
+        check_is_fitted(self)
+        return self._each(bits_per_dim, self._events(X))
+
+    def surprisal_map(self, X: Any) -> Array:
+        """Returns (N, H, W) nats: -log p(pixel | pixels before it), summed over channels."""
+        check_is_fitted(self)
+        return self._each(lambda evidence: evidence.surprisal.sum(1), self._events(X))
+
+    # -- files -----------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str], **notes: Any) -> None:
+        """Writes one safetensors file with everything in it (no pickle); notes (plain JSON values) are kept in it.
+        Raises ValueError if the density has no config."""
+        check_is_fitted(self)
+        if self.density is None or self.density.config is None:
+            raise ValueError("the density has no config, so it could not be made again from a file")
+        tensors = {f"density.{name}": tensor for name, tensor in self.density.state_dict().items()}
+        tensors["calibration_scores"] = torch.from_numpy(self.calibration_scores_)
+        learned = {name: value for name, value in vars(self.score_).items() if name.endswith("_")}
+        parameters = {name: value for name, value in self.get_params(deep=False).items() if name != "density"}
+        meta = {"kind": "detector", "density": self.density.config, "parameters": parameters, "learned": learned}
+        save_tensors(path, tensors, {**meta, **notes})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Detector:
+        """Reads what `save` wrote. Raises ValueError if the file is damaged or holds something else,
+        FileNotFoundError if it is missing."""
+        tensors, meta = load_tensors(path)
+        if meta.get("kind") != "detector":
+            raise ValueError(f"{path} holds a {meta.get('kind')}, not a detector")
+        density = build(meta["density"])
+        prefix = "density."
+        density.load_state_dict({name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)})
+        detector = cls(density.eval().to(device), **meta["parameters"])
+        detector.score_ = make_score(detector.score)
+        vars(detector.score_).update(meta["learned"])
+        detector.calibration_scores_ = tensors["calibration_scores"].numpy()
+        detector.n_features_in_ = int(np.prod(density.event_shape))
+        return detector._set_threshold()
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _events(self, X: Any, *, reset: bool = False) -> Tensor:
+        """Whatever the user holds -> (N, *event), float32."""
+        if self.density is None:
+            raise ValueError("Detector needs a density: Detector(density, ...), or load_detector(name)")
+        shape = self.density.event_shape
+        if shape is not None and len(shape) == 3 and _is_images(X, shape):
+            x, _ = to_batch(X)
+            self.density.check(x)
+        else:
+            X = validate_data(self, X, reset=reset, ensure_min_samples=2 if reset else 1)
+            scale = 255 if X.dtype == np.uint8 else 1
+            x = torch.from_numpy(np.asarray(X, dtype=np.float32)) / scale
+            if shape is not None:
+                if x.shape[1] != math.prod(shape):
+                    raise ValueError(f"this density models events of shape {shape}, got rows of {x.shape[1]} values")
+                x = x.reshape(-1, *shape)
+        if reset:
+            self.n_features_in_ = x[:1].numel()
+        return x
+
+    def _evidence(self, x: Tensor) -> Iterator[Evidence]:
+        assert self.density is not None
+        for batch in x.split(self.batch_size):
+            yield Evidence(self.density, batch.to(self.density.device))
+
+    def _each(self, function: Callable[[Evidence], Tensor], x: Tensor) -> Array:
+        """function of every batch, joined."""
+        with torch.inference_mode():
+            return np.concatenate([_numpy(function(evidence)) for evidence in self._evidence(x)])
+
+    def _suspicion(self, x: Tensor) -> Array:
+        return self._each(self.score_, x)
+
+
+def _is_images(X: Any, shape: tuple[int, ...]) -> bool:
+    """Whether X is images as they come, rather than a table of flattened ones (or something for it to refuse)."""
+    ndim = getattr(X, "ndim", None)
+    flat = ndim == 2 and tuple(X.shape) != shape[1:]
+    return isinstance(X, str | os.PathLike | bytes | Image.Image) or (ndim is not None and not flat)
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().double().cpu().numpy()

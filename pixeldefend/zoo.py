@@ -1,0 +1,77 @@
+"""The shipped models, found by name and verified by hash."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .classifiers import ResNet
+from .detector import Detector
+from .storage import sha256_of
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def shipped(kind: str) -> list[str]:
+    """kind: "detector" or "classifier". Returns the names of the shipped models of that kind."""
+    return sorted(path.stem.removesuffix(f"-{kind}") for path in WEIGHTS.glob(f"*-{kind}.json"))
+
+
+def card(name: str, kind: str = "detector") -> dict[str, Any]:
+    """Returns the model card of a shipped model: architecture, recipe, metrics, calibration, sha256."""
+    if name not in shipped(kind):
+        raise ValueError(f"there is no shipped {kind} {name!r}; there are: {', '.join(shipped(kind)) or 'none'}")
+    return dict(json.loads((WEIGHTS / f"{name}-{kind}.json").read_text()))
+
+
+def load_detector(name: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Detector:
+    """name: of a shipped detector ("fashion-mnist"), or the path of a file that `Detector.save` wrote.
+
+    Returns the fitted `Detector`; its model is `.density`. Raises ValueError, naming the file, if the file is damaged;
+    ValueError or FileNotFoundError if there is no such detector.
+    """
+    return Detector.load(_verified(name, "detector"), device=device)
+
+
+def load_classifier(name: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> ResNet:
+    """name: of a shipped classifier ("fashion-mnist"), or the path of a file that `ResNet.save` wrote. Raises as
+    `load_detector` does."""
+    return ResNet.load(_verified(name, "classifier")).to(device)
+
+
+@functools.lru_cache(maxsize=4)
+def cached_detector(name: str, device: str = "cpu") -> Detector:
+    """`load_detector`, once a process."""
+    return load_detector(name, device=device)
+
+
+def detector_for(image_shape: tuple[int, ...]) -> str:
+    """image_shape: (C, H, W). Returns the name of the shipped detector for it; ValueError, listing those that exist,
+    if there is none."""
+    shapes = {name: tuple(card(name)["density"]["image_shape"]) for name in shipped("detector")}
+    for name, shape in shapes.items():
+        if shape == tuple(image_shape):
+            return name
+    existing = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+    raise ValueError(
+        f"no shipped detector models images of shape (C, H, W) = {tuple(image_shape)}; there are: {existing}. "
+        "Resize the image, or train a detector of your own and pass detector="
+    )
+
+
+def _verified(name: str | os.PathLike[str], kind: str) -> Path:
+    """Returns the path of a model file; the bytes of a shipped one match its card."""
+    path = Path(name)
+    if path.suffix == ".safetensors" or path.is_file():
+        return path
+    expected = card(str(name), kind)["sha256"]
+    path = WEIGHTS / f"{name}-{kind}.safetensors"
+    if not path.is_file() or sha256_of(path) != expected:
+        state = "does not match its sha256" if path.is_file() else "is missing"
+        raise ValueError(f"{path} {state}: the installation is damaged; reinstall pixeldefend")
+    return path
