@@ -2,24 +2,249 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
 import json
+import signal
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import IO, TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+if TYPE_CHECKING:
+    from .screening import Screened, Statistics
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 train_app = typer.Typer(no_args_is_help=True, help="Train a density or a classifier (needs the extra 'train').")
 app.add_typer(train_app, name="train")
+
+
+# -- screen --------------------------------------------------------------------------------------------------------
+
+
+class Format(StrEnum):
+    table = "table"
+    jsonl = "jsonl"
+    csv = "csv"
+
+
+@app.command()
+def screen(
+    paths: Annotated[
+        list[str], typer.Argument(help="Files, folders, glob patterns; - reads a list of files from standard input.")
+    ],
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of a shipped detector or path of a saved one; by default the one that fits each image's size."
+        ),
+    ] = None,
+    fpr: Annotated[
+        float | None, typer.Option(help="Rate of false alarms; by default the detector's own, 0.01.")
+    ] = None,
+    format_: Annotated[Format, typer.Option("--format", help="How records are written.")] = Format.table,
+    output: Annotated[Path | None, typer.Option(help="Write records to this file, whole or not at all.")] = None,
+    heatmaps: Annotated[
+        Path | None,
+        typer.Option(help="Write a PNG for each image to this folder: the image and the surprisal of its pixels."),
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Write one picture of all images, verdicts and surprisals.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images scored at once.")] = 64,
+    device: Annotated[str, typer.Option(help="cpu, cuda ...")] = "cpu",
+    timing: Annotated[bool, typer.Option("--timing", help="Say on standard error where the time went.")] = False,
+) -> None:
+    """Screen images: one record a file, in order. Exit status: 0 if none is flagged, 1 if some are, 2 on any error."""
+    from .screening import Statistics, find_files
+    from .screening import screen as screen_files
+
+    sources = [line for path in paths for line in (sys.stdin.read().splitlines() if path == "-" else [path]) if line]
+    statistics = Statistics()
+    files = list(find_files(sources, statistics))
+    if not files:
+        _refuse("nothing to screen: standard input holds no path")
+    if heatmaps is not None:
+        heatmaps.mkdir(parents=True, exist_ok=True)
+    pictured: list[Screened] = []
+    try:
+        results = screen_files(
+            files,
+            detector,
+            fpr=fpr,
+            batch_size=batch_size,
+            device=device,
+            maps=heatmaps is not None or picture is not None,
+            statistics=statistics,
+        )
+        with _writer(format_, output) as write:
+            for result in _progress(results, len(files)):
+                write(result)
+                if heatmaps is not None and result.surprisal_map is not None:
+                    from .picture import save_heat_map
+
+                    save_heat_map(result, heatmaps)
+                if picture is not None:
+                    pictured.append(result)
+        if picture is not None:
+            from .picture import save_contact_sheet
+
+            save_contact_sheet(pictured, picture)
+    except (ValueError, OSError, RuntimeError) as error:
+        _refuse(str(error))
+    _summarise(statistics, timing)
+    raise typer.Exit(2 if statistics.verdicts["error"] else 1 if statistics.verdicts["adversarial"] else 0)
+
+
+@contextmanager
+def _writer(format_: Format, output: Path | None) -> Iterator[Any]:
+    """Yields a function that takes one result; what it was given is complete in `output` when the block ends well."""
+    from .screening import Record
+    from .storage import whole_file
+
+    names = [field.name for field in dataclasses.fields(Record)]
+    rows: list[dict[str, Any]] = []
+    with whole_file(output) if output is not None else _standard_output() as file:
+        table = csv.DictWriter(file, names)
+        if format_ is Format.csv:
+            table.writeheader()
+
+        def write(result: Screened) -> None:
+            row = dataclasses.asdict(result.record)
+            if format_ is Format.csv:
+                table.writerow(row)
+            elif format_ is Format.jsonl:
+                file.write(json.dumps(row) + "\n")
+            else:
+                rows.append(row)
+
+        yield write
+        if format_ is Format.table:
+            _print_table(rows, file)
+
+
+@contextmanager
+def _standard_output() -> Iterator[IO[str]]:
+    yield sys.stdout
+
+
+def _print_table(rows: list[dict[str, Any]], file: IO[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    colours = {"clean": "green", "adversarial": "bold red", "error": "yellow"}
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("image", overflow="fold")
+    table.add_column("verdict")
+    table.add_column("p-value", justify="right")
+    table.add_column("bits/dim", justify="right")
+    table.add_column("score", justify="right")
+    table.add_column("error", overflow="fold")
+    errors = any(row["error"] for row in rows)
+    for row in rows:
+        numbers = [("p_value", ".4f"), ("bits_per_dim", ".3f"), ("score", ".2f")]
+        table.add_row(
+            Text(row["path"]),
+            Text(row["verdict"], colours[row["verdict"]]),
+            *("" if row[name] is None else format(row[name], spec) for name, spec in numbers),
+            Text(row["error"] or ""),
+        )
+    if not errors:
+        table.columns.pop()
+    console = Console(file=file, highlight=False)
+    if not console.is_terminal:  # no folding in pipes and files
+        console = Console(file=file, highlight=False, width=1000)
+    console.print(table)
+
+
+def _progress(results: Iterable[Screened], total: int) -> Iterator[Screened]:
+    """A progress bar on a terminal, nothing in a pipe."""
+    if not sys.stderr.isatty():
+        yield from results
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(results, "Screening", total, console=Console(stderr=True), transient=True)
+
+
+def _summarise(statistics: Statistics, timing: bool) -> None:
+    counts = ", ".join(f"{statistics.verdicts[verdict]} {verdict}" for verdict in ("clean", "adversarial", "error"))
+    skipped = f"; {statistics.skipped} files of other types skipped" if statistics.skipped else ""
+    typer.echo(f"{statistics.verdicts.total()} files: {counts}{skipped}", err=True)
+    if timing:
+        seconds = statistics.seconds
+        total = seconds.total() or 1e-9
+        shares = ", ".join(f"{name} {value:.2f} s ({value / total:.0%})" for name, value in seconds.items())
+        typer.echo(f"{statistics.verdicts.total() / total:.0f} files a second: {shares}", err=True)
+
+
+def _refuse(reason: str) -> NoReturn:
+    typer.echo(f"pixeldefend: {reason}", err=True)
+    raise typer.Exit(2)
+
+
+# -- benchmark -----------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def benchmark(
+    detector: Annotated[str, typer.Option(help="Name of a shipped detector or path of a saved one.")],
+    classifier: Annotated[str, typer.Option(help="Name of a shipped classifier or path of a saved one.")],
+    data: Annotated[str, typer.Option(help="fashion-mnist, mnist, cifar10, a folder, or an .npz with x and y.")],
+    out: Annotated[Path, typer.Option(help="Folder for results.json, results.md and roc.png.")],
+    attacks: Annotated[str, typer.Option(help="Comma-separated names; by default all.")] = "",
+    scores: Annotated[str, typer.Option(help="Comma-separated names; by default all.")] = "",
+    limit: Annotated[int | None, typer.Option(min=1, help="Attack the first N test images only.")] = None,
+    clean: Annotated[
+        int | None,
+        typer.Option(min=1, help="Use the first N test images as clean ones; by default as many as are attacked."),
+    ] = None,
+    data_dir: Annotated[Path, typer.Option(help="Where named data sets are kept, and downloaded to if absent.")] = Path(
+        "data"
+    ),
+    device: Annotated[str, typer.Option(help="cpu, cuda ...")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Of the attacks' random starts.")] = 0,
+) -> None:
+    """Measure how well attacks are detected: thresholds are frozen on clean calibration images, then test images are
+    attacked; for each attack and score, AUROC and the share detected at 1 % and 5 % false alarms."""
+    from .datasets import load_dataset
+    from .eval import run_benchmark, write_report
+    from .zoo import load_classifier, load_detector
+
+    try:
+        results = run_benchmark(
+            load_detector(detector, device=device),
+            load_classifier(classifier, device=device),
+            load_dataset(data, data_dir),
+            attacks=attacks.split(",") if attacks else None,
+            scores=scores.split(",") if scores else None,
+            limit=limit,
+            clean=clean,
+            seed=seed,
+            log=lambda line: typer.echo(line, err=True),
+        )
+        results["command"] = " ".join(["pixeldefend", *sys.argv[1:]])
+        write_report(results, out)
+    except (ValueError, OSError, RuntimeError) as error:
+        _refuse(str(error))
+    typer.echo((out / "results.md").read_text())
+
+
+# -- train ---------------------------------------------------------------------------------------------------------
 
 Data = Annotated[
     str, typer.Option("--data", help="fashion-mnist, mnist, cifar10, a folder of images, or an .npz with x (and y).")
 ]
 DataDir = Annotated[Path, typer.Option(help="Where named data sets are kept, and downloaded to if absent.")]
 Out = Annotated[Path, typer.Option(help="Folder for the model, metrics.csv and checkpoints.")]
-Limit = Annotated[Optional[int], typer.Option(help="Train on the first N training images only.")]
-Resume = Annotated[Optional[Path], typer.Option(help="Go on from this checkpoint (OUT/last.ckpt).")]
+Limit = Annotated[int | None, typer.Option(help="Train on the first N training images only.")]
+Resume = Annotated[Path | None, typer.Option(help="Go on from this checkpoint (OUT/last.ckpt).")]
 Precision = Annotated[str, typer.Option(help="32-true, bf16-mixed, ... as Lightning's Trainer takes it.")]
 Accelerator = Annotated[str, typer.Option(help="auto, cpu, gpu ...")]
 Devices = Annotated[int, typer.Option(help="How many; more than one trains by DDP.")]
@@ -125,6 +350,8 @@ def train_classifier(
 
 
 def main() -> None:
+    # a terminated run cleans up behind itself, as an interrupted one does
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     app()
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from . import conformal
 from .conformal import Array
 from .densities import Density, build
-from .images import to_batch
+from .images import match_channels, to_batch
 from .scores import Evidence, LearnedScore, bits_per_dim, make_score
 from .storage import load_tensors, save_tensors
 
@@ -195,8 +195,11 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError("Detector needs a density: Detector(density, ...), or load_detector(name)")
         shape = self.density.event_shape
         if shape is not None and len(shape) == 3 and _is_images(X, shape):
-            x, _ = to_batch(X)
-            self.density.check(x)
+            x = to_batch(X)[0]
+            if tuple(x.shape[2:]) != shape[1:]:
+                got = " x ".join(map(str, x.shape[2:]))
+                raise ValueError(f"the image is {got}, the detector models {shape[1]} x {shape[2]} (height x width)")
+            x = match_channels(x, shape[0])
         else:
             X = validate_data(self, X, reset=reset, ensure_min_samples=2 if reset else 1)
             scale = 255 if X.dtype == np.uint8 else 1

@@ -39,7 +39,7 @@ def read_image(file: str | os.PathLike[str] | bytes) -> np.ndarray:
     what a classifier would see of those depends on a conversion that is not ours to choose. Raises OSError if the file
     cannot be read.
     """
-    data = file if isinstance(file, bytes) else _read_bytes(Path(file))
+    data = file if isinstance(file, bytes) else read_bytes(file)
     if not data:
         raise ValueError("the file is empty (0 bytes)")
     if len(data) > MAX_BYTES:
@@ -59,6 +59,15 @@ def read_image(file: str | os.PathLike[str] | bytes) -> np.ndarray:
         raise
     except Exception as error:  # decoders of damaged files raise OSError, SyntaxError, struct.error, EOFError ...
         raise ValueError(f"truncated or damaged: {error}") from None
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Returns the bytes of a regular file, one more than `MAX_BYTES` of them at most. Raises OSError."""
+    path = Path(path)
+    if not path.is_file():  # a device or a pipe would block, or never end
+        raise FileNotFoundError(f"there is no file {path}") if not path.exists() else OSError(f"{path} is not a file")
+    with path.open("rb") as handle:
+        return handle.read(MAX_BYTES + 1)
 
 
 def to_batch(x: Any) -> tuple[Tensor, bool]:
@@ -96,18 +105,23 @@ def to_batch(x: Any) -> tuple[Tensor, bool]:
     return tensor, single
 
 
+def match_channels(x: Tensor, channels: int) -> Tensor:
+    """x: (N, 1 or 3, H, W). Returns (N, channels, H, W) with the same colours: grey images as RGB, or RGB images whose
+    channels are equal as grey. Raises ValueError if x is in colour and channels is 1."""
+    if x.shape[1] == channels:
+        return x
+    if channels == 3:
+        return x.expand(-1, 3, -1, -1)
+    if not (x[:, :1] == x).all():
+        raise ValueError("the image is in colour, the detector models grey ones; convert it as your classifier does")
+    return x[:, :1]
+
+
 def to_uint8(x: Tensor) -> Tensor:
     """x: floating point in [0, 1]. Returns the nearest values of the 8-bit grid, as uint8."""
     import torch
 
     return (x * 255).round().clamp(0, 255).to(torch.uint8)
-
-
-def _read_bytes(path: Path) -> bytes:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}" if not path.exists() else f"{path} is not a regular file")
-    with path.open("rb") as handle:
-        return handle.read(MAX_BYTES + 1)
 
 
 def _to_array(image: Image.Image) -> np.ndarray:

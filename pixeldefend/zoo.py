@@ -17,11 +17,13 @@ from .storage import sha256_of
 WEIGHTS = Path(__file__).parent / "weights"
 
 
+@functools.cache
 def shipped(kind: str) -> list[str]:
     """kind: "detector" or "classifier". Returns the names of the shipped models of that kind."""
     return sorted(path.stem.removesuffix(f"-{kind}") for path in WEIGHTS.glob(f"*-{kind}.json"))
 
 
+@functools.cache
 def card(name: str, kind: str = "detector") -> dict[str, Any]:
     """Returns the model card of a shipped model: architecture, recipe, metrics, calibration, sha256."""
     if name not in shipped(kind):
@@ -44,19 +46,20 @@ def load_classifier(name: str | os.PathLike[str], *, device: str | torch.device 
     return ResNet.load(_verified(name, "classifier")).to(device)
 
 
-@functools.lru_cache(maxsize=4)
+@functools.cache
 def cached_detector(name: str, device: str = "cpu") -> Detector:
     """`load_detector`, once a process."""
     return load_detector(name, device=device)
 
 
 def detector_for(image_shape: tuple[int, ...]) -> str:
-    """image_shape: (C, H, W). Returns the name of the shipped detector for it; ValueError, listing those that exist,
-    if there is none."""
+    """image_shape: (C, H, W). Returns the name of the shipped detector for it, or else for H and W alone (an RGB file
+    may well hold a grey image). Raises ValueError, listing those that exist, if there is none."""
     shapes = {name: tuple(card(name)["density"]["image_shape"]) for name in shipped("detector")}
-    for name, shape in shapes.items():
-        if shape == tuple(image_shape):
-            return name
+    for same in (slice(0, 3), slice(1, 3)):
+        for name, shape in shapes.items():
+            if shape[same] == tuple(image_shape)[same]:
+                return name
     existing = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
     raise ValueError(
         f"no shipped detector models images of shape (C, H, W) = {tuple(image_shape)}; there are: {existing}. "

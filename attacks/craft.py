@@ -1,0 +1,117 @@
+"""A classifier and images -> attacked 8-bit images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..images import to_batch, to_uint8
+from .presets import ATTACKS, Attack
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What `craft` made of N images.
+
+    images: (N, C, H, W) uint8 (rounding keeps an Linf budget of k/255; it may add to an L2 one). attempted: (N,) bool, the classifier
+    reads the original rightly. succeeded: (N,) bool, attempted, and the 8-bit image is read wrongly (for a control:
+    attempted). linf, l2: (N,) distance from the original, in units of [0, 1]. model_calls: images that went through
+    the classifier.
+    """
+
+    images: Tensor
+    attempted: Tensor
+    succeeded: Tensor
+    linf: Tensor
+    l2: Tensor
+    model_calls: int
+
+
+def craft(
+    classifier: nn.Module,
+    images: Any,
+    labels: Any,
+    attack: str | Attack,
+    *,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    preprocessing: dict[str, Any] | None = None,
+    batch_size: int = 128,
+    seed: int = 0,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = lambda batches: batches,
+) -> Attacked:
+    """Attacks a torch classifier, and judges success on the image rounded to 8 bits.
+
+    classifier: a module, (N, C, H, W) -> (N, classes) logits. images: a batch on the 8-bit grid, as
+    `pixeldefend.images.to_batch` takes it. labels: (N,) the right classes. attack: a key of `ATTACKS`, or an `Attack`.
+    bounds: the range that the classifier expects its images in. preprocessing: foolbox's, applied within it, such as
+    {"mean": [...], "std": [...], "axis": -3}. seed: of random starts; the outcome depends on batch_size too.
+    Raises ValueError if the attack is unknown or labels do not match images.
+    """
+    import foolbox
+
+    if isinstance(attack, str):
+        if attack not in ATTACKS:
+            raise ValueError(f"unknown attack {attack!r}; there are: {', '.join(ATTACKS)}")
+        attack = ATTACKS[attack]
+    x = to_batch(images)[0]
+    y = torch.as_tensor(labels)
+    if y.shape != x.shape[:1] or y.is_floating_point():
+        raise ValueError(f"labels must be {len(x)} whole numbers, got {y.dtype} of shape {tuple(y.shape)}")
+    device = next((p.device for p in classifier.parameters()), torch.device("cpu"))
+    counted = _Counted(classifier)
+    # gradients of the weights are not needed, and foolbox would add them up
+    trainable = [p for p in classifier.parameters() if p.requires_grad]
+    training = classifier.training
+    crafted = []
+    try:
+        classifier.eval()
+        counted.eval()
+        for p in trainable:
+            p.requires_grad_(False)
+        model = foolbox.PyTorchModel(counted, bounds=bounds, preprocessing=preprocessing, device=device)
+        model = model.transform_bounds((0, 1))
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            for clean, label in progress(list(zip(x.split(batch_size), y.split(batch_size), strict=True))):
+                crafted.append(_craft(model, attack, clean.to(device), label.to(device)))
+    finally:
+        classifier.train(training)
+        for p in trainable:
+            p.requires_grad_(True)
+    adversarial, attempted, succeeded = (torch.cat(parts).cpu() for parts in zip(*crafted, strict=True))
+    distance = (adversarial / 255 - x).flatten(1)
+    return Attacked(
+        images=adversarial,
+        attempted=attempted,
+        succeeded=succeeded,
+        linf=distance.abs().amax(1),
+        l2=distance.norm(dim=1),
+        model_calls=counted.calls,
+    )
+
+
+def _craft(model: Any, attack: Attack, clean: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    attempted = model(clean).argmax(1) == label
+    _, raw, _ = attack.make()(model, clean, label, epsilons=attack.eps)
+    raw = torch.where(torch.isfinite(raw), raw, clean)  # DeepFool divides by a gradient that may vanish
+    adversarial = to_uint8(raw)
+    fooled = model(adversarial / 255).argmax(1) != label
+    return adversarial, attempted, attempted & (fooled | attack.control)
+
+
+class _Counted(nn.Module):
+    """The classifier, counting the images that go through it."""
+
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += len(x)
+        logits: Tensor = self.classifier(x)
+        return logits

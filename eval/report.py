@@ -1,0 +1,84 @@
+"""results.json, results.md and roc.png from what `run_benchmark` returns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..storage import whole_file
+
+
+def write_report(results: dict[str, Any], out: Path) -> None:
+    """Writes results.json, results.md and roc.png to the folder out."""
+    out.mkdir(parents=True, exist_ok=True)
+    with whole_file(out / "results.json") as file:
+        json.dump(results, file, indent=1)
+    with whole_file(out / "results.md") as file:
+        file.write(markdown(results))
+    with whole_file(out / "roc.png", "wb") as file:
+        plot_roc(results, file)
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """Returns two Markdown tables: detection by attack and score, and false alarms."""
+    images = results["images"]
+    lines = [
+        f"{results['data']}: {images['attacked_test']} test images attacked (classifier "
+        f"{results['classifier_accuracy']:.1%} right), {images['clean_test']} clean test images, thresholds from "
+        f"{images['calibration']} calibration images. Succeeded: of those the classifier reads rightly, how many are "
+        "read wrongly after rounding to 8 bits; all else is over these. In brackets: 95 % intervals.",
+        "",
+        "| attack | succeeded | score | AUROC | detected at 1 % false alarms | at 5 % |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in results["rows"]:
+        succeeded = f"{row['succeeded']} / {row['attempted']}"
+        area = (
+            "-" if row["auroc"] is None else f"{row['auroc']:.4f} [{row['auroc_ci'][0]:.4f}, {row['auroc_ci'][1]:.4f}]"
+        )
+        rates = [_percent(row[f"tpr_at_fpr_{fpr}"], row[f"tpr_at_fpr_{fpr}_ci"]) for fpr in (0.01, 0.05)]
+        lines.append(" | ".join([f"| {row['attack']}", succeeded, row["score"], area, *rates]) + " |")
+    lines += ["", "| score | promised false alarms | observed on clean test images | 95 % range of the promise |"]
+    lines += ["| --- | --- | --- | --- |"]
+    for alarm in results["false_alarms"]:
+        low, high = alarm["promised"]
+        observed = _percent(alarm["observed"], alarm["observed_ci"])
+        lines.append(f"| {alarm['score']} | {alarm['fpr']:.0%} | {observed} | {low:.2%} to {high:.2%} |")
+    return "\n".join(lines) + "\n"
+
+
+def plot_roc(results: dict[str, Any], file: Any) -> None:
+    """Writes a PNG: a panel an attack, a curve a score, the false-alarm rate on a logarithmic axis."""
+    from matplotlib.figure import Figure
+
+    attacks = list(dict.fromkeys(curve["attack"] for curve in results["roc"]))
+    scores = list(dict.fromkeys(curve["score"] for curve in results["roc"]))
+    columns = min(4, max(1, len(attacks)))
+    rows = max(1, -(-len(attacks) // columns))
+    figure = Figure(figsize=(3.1 * columns, 2.7 * rows + 0.6), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    for panel, attack in zip(panels, attacks, strict=False):
+        for i, score in enumerate(scores):
+            for curve in results["roc"]:
+                if (curve["attack"], curve["score"]) == (attack, score):
+                    style = ("-", "--", "-.", ":")[i % 4]
+                    panel.plot(curve["fpr"], curve["tpr"], style, color=f"C{i}", label=score, linewidth=1.6)
+        panel.set_title(attack, fontsize=10)
+        panel.set_xscale("log")
+        panel.set_ylim(-0.02, 1.02)
+        panel.grid(alpha=0.3)
+    for panel in panels[len(attacks) :]:
+        panel.set_visible(False)
+    if attacks:
+        figure.supxlabel("false-alarm rate on clean test images", fontsize=10)
+        figure.supylabel("attacked images detected", fontsize=10)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(scores), fontsize=9, frameon=False)
+    figure.savefig(file, format="png", dpi=90)
+
+
+def _percent(value: float | None, interval: tuple[float, float] | None) -> str:
+    if value is None or interval is None:
+        return "-"
+    return f"{value:.1%} [{interval[0]:.1%}, {interval[1]:.1%}]"

@@ -1,0 +1,81 @@
+"""Pictures of verdicts: heat maps of surprisal, and a contact sheet of a whole screening."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .screening import Screened
+from .storage import whole_file
+
+BRIGHTEST = 8.0  # nats; 256 equally probable values have a surprisal of 5.5
+
+
+def heat_map(surprisal: np.ndarray) -> np.ndarray:
+    """surprisal: (H, W) nats. Returns (H, W, 3) uint8: black is 0 nats, the brightest yellow 8 or more."""
+    from matplotlib import colormaps
+
+    rgb: np.ndarray = colormaps["inferno"](np.clip(surprisal / BRIGHTEST, 0, 1), bytes=True)[..., :3]
+    return rgb
+
+
+def save_heat_map(screened: Screened, folder: Path) -> Path:
+    """Writes the image and its heat map, side by side and enlarged, as PNG. Returns the path, which carries the name
+    of the file and the start of its sha256."""
+    assert screened.image is not None
+    assert screened.surprisal_map is not None
+    assert screened.record.sha256 is not None
+    scale = max(1, 256 // screened.image.shape[0])
+    pair = np.concatenate([_rgb(screened.image), heat_map(screened.surprisal_map)], 1)
+    picture = Image.fromarray(pair.repeat(scale, 0).repeat(scale, 1))
+    path = folder / f"{Path(screened.record.path).stem}-{screened.record.sha256[:8]}.png"
+    with whole_file(path, "wb") as file:
+        picture.save(file, "PNG")
+    return path
+
+
+def save_contact_sheet(results: Sequence[Screened], path: Path, columns: int = 8) -> None:
+    """Writes one picture, in the format of path's suffix, of all results that have a verdict: each image, its heat
+    map of surprisal, name, verdict and p-value."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    shown = [result for result in results if result.image is not None and result.surprisal_map is not None]
+    rows = -(-len(shown) // columns)
+    figure = Figure(figsize=(1.7 * columns, 1.22 * rows + 0.9), layout="none", facecolor="white")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.set_xlim(0, columns)
+    axes.set_ylim(rows + 0.62, -0.12)
+    axes.set_aspect("auto")
+    for i, result in enumerate(shown):
+        row, column = divmod(i, columns)
+        assert result.image is not None
+        assert result.surprisal_map is not None
+        flagged = result.record.verdict == "adversarial"
+        colour = "#c0392b" if flagged else "#2c7a4b"
+        for left, picture in ((0.04, _rgb(result.image)), (0.51, heat_map(result.surprisal_map))):
+            extent = (column + left, column + left + 0.45, row + 0.66, row)
+            axes.imshow(picture, extent=extent, interpolation="nearest", aspect="auto")
+        axes.add_patch(Rectangle((column + 0.04, row), 0.92, 0.66, fill=False, edgecolor=colour, linewidth=2))
+        name = Path(result.record.path).stem
+        p = result.record.p_value
+        axes.text(column + 0.5, row + 0.77, name, ha="center", va="center", fontsize=7, color="#333333")
+        verdict = f"{result.record.verdict}   p = {p:.4f}"
+        axes.text(
+            column + 0.5, row + 0.89, verdict, ha="center", va="center", fontsize=7.5, color=colour, weight="bold"
+        )
+    legend = np.linspace(0, BRIGHTEST, 256)[None]
+    axes.imshow(heat_map(legend), extent=(0.4, 2.4, rows + 0.33, rows + 0.2), aspect="auto")
+    for nats in (0, 4, 8):
+        axes.text(0.4 + nats / 4, rows + 0.42, f"{nats}", ha="center", va="center", fontsize=7)
+    axes.text(2.6, rows + 0.27, "surprisal of each pixel, nats", va="center", fontsize=8)
+    with whole_file(path, "wb") as file:
+        figure.savefig(file, format=path.suffix.lstrip(".") or "png", dpi=110)
+
+
+def _rgb(image: np.ndarray) -> np.ndarray:
+    return image if image.ndim == 3 else np.repeat(image[..., None], 3, 2)

@@ -1,0 +1,200 @@
+"""Many images -> one record each, in order; one bad file never stops the rest."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from time import perf_counter
+from typing import Literal
+
+import numpy as np
+
+from .detector import Detector
+from .images import SUFFIXES, read_bytes, read_image, to_batch
+from .zoo import cached_detector, detector_for, shipped
+
+SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM")
+
+
+@dataclass
+class Record:
+    """The verdict on one file. verdict: "clean", "adversarial" or "error". What could not be found out is None."""
+
+    path: str
+    verdict: Literal["clean", "adversarial", "error"] = "error"
+    p_value: float | None = None
+    bits_per_dim: float | None = None
+    score: float | None = None
+    detector: str | None = None
+    sha256: str | None = None
+    width: int | None = None
+    height: int | None = None
+    error: str | None = None
+
+
+@dataclass
+class Screened:
+    """A record, and for pictures of it: the image, uint8 (H, W) or (H, W, 3), and nats of surprisal a pixel, (H, W)."""
+
+    record: Record
+    image: np.ndarray | None = None
+    surprisal_map: np.ndarray | None = None
+
+
+@dataclass
+class Statistics:
+    """Where the time of a screening went, in seconds, and what was seen: verdicts, and `skipped` files of folders."""
+
+    seconds: Counter[str] = field(default_factory=Counter)
+    verdicts: Counter[str] = field(default_factory=Counter)
+    skipped: int = 0
+
+
+def find_files(sources: Iterable[str], statistics: Statistics | None = None) -> Iterator[str | Record]:
+    """sources: files, folders (searched recursively) and glob patterns.
+
+    Yields paths in order, folders sorted; or an error record for a source that is missing, empty or unreadable. In a
+    folder a file counts as an image by its name (PNG, JPEG, WebP, BMP) or, failing that, by its first bytes; others
+    are skipped and counted.
+    """
+    for source in sources:
+        if os.path.isdir(source):
+            yield from _walk(source, statistics or Statistics())
+        elif not os.path.lexists(source) and glob.has_magic(source):
+            matches = sorted(glob.glob(source, recursive=True))
+            files = [match for match in matches if not os.path.isdir(match)]
+            yield from files or [Record(source, error="no file matches the pattern")]
+        else:
+            yield source
+
+
+def screen(
+    files: Iterable[str | Record],
+    detector: str | Detector | None = None,
+    *,
+    fpr: float | None = None,
+    batch_size: int = 64,
+    device: str = "cpu",
+    maps: bool = False,
+    statistics: Statistics | None = None,
+) -> Iterator[Screened]:
+    """files: paths, or records to pass on. detector: a `Detector`, the name of a shipped one, the path of a saved one,
+    or None for the shipped one that fits each image. fpr: the rate of false alarms, if not the detector's own.
+
+    Yields one result a file, in order. Whatever is wrong with a file becomes its record's `error`. Raises ValueError
+    or FileNotFoundError, before the first result, if the detector cannot be loaded or cannot promise fpr.
+    """
+    statistics = statistics or Statistics()
+    detectors: dict[str, Detector] = {}
+
+    def get(name: str) -> Detector:
+        if name not in detectors:
+            made = detector if isinstance(detector, Detector) else cached_detector(name, device)
+            detectors[name] = made if fpr is None else made.with_fpr(fpr)
+        return detectors[name]
+
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    fixed = None if detector is None else "custom" if isinstance(detector, Detector) else detector
+    if fixed is not None:
+        get(fixed)
+    elif fpr is not None:
+        for name in shipped("detector"):
+            get(name)
+    return _screen(files, fixed, get, batch_size, maps, statistics)
+
+
+def _screen(
+    files: Iterable[str | Record],
+    fixed: str | None,
+    get: Callable[[str], Detector],
+    batch_size: int,
+    maps: bool,
+    statistics: Statistics,
+) -> Iterator[Screened]:
+    remaining = iter(files)
+    while batch := list(islice(remaining, batch_size)):
+        started = perf_counter()
+        results = [Screened(file) if isinstance(file, Record) else _read(file, fixed) for file in batch]
+        decoded = perf_counter()
+        groups: dict[tuple[str, tuple[int, ...]], list[Screened]] = {}
+        for result in results:
+            if result.image is not None and result.record.detector is not None:
+                groups.setdefault((result.record.detector, result.image.shape), []).append(result)
+        for (name, _), group in groups.items():
+            _judge(get(name), group, maps)
+        statistics.seconds["decoding"] += decoded - started
+        statistics.seconds["scoring"] += perf_counter() - decoded
+        for result in results:
+            statistics.verdicts[result.record.verdict] += 1
+            yield result
+
+
+def _read(path: str, detector: str | None) -> Screened:
+    record = Record(path)
+    try:
+        data = read_bytes(path)
+        record.sha256 = hashlib.sha256(data).hexdigest()
+        image = read_image(data)
+        record.height, record.width = image.shape[:2]
+        record.detector = detector or detector_for((image.shape[2] if image.ndim == 3 else 1, *image.shape[:2]))
+    except (ValueError, OSError) as error:
+        record.error = _reason(error)
+        return Screened(record)
+    return Screened(record, image)
+
+
+def _judge(detector: Detector, group: list[Screened], maps: bool) -> None:
+    try:
+        verdicts = detector.judge(to_batch(np.stack([result.image for result in group]))[0], maps=maps)
+    except (ValueError, RuntimeError) as error:  # of another shape than the detector's, or out of memory
+        for result in group:
+            result.record.error = _reason(error)
+        return
+    for i, result in enumerate(group):
+        result.record.verdict = "adversarial" if verdicts.is_adversarial[i] else "clean"
+        result.record.p_value = float(verdicts.p_value[i])
+        result.record.score = float(verdicts.score[i])
+        result.record.bits_per_dim = float(verdicts.bits_per_dim[i])
+        if verdicts.surprisal_map is not None:
+            result.surprisal_map = verdicts.surprisal_map[i]
+
+
+def _walk(folder: str, statistics: Statistics) -> Iterator[str | Record]:
+    problems: list[OSError] = []
+    found = False
+    for root, folders, names in os.walk(folder, onerror=problems.append):
+        folders.sort()
+        for name in sorted(names):
+            path = os.path.join(root, name)
+            if Path(name).suffix.lower() in SUFFIXES or _starts_like_an_image(path):
+                found = True
+                yield path
+            else:
+                statistics.skipped += 1
+    for problem in problems:
+        yield Record(str(problem.filename), error=_reason(problem))
+    if not found and not problems:
+        yield Record(folder, error="the folder holds no image")
+
+
+def _starts_like_an_image(path: str) -> bool:
+    try:
+        if not os.path.isfile(path):
+            return False
+        with open(path, "rb") as file:
+            return file.read(4).startswith(SIGNATURES)
+    except OSError:
+        return False
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split())
