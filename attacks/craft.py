@@ -17,10 +17,11 @@ from .presets import ATTACKS, Attack
 class Attacked:
     """What `craft` made of N images.
 
-    images: (N, C, H, W) uint8 (rounding keeps an Linf budget of k/255; it may add to an L2 one). attempted: (N,) bool, the classifier
-    reads the original rightly. succeeded: (N,) bool, attempted, and the 8-bit image is read wrongly (for a control:
-    attempted). linf, l2: (N,) distance from the original, in units of [0, 1]. model_calls: images that went through
-    the classifier.
+    images: (N, C, H, W) uint8; rounding keeps an Linf budget of k/255, and may add a little to an L2 one.
+    attempted: (N,) bool, the classifier reads the original rightly.
+    succeeded: (N,) bool, attempted, and the 8-bit image is read wrongly (for a control: attempted).
+    linf, l2: (N,) distance from the original, in units of [0, 1].
+    model_calls: images that went through the classifier.
     """
 
     images: Tensor
@@ -51,7 +52,7 @@ def craft(
     {"mean": [...], "std": [...], "axis": -3}. seed: of random starts; the outcome depends on batch_size too.
     Raises ValueError if the attack is unknown or labels do not match images.
     """
-    import foolbox
+    from foolbox.models.pytorch import PyTorchModel
 
     if isinstance(attack, str):
         if attack not in ATTACKS:
@@ -72,8 +73,7 @@ def craft(
         counted.eval()
         for p in trainable:
             p.requires_grad_(False)
-        model = foolbox.PyTorchModel(counted, bounds=bounds, preprocessing=preprocessing, device=device)
-        model = model.transform_bounds((0, 1))
+        model = PyTorchModel(counted, bounds, device, preprocessing).transform_bounds((0, 1))
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             for clean, label in progress(list(zip(x.split(batch_size), y.split(batch_size), strict=True))):

@@ -33,40 +33,42 @@ def run_benchmark(
     seed: int = 0,
     log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """detector: its density is measured under every score; thresholds come from data.calibration alone. classifier:
-    what is attacked, (N, C, H, W) in [0, 1] -> logits. attacks, scores: names, None for all. limit: attack the first
-    so many test images. clean: take the first so many test images as clean ones (None: as many as are attacked).
+    """detector: its density is measured under every score. classifier: what is attacked, (N, C, H, W) in [0, 1] ->
+    logits. attacks, scores: names, None for all. limit: attack the first so many test images. clean: count false
+    alarms on the first so many (None: on those that are attacked).
+
+    Thresholds are frozen before any attack: the detector's own score keeps its calibration, other scores are fitted
+    on data.fit and calibrated on data.calibration. AUROC compares attacked 8-bit images that fool the classifier with
+    all the clean ones of the same first `limit` test images.
 
     Returns plain JSON values: `rows` (attack, score, attempted, succeeded, auroc, tpr_at_fpr_0.01, tpr_at_fpr_0.05,
-    each with its _ci), `false_alarms` (score, fpr, observed, its _ci and the interval `promised`), `roc` (points of
-    the curves) and what it takes to do it again. AUROC compares attacked images that fool the classifier after
-    rounding to 8 bits with the clean ones. Raises ValueError for unknown names or data without labels.
+    each with its _ci), `false_alarms` (score, fpr, observed, its _ci, and the interval `promised`), `roc` (points of
+    the curves) and what it takes to do it again. Raises ValueError for unknown names, or data without labels.
     """
     attacks, scores = attacks or list(ATTACKS), scores or list(SCORES)
-    for name, known in [*((name, ATTACKS) for name in attacks), *((name, SCORES) for name in scores)]:
-        if name not in known:
-            raise ValueError(f"unknown name {name!r}; there are: {', '.join(known)}")
+    for names, known in ((attacks, list(ATTACKS)), (scores, list(SCORES))):
+        for name in names:
+            if name not in known:
+                raise ValueError(f"unknown name {name!r}; there are: {', '.join(known)}")
     if data.test.y is None:
         raise ValueError(f"{data.name} has no labels: without them nothing can be attacked")
-    assert detector.density is not None
     victims = data.test[:limit]
     assert victims.y is not None
     clean_images = data.test[: clean or len(victims)]
 
-    log(f"calibrating on {len(data.calibration)} clean images")
-    functions = {name: _fitted(name, detector, data.fit.x) for name in scores}
-    calibration = _suspicions(detector, functions, data.calibration.x)
-    ranks = {fpr: conformal.rank(fpr, len(data.calibration)) for fpr in RATES}
+    log("freezing thresholds on clean calibration images")
+    functions, calibration = _calibrated(detector, scores, data)
     thresholds = {name: {fpr: conformal.threshold(calibration[name], fpr) for fpr in RATES} for name in scores}
 
-    log(f"scoring {len(clean_images)} clean test images")
-    normal = _suspicions(detector, functions, clean_images.x)
+    log(f"scoring {max(len(clean_images), len(victims))} clean test images")
+    everything = _suspicions(detector, functions, data.test.x[: max(len(clean_images), len(victims))])
+    normal = {name: values[: len(victims)] for name, values in everything.items()}
     false_alarms = []
     for name in scores:
         for fpr in RATES:
-            flagged = int((normal[name] > thresholds[name][fpr]).sum())
-            observed, interval = rate(flagged, len(clean_images))
-            promised = promised_interval(ranks[fpr], len(data.calibration), len(clean_images))
+            n, m = len(calibration[name]), len(clean_images)
+            observed, interval = rate(int((everything[name][:m] > thresholds[name][fpr]).sum()), m)
+            promised = promised_interval(conformal.rank(fpr, n), n, m)
             false_alarms.append(
                 {"score": name, "fpr": fpr, "observed": observed, "observed_ci": interval, "promised": promised}
             )
@@ -98,13 +100,15 @@ def run_benchmark(
                     row[key], row[f"{key}_ci"] = rate(detected, succeeded)
             rows.append(row)
 
+    density = detector.density
+    assert density is not None
     return {
         "data": data.name,
-        "density": detector.density.config,
+        "density": density.config,
         "images": {
             "train": len(data.train),
             "fit": len(data.fit),
-            "calibration": len(data.calibration),
+            "calibration": len(detector.calibration_scores_),
             "clean_test": len(clean_images),
             "attacked_test": len(victims),
         },
@@ -121,12 +125,22 @@ def run_benchmark(
     }
 
 
-def _fitted(name: str, detector: Detector, fit: Tensor) -> Score:
-    score = make_score(name)
-    if isinstance(score, LearnedScore):
-        features = _suspicions(detector, {name: score.features}, fit)[name]
-        score.fit(torch.from_numpy(features))
-    return score
+def _calibrated(detector: Detector, names: list[str], data: DataSet) -> tuple[dict[str, Score], dict[str, np.ndarray]]:
+    """Returns for each score the function and its calibration scores, (n,)."""
+    functions: dict[str, Score] = {}
+    calibration: dict[str, np.ndarray] = {}
+    for name in names:
+        if name == detector.score:
+            functions[name], calibration[name] = detector.score_, detector.calibration_scores_
+            continue
+        functions[name] = make_score(name)
+        if isinstance(functions[name], LearnedScore):
+            features = _suspicions(detector, {name: functions[name].features}, data.fit.x)[name]
+            functions[name].fit(torch.from_numpy(features))
+    others = {name: function for name, function in functions.items() if name not in calibration}
+    if others:
+        calibration |= _suspicions(detector, others, data.calibration.x)
+    return functions, calibration
 
 
 def _suspicions(detector: Detector, scores: dict[str, Score], x: Tensor) -> dict[str, np.ndarray]:

@@ -25,9 +25,10 @@ def markdown(results: dict[str, Any]) -> str:
     images = results["images"]
     lines = [
         f"{results['data']}: {images['attacked_test']} test images attacked (classifier "
-        f"{results['classifier_accuracy']:.1%} right), {images['clean_test']} clean test images, thresholds from "
-        f"{images['calibration']} calibration images. Succeeded: of those the classifier reads rightly, how many are "
-        "read wrongly after rounding to 8 bits; all else is over these. In brackets: 95 % intervals.",
+        f"{results['classifier_accuracy']:.1%} right), thresholds frozen before on {images['calibration']} clean "
+        f"calibration images, false alarms counted on {images['clean_test']} clean test images. Succeeded: of those "
+        "that the classifier reads rightly, how many are read wrongly after rounding to 8 bits; detection is over "
+        "these. In brackets: 95 % intervals.",
         "",
         "| attack | succeeded | score | AUROC | detected at 1 % false alarms | at 5 % |",
         "| --- | --- | --- | --- | --- | --- |",

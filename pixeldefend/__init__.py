@@ -9,6 +9,7 @@ detector.p_value(images)                    # (N,)
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def is_adversarial(x: Any, detector: str | Detector | None = None) -> bool | np.
     batch, single = to_batch(x)
     if detector is None:
         detector = detector_for(tuple(batch.shape[1:]))
-    if not hasattr(detector, "is_adversarial"):
+    if isinstance(detector, str | os.PathLike):
         detector = cached_detector(str(detector))
     flagged = detector.is_adversarial(batch)
     return bool(flagged[0]) if single else flagged

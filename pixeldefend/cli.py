@@ -179,7 +179,7 @@ def _summarise(statistics: Statistics, timing: bool) -> None:
     typer.echo(f"{statistics.verdicts.total()} files: {counts}{skipped}", err=True)
     if timing:
         seconds = statistics.seconds
-        total = seconds.total() or 1e-9
+        total = sum(seconds.values()) or 1e-9
         shares = ", ".join(f"{name} {value:.2f} s ({value / total:.0%})" for name, value in seconds.items())
         typer.echo(f"{statistics.verdicts.total() / total:.0f} files a second: {shares}", err=True)
 
@@ -187,6 +187,58 @@ def _summarise(statistics: Statistics, timing: bool) -> None:
 def _refuse(reason: str) -> NoReturn:
     typer.echo(f"pixeldefend: {reason}", err=True)
     raise typer.Exit(2)
+
+
+# -- calibrate -----------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def calibrate(
+    density: Annotated[Path, typer.Option(help="The density.safetensors that `train density` wrote.")],
+    data: Annotated[
+        str, typer.Option(help="The data set that it was trained on: clean images held out from training calibrate.")
+    ],
+    out: Annotated[Path, typer.Option(help="The detector to write, a .safetensors file.")],
+    score: Annotated[str, typer.Option(help="A name in pixeldefend.scores.SCORES.")] = "excess_surprisal",
+    fpr: Annotated[float, typer.Option(help="The detector's rate of false alarms.")] = 0.01,
+    confidence: Annotated[
+        float | None,
+        typer.Option(
+            help="Keep fpr with this probability over the draw of the calibration images (0.95, say), not on average."
+        ),
+    ] = None,
+    data_dir: Annotated[Path, typer.Option(help="Where named data sets are kept, and downloaded to if absent.")] = Path(
+        "data"
+    ),
+    device: Annotated[str, typer.Option(help="cpu, cuda ...")] = "cpu",
+) -> None:
+    """Make a detector of a trained density, and try it on the data set's clean test images."""
+    import torch
+
+    from . import densities
+    from .datasets import load_dataset
+    from .detector import Detector
+    from .storage import load_tensors
+
+    try:
+        images = load_dataset(data, data_dir)
+        detector = Detector(densities.load(density).to(device), score=score, fpr=fpr, confidence=confidence)
+        detector.fit(images.calibration.x, X_fit=images.fit.x)
+        verdicts = detector.judge(images.test.x)
+        metrics = {
+            "test_images": len(images.test),
+            "test_bits_per_dim": verdicts.bits_per_dim.mean(),
+            "test_false_alarms": verdicts.is_adversarial.mean(),
+        }
+        recipe = {**load_tensors(density)[1].get("recipe", {}), "torch": torch.__version__}
+        notes = {"data": data, "calibration_images": len(images.calibration), "metrics": metrics, "recipe": recipe}
+        detector.save(out, **notes)
+    except (ValueError, OSError, RuntimeError) as error:
+        _refuse(str(error))
+    typer.echo(
+        f"{out}: on {metrics['test_images']} clean test images {metrics['test_bits_per_dim']:.4f} bits/dim, "
+        f"{metrics['test_false_alarms']:.2%} flagged"
+    )
 
 
 # -- benchmark -----------------------------------------------------------------------------------------------------
@@ -279,7 +331,7 @@ def train_density(
 
     images = load_dataset(data, data_dir)
     arguments = {name: json.loads(value) for name, _, value in (item.partition("=") for item in set_)}
-    density = build({"model": model, "image_shape": tuple(images.train.x.shape[1:]), **arguments})
+    density = build({"model": model, "image_shape": images.train.shape, **arguments})
     options: dict[str, Any] = dict(
         epochs=epochs, batch_size=batch_size, seed=seed, ema=ema, clip=clip, precision=precision
     )
@@ -327,9 +379,7 @@ def train_classifier(
     images = load_dataset(data, data_dir)
     if images.train.y is None:
         raise typer.BadParameter(f"{data} has no labels", param_hint="--data")
-    classifier = ResNet(
-        tuple(images.train.x.shape[1:]), classes=int(images.train.y.max()) + 1, width=width, blocks=blocks
-    )
+    classifier = ResNet(images.train.shape, classes=int(images.train.y.max()) + 1, width=width, blocks=blocks)
     options: dict[str, Any] = dict(epochs=epochs, batch_size=batch_size, seed=seed, precision=precision)
     metrics = train(
         Classification(classifier, learning_rate, warmup),

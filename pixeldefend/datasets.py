@@ -25,6 +25,12 @@ class Images:
     def __getitem__(self, which: slice | Tensor) -> Images:
         return Images(self.x[which], None if self.y is None else self.y[which], self.index[which])
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        _, c, h, w = self.x.shape
+        return c, h, w
+
     def float(self) -> Tensor:
         """Returns (N, C, H, W) in [0, 1]."""
         return self.x / 255
@@ -111,17 +117,17 @@ def _read_npz(path: Path) -> Source:
     with np.load(path, allow_pickle=False) as file:
         if "x" not in file:
             raise ValueError(f"{path} holds {', '.join(file.files) or 'nothing'}; an array x (and y) is wanted")
-        x, y, test_x, test_y = (file[key] if key in file else None for key in ("x", "y", "x_test", "y_test"))
-    for key, array in (("x", x), ("x_test", test_x)):
-        if array is not None and (
+        arrays = {key: file[key] for key in ("x", "y", "x_test", "y_test") if key in file}
+    x, y = arrays["x"], arrays.get("y")
+    for key, array in arrays.items():
+        if key.startswith("x") and (
             array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[3:] not in ((), (1,), (3,))
         ):
-            raise ValueError(
-                f"{key} in {path} must be uint8 (N, H, W) or (N, H, W, 1 or 3), got {array.dtype} {array.shape}"
-            )
+            wanted = "uint8 (N, H, W) or (N, H, W, 1 or 3)"
+            raise ValueError(f"{key} in {path} must be {wanted}, got {array.dtype} {array.shape}")
     if y is not None and len(y) != len(x):
         raise ValueError(f"{path}: x holds {len(x)} images and y {len(y)} labels")
-    return x, y, test_x, test_y
+    return x, y, arrays.get("x_test"), arrays.get("y_test")
 
 
 def _read_folder(folder: Path) -> Source:

@@ -184,7 +184,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         detector.score_ = make_score(detector.score)
         vars(detector.score_).update(meta["learned"])
         detector.calibration_scores_ = tensors["calibration_scores"].numpy()
-        detector.n_features_in_ = int(np.prod(density.event_shape))
+        detector.n_features_in_ = math.prod(density.event_shape or (0,))
         return detector._set_threshold()
 
     # -- inside ----------------------------------------------------------------------------------------------------

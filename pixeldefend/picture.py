@@ -45,7 +45,7 @@ def save_contact_sheet(results: Sequence[Screened], path: Path, columns: int = 8
 
     shown = [result for result in results if result.image is not None and result.surprisal_map is not None]
     rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(1.7 * columns, 1.22 * rows + 0.9), layout="none", facecolor="white")
+    figure = Figure(figsize=(1.7 * columns, 1.22 * rows + 0.9), facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.set_xlim(0, columns)

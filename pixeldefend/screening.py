@@ -51,7 +51,7 @@ class Screened:
 class Statistics:
     """Where the time of a screening went, in seconds, and what was seen: verdicts, and `skipped` files of folders."""
 
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=lambda: {"decoding": 0.0, "scoring": 0.0})
     verdicts: Counter[str] = field(default_factory=Counter)
     skipped: int = 0
 
@@ -69,7 +69,9 @@ def find_files(sources: Iterable[str], statistics: Statistics | None = None) -> 
         elif not os.path.lexists(source) and glob.has_magic(source):
             matches = sorted(glob.glob(source, recursive=True))
             files = [match for match in matches if not os.path.isdir(match)]
-            yield from files or [Record(source, error="no file matches the pattern")]
+            yield from files
+            if not files:
+                yield Record(source, error="no file matches the pattern")
         else:
             yield source
 
@@ -152,7 +154,9 @@ def _read(path: str, detector: str | None) -> Screened:
 
 def _judge(detector: Detector, group: list[Screened], maps: bool) -> None:
     try:
-        verdicts = detector.judge(to_batch(np.stack([result.image for result in group]))[0], maps=maps)
+        verdicts = detector.judge(
+            to_batch(np.stack([result.image for result in group if result.image is not None]))[0], maps=maps
+        )
     except (ValueError, RuntimeError) as error:  # of another shape than the detector's, or out of memory
         for result in group:
             result.record.error = _reason(error)

@@ -24,7 +24,9 @@ def whole_file(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
     kwargs: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
-    handle = tempfile.NamedTemporaryFile(mode, dir=path.parent, prefix=f".{path.name}.", delete=False, **kwargs)
+    handle = tempfile.NamedTemporaryFile(  # noqa: SIM115 (it must outlive its closing, to take the place of path)
+        mode, dir=path.parent, prefix=f".{path.name}.", delete=False, **kwargs
+    )
     try:
         with handle:
             yield handle

@@ -20,10 +20,11 @@ class DiscretizedLogisticMixture(GridDistribution):
     Pixel values are in [0, 1]; the logistics live on [-1, 1], as in the paper. Bins are 2/255 wide; the first and the
     last one reach to minus and to plus infinity, so the 256 masses sum to 1.
 
-    logits, means, log_scales: (*batch_shape, K). log_scales below `MIN_LOG_SCALE` are raised to it.
+    logits, means, log_scales: (*batch_shape, K). log_scales are clamped to [-7, 7]: a scale of exp(-7) puts its mass
+    in one bin, one of exp(7) half of it at either end.
     """
 
-    MIN_LOG_SCALE = -7.0
+    LOG_SCALES = (-7.0, 7.0)
     arg_constraints = {
         "logits": constraints.independent(constraints.real, 1),
         "means": constraints.independent(constraints.real, 1),
@@ -34,7 +35,7 @@ class DiscretizedLogisticMixture(GridDistribution):
     def __init__(self, logits: Tensor, means: Tensor, log_scales: Tensor, *, validate_args: bool | None = None) -> None:
         self.logits = logits.log_softmax(-1)
         self.means = means
-        self.log_scales = log_scales.clamp(min=self.MIN_LOG_SCALE)
+        self.log_scales = log_scales.clamp(*self.LOG_SCALES)
         super().__init__(batch_shape=logits.shape[:-1], validate_args=validate_args)
 
     def component_log_masses(self, value: Tensor) -> Tensor:
@@ -51,8 +52,8 @@ class DiscretizedLogisticMixture(GridDistribution):
         lower = (2 * x - 1 - self.means - half) * inverse_scale
         # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)): no cancellation, however far the tail
         inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-2 * half * inverse_scale))
-        below = F.logsigmoid(lower) + _log(1 - (LEVELS - 1) * x)  # the tail below the first bin
-        above = F.logsigmoid(-upper) + _log(1 - (LEVELS - 1) * (1 - x))  # and above the last one
+        below = F.logsigmoid(lower) + _log_openness(x)  # the tail below the first bin
+        above = F.logsigmoid(-upper) + _log_openness(1 - x)  # and above the last one
         return torch.logaddexp(torch.logaddexp(inside, below), above)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -150,9 +151,10 @@ class GridCategoricalHead(Head):
         super().__init__()
         self.channels = channels
         self.outputs = channels * LEVELS
-        self.tables = nn.ModuleList(nn.Linear(i * LEVELS, LEVELS, bias=False) for i in range(1, channels))
-        for table in self.tables:
+        tables = [nn.Linear(i * LEVELS, LEVELS, bias=False) for i in range(1, channels)]
+        for table in tables:
             nn.init.zeros_(table.weight)
+        self.tables = nn.ModuleList(tables)
 
     def initial_bias(self) -> Tensor:
         """Returns (P,): uniform."""
@@ -172,7 +174,10 @@ class GridCategoricalHead(Head):
         return GridCategorical(logits, validate_args=False)
 
 
-def _log(t: Tensor) -> Tensor:
-    """log t where t > 0, minus infinity elsewhere, with gradients that are finite (zero) there."""
-    positive = t > 0
-    return torch.where(positive, torch.log(torch.where(positive, t, 1)), -math.inf)
+def _log_openness(distance: Tensor) -> Tensor:
+    """distance: from an end of the range. Returns log of how far the bin's outer edge is opened to infinity: 0 at the
+    end itself, minus infinity (with a zero gradient) from one grid step on, where rounding must not open it again."""
+    slack = 1e-4
+    opened = 1 - (LEVELS - 1) / (1 - slack) * distance
+    positive = opened > 0
+    return torch.where(positive, torch.log(torch.where(positive, opened, 1)), -math.inf)

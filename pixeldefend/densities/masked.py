@@ -43,6 +43,6 @@ class ShiftedConvTranspose2d(nn.ConvTranspose2d):
         super().__init__(in_channels, out_channels, kernel_size, stride=2)
         self.left = 0 if right else (kernel_size[1] - 1) // 2
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         h, w = 2 * x.shape[2], 2 * x.shape[3]
         return super().forward(x)[:, :, :h, self.left : self.left + w]

@@ -88,7 +88,7 @@ class PixelCNNPlusPlusNet(nn.Module):
         self.last = nn.Conv2d(f, head.outputs, 1)
         with torch.no_grad():
             self.last.weight.mul_(0.1)
-            self.last.bias.copy_(head.initial_bias())
+            self.last.bias = nn.Parameter(head.initial_bias())
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.pad(2 * x - 1, (0, 0, 0, 0, 0, 1), value=1.0)  # a plane of ones tells the image from its padding

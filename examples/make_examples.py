@@ -1,0 +1,51 @@
+"""Makes the 40 images beside this file: python examples/make_examples.py [--data-dir DIR]
+
+Of the Fashion-MNIST test images, in their order, the first that the shipped classifier reads rightly and the attack,
+made with a fixed seed, fools after rounding to 8 bits; no image serves twice, and the detector is not asked. Test
+images were used neither to train nor to calibrate. Fashion-MNIST: Copyright 2017 Zalando SE, MIT licence (LICENSE).
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from pixeldefend import load_classifier
+from pixeldefend.attacks import craft
+from pixeldefend.datasets import load_dataset
+
+# file name -> attack; four of each
+KINDS = {"fgsm": "fgsm-8", "pgd": "pgd-8", "bim": "bim-8", "deepfool": "deepfool-l2", "cw": "cw-l2"}
+EACH = 4
+CLEAN = 20
+POOL = 200  # test images that the examples are taken from
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", default="data")
+    folder = Path(__file__).parent
+    test = load_dataset("fashion-mnist", parser.parse_args().data_dir).test[:POOL]
+    classifier = load_classifier("fashion-mnist")
+
+    for old in folder.glob("*.png"):
+        old.unlink()
+    with torch.inference_mode():
+        free = classifier(test.float()).argmax(1) == test.y
+    for i in free.nonzero()[:CLEAN, 0].tolist():
+        save(test.x[i], folder / f"clean_{i:04d}.png")
+        free[i] = False
+    for kind, attack in KINDS.items():
+        attacked = craft(classifier, test.x, test.y, attack, seed=0)
+        for i in (free & attacked.succeeded).nonzero()[:EACH, 0].tolist():
+            save(attacked.images[i], folder / f"{kind}_{i:04d}.png")
+            free[i] = False
+
+
+def save(image: torch.Tensor, path: Path) -> None:
+    Image.fromarray(image[0].numpy()).save(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""What several test files use."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pixeldefend.densities import Density
+
+HERE = Path(__file__).parent
+EXAMPLES = HERE.parent / "examples"
+SAMPLE = HERE / "data" / "fashion_mnist_test_500.npz"
+
+
+def randomised(density: Density, seed: int = 0, scale: float = 0.3) -> Density:
+    """The density with weights large enough that every site depends visibly on those before it."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in density.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
+    return density.eval()
+
+
+def grid_images(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Random images on the 8-bit grid."""
+    return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(seed)) / 255
+
+
+def clean_images(n: int, seed: int = 0) -> np.ndarray:
+    """Smooth grey images, uint8 (n, 8, 8)."""
+    random = np.random.RandomState(seed)
+    ramps = random.uniform(0, 1, (n, 1, 1)) + random.uniform(-0.05, 0.05, (n, 2, 1)) @ np.ones((1, 8))[None]
+    images = ramps[:, :1] + np.arange(8)[None, :, None] * ramps[:, 1:] * 0.05
+    return (np.clip(np.broadcast_to(images, (n, 8, 8)), 0, 1) * 255).round().astype(np.uint8)
