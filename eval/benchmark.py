@@ -130,7 +130,7 @@ def _calibrated(detector: Detector, names: list[str], data: DataSet) -> tuple[di
     functions: dict[str, Score] = {}
     calibration: dict[str, np.ndarray] = {}
     for name in names:
-        if name == detector.score:
+        if name == detector.score_name:
             functions[name], calibration[name] = detector.score_, detector.calibration_scores_
             continue
         functions[name] = make_score(name)

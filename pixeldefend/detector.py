@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -62,6 +62,25 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.confidence = confidence
         self.batch_size = batch_size
 
+    # scikit-learn takes an attribute `score` for its method of that name, which outlier detectors do not have: the
+    # parameter is kept under its name, where `get_params` and `clone` find it, and read as `score_name`.
+    @property
+    def score(self) -> NoReturn:
+        raise AttributeError("`score` is a parameter and not a method here; read it as `score_name`")
+
+    @score.setter
+    def score(self, name: str) -> None:
+        vars(self)["score"] = name
+
+    @property
+    def score_name(self) -> str:
+        """The parameter `score`: a key of `pixeldefend.scores.SCORES`."""
+        return str(vars(self)["score"])
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Returns the constructor's parameters by name."""
+        return {name: vars(self)[name] for name in self._get_param_names()}
+
     # -- learning ------------------------------------------------------------------------------------------------
 
     def fit(self, X: Any, y: Any = None, *, X_fit: Any = None) -> Detector:
@@ -71,7 +90,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         for it and the rest calibrates, since no image may do both.
         Raises ValueError if X is malformed, or too small for fpr (see `conformal.rank`).
         """
-        score = make_score(self.score)
+        score = make_score(self.score_name)
         x = self._events(X, reset=True)
         if isinstance(score, LearnedScore):
             if X_fit is None:
@@ -87,7 +106,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def with_fpr(self, fpr: float, confidence: float | None = None) -> Detector:
         """Returns a detector that differs in its rate of false alarms; density and calibration are shared."""
         check_is_fitted(self)
-        other = Detector(self.density, score=self.score, fpr=fpr, confidence=confidence, batch_size=self.batch_size)
+        other = Detector(**{**self.get_params(), "fpr": fpr, "confidence": confidence})
         other.score_ = self.score_
         other.calibration_scores_ = self.calibration_scores_
         other.n_features_in_ = self.n_features_in_
@@ -166,7 +185,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         tensors = {f"density.{name}": tensor for name, tensor in self.density.state_dict().items()}
         tensors["calibration_scores"] = torch.from_numpy(self.calibration_scores_)
         learned = {name: value for name, value in vars(self.score_).items() if name.endswith("_")}
-        parameters = {name: value for name, value in self.get_params(deep=False).items() if name != "density"}
+        parameters = {name: value for name, value in self.get_params().items() if name != "density"}
         meta = {"kind": "detector", "density": self.density.config, "parameters": parameters, "learned": learned}
         save_tensors(path, tensors, {**meta, **notes})
 
@@ -181,7 +200,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         prefix = "density."
         density.load_state_dict({name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)})
         detector = cls(density.eval().to(device), **meta["parameters"])
-        detector.score_ = make_score(detector.score)
+        detector.score_ = make_score(detector.score_name)
         vars(detector.score_).update(meta["learned"])
         detector.calibration_scores_ = tensors["calibration_scores"].numpy()
         detector.n_features_in_ = math.prod(density.event_shape or (0,))

@@ -13,6 +13,7 @@ from typing import IO, Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 
@@ -78,5 +79,5 @@ def _digest(tensors: dict[str, Tensor], meta: str) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.numpy().tobytes())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

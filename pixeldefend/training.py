@@ -61,11 +61,11 @@ class MaximumLikelihood(Task):
 
 
 class Classification(Task):
-    """Minimises cross-entropy on images that are shifted by up to two pixels and mirrored at random."""
+    """Minimises cross-entropy on images that are mirrored at random."""
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         x, y = batch
-        loss = F.cross_entropy(self.model(augment(x / 255)), y, label_smoothing=0.05)
+        loss = F.cross_entropy(self.model(mirrored(x / 255)), y, label_smoothing=0.05)
         self.log("train_loss", loss, prog_bar=True)
         return loss
 
@@ -78,14 +78,9 @@ class Classification(Task):
         return torch.optim.SGD(self.parameters(), self.learning_rate, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
 
-def augment(x: Tensor) -> Tensor:
-    """x: (N, C, H, W). Returns it with each image mirrored or not, and shifted by up to two pixels."""
-    n, _, h, w = x.shape
-    mirrored = torch.rand(n, 1, 1, 1, device=x.device) < 0.5
-    x = F.pad(torch.where(mirrored, x.flip(3), x), (2, 2, 2, 2))
-    rows = torch.randint(0, 5, (n, 1), device=x.device) + torch.arange(h, device=x.device)
-    columns = torch.randint(0, 5, (n, 1), device=x.device) + torch.arange(w, device=x.device)
-    return x[torch.arange(n, device=x.device)[:, None, None], :, rows[:, :, None], columns[:, None, :]].movedim(3, 1)
+def mirrored(x: Tensor) -> Tensor:
+    """x: (N, C, H, W). Returns it with each image mirrored left to right, or not, at random."""
+    return torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5, x.flip(3), x)
 
 
 def train(
@@ -118,7 +113,7 @@ def train(
     steps = epochs * (len(images) // (batch_size * devices))
     task.warmup = min(task.warmup, steps // 5)  # also the start of the moving average: a short run must reach it
     lightning.seed_everything(seed, verbose=False)
-    callbacks: list[lightning.Callback] = [ModelCheckpoint(out, save_last=True, save_top_k=0)]
+    callbacks: list[lightning.Callback] = [ModelCheckpoint(out, "last", enable_version_counter=False)]
     if ema:
         callbacks.append(EMAWeightAveraging(decay=ema, update_starting_at_step=task.warmup))
     if progress:

@@ -1,5 +1,6 @@
 """The door: what comes in, what is refused, and that nothing changes a pixel on the way."""
 
+import contextlib
 import io
 import struct
 import zlib
@@ -194,10 +195,8 @@ def test_a_damaged_file_is_read_or_refused_with_a_value_error(data):
     position = data.draw(st.integers(0, len(original) - 1))
     damaged = bytearray(original)
     damaged[position] ^= data.draw(st.integers(1, 255))
-    try:
+    with contextlib.suppress(ValueError):  # anything else would end a screening
         assert read_image(bytes(damaged)).dtype == np.uint8
-    except ValueError as error:
-        assert str(error)
 
 
 def test_missing_files_and_folders_are_os_errors(tmp_path: Path):

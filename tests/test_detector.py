@@ -1,0 +1,202 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from helpers import clean_images
+from sklearn.base import clone
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from pixeldefend.densities import Density
+from pixeldefend.detector import Detector
+
+
+def noise(n: int) -> np.ndarray:
+    return np.random.RandomState(0).randint(0, 256, (n, 8, 8), np.uint8)
+
+
+class Gaussian(Density):
+    """A standard normal over vectors of any length: what lets scikit-learn's own checks run on the detector."""
+
+    def __init__(self):
+        super().__init__(event_shape=None)
+
+    def log_prob(self, x):
+        self.check(x)
+        return torch.distributions.Normal(0, 1).log_prob(x).sum(1)
+
+    def sample(self, n, *, generator=None):
+        raise NotImplementedError
+
+
+@parametrize_with_checks(
+    [Detector(Gaussian(), score="bits_per_dim", fpr=0.2), Detector(Gaussian(), score="typicality", fpr=0.2)]
+)
+def test_scikit_learn_s_contract(estimator, check):
+    check(estimator)
+
+
+def test_scikit_learn_s_checks_do_run():
+    """A 2-D estimator gets dozens of checks; a vacuous pass would be one or two."""
+    from sklearn.utils.estimator_checks import estimator_checks_generator
+
+    names = {check.func.__name__ for _, check in estimator_checks_generator(Detector(Gaussian(), fpr=0.2), legacy=True)}
+    assert len(names) > 30
+    assert {"check_outliers_train", "check_n_features_in", "check_fit_idempotent"} <= names
+
+
+def test_signs_and_thresholds_agree(tiny_detector):
+    x = np.concatenate([clean_images(20, seed=1), noise(20)])
+    flagged = tiny_detector.is_adversarial(x)
+    assert flagged[20:].all(), "noise is not flagged"
+    assert np.array_equal(flagged, tiny_detector.predict(x) == -1)
+    assert np.array_equal(flagged, tiny_detector.decision_function(x) < 0)
+    assert np.array_equal(flagged, tiny_detector.p_value(x) <= 0.05 + 1e-9)
+    np.testing.assert_allclose(
+        tiny_detector.decision_function(x), tiny_detector.score_samples(x) - tiny_detector.offset_
+    )
+
+
+def test_judge_says_everything_in_one_pass(tiny_detector):
+    x = clean_images(7, seed=2)
+    verdicts = tiny_detector.judge(x, maps=True)
+    assert np.array_equal(verdicts.is_adversarial, tiny_detector.is_adversarial(x))
+    np.testing.assert_allclose(verdicts.p_value, tiny_detector.p_value(x))
+    np.testing.assert_allclose(verdicts.score, -tiny_detector.score_samples(x))
+    np.testing.assert_allclose(verdicts.bits_per_dim, tiny_detector.bits_per_dim(x))
+    np.testing.assert_allclose(verdicts.surprisal_map, tiny_detector.surprisal_map(x))
+    assert verdicts.surprisal_map.shape == (7, 8, 8)
+    np.testing.assert_allclose(
+        verdicts.surprisal_map.sum((1, 2)) / (64 * math.log(2)), verdicts.bits_per_dim, rtol=1e-5
+    )
+
+
+def test_one_image_and_the_same_flattened(tiny_detector):
+    x = clean_images(3, seed=3)
+    together = tiny_detector.p_value(x)
+    assert tiny_detector.p_value(x[0]) == pytest.approx(together[:1])
+    assert tiny_detector.p_value(x.reshape(3, 64)) == pytest.approx(together)
+    assert tiny_detector.p_value(x.reshape(3, 64) / 255) == pytest.approx(together)
+    assert tiny_detector.p_value(torch.from_numpy(x)[:, None]) == pytest.approx(together)
+    assert tiny_detector.p_value(np.stack([x] * 3, -1)) == pytest.approx(together)
+    assert tiny_detector.p_value(x[:0]).shape == (0,)
+
+
+def test_batches_do_not_matter(tiny_density):
+    x = clean_images(30, seed=4)
+    one = Detector(tiny_density, fpr=0.1, batch_size=1).fit(clean_images(30))
+    many = Detector(tiny_density, fpr=0.1, batch_size=64).fit(clean_images(30))
+    np.testing.assert_allclose(one.score_samples(x), many.score_samples(x), atol=1e-4)
+
+
+@pytest.mark.parametrize("score", ["bits_per_dim", "typicality", "excess_surprisal", "low_entropy_excess_surprisal"])
+def test_save_and_load_give_the_same_verdicts(tiny_density, tmp_path, score):
+    detector = Detector(tiny_density, score=score, fpr=0.05, confidence=0.9).fit(clean_images(99))
+    detector.save(tmp_path / "d.safetensors", made_by="a test")
+    loaded = Detector.load(tmp_path / "d.safetensors")
+    x = clean_images(10, seed=5)
+    assert np.array_equal(loaded.p_value(x), detector.p_value(x))
+    assert np.array_equal(loaded.predict(x), detector.predict(x))
+    assert loaded.get_params(deep=False).keys() == detector.get_params(deep=False).keys()
+    assert not hasattr(loaded, "score")  # scikit-learn would call it
+    assert (loaded.score_name, loaded.fpr, loaded.confidence) == (score, 0.05, 0.9)
+    assert loaded.offset_ == detector.offset_
+
+
+def test_every_flipped_byte_is_noticed(tiny_detector, tmp_path):
+    path = tmp_path / "d.safetensors"
+    tiny_detector.save(path)
+    original = path.read_bytes()
+    header = 8 + int.from_bytes(original[:8], "little")
+    positions = [0, 9, header // 2, header - 20, header, (header + len(original)) // 2, len(original) - 1]
+    for position in positions:
+        damaged = bytearray(original)
+        damaged[position] ^= 0x01
+        path.write_bytes(bytes(damaged))
+        with pytest.raises(ValueError, match=r"d\.safetensors"):
+            Detector.load(path)
+    path.write_bytes(original[:-1])
+    with pytest.raises(ValueError, match=r"d\.safetensors"):
+        Detector.load(path)
+
+
+def test_files_that_are_no_detector_are_refused_and_never_unpickled(tmp_path, tiny_density):
+    with pytest.raises(FileNotFoundError, match="no model file"):
+        Detector.load(tmp_path / "missing.safetensors")
+    torch.save({"a": 1}, tmp_path / "pickle.safetensors")
+    with pytest.raises(ValueError, match="not a readable safetensors file"):
+        Detector.load(tmp_path / "pickle.safetensors")
+    tiny_density.save(tmp_path / "density.safetensors")
+    with pytest.raises(ValueError, match="holds a density, not a detector"):
+        Detector.load(tmp_path / "density.safetensors")
+
+
+def test_a_stricter_or_looser_rate_shares_the_calibration(tiny_detector):
+    x = np.concatenate([clean_images(50, seed=6), noise(20)])
+    loose, strict = tiny_detector.with_fpr(0.3), tiny_detector.with_fpr(0.01)
+    assert (strict.is_adversarial(x) <= loose.is_adversarial(x)).all()
+    assert loose.is_adversarial(x).sum() > strict.is_adversarial(x).sum()
+    assert np.array_equal(strict.p_value(x), loose.p_value(x))
+    assert tiny_detector.fpr == 0.05
+    with pytest.raises(ValueError, match="needs at least 199 calibration images, there are 99"):
+        tiny_detector.with_fpr(0.005)
+
+
+def test_a_learned_score_and_its_calibration_share_no_image(tiny_density):
+    x = clean_images(50)
+    detector = Detector(tiny_density, score="typicality", fpr=0.1).fit(x)
+    assert len(detector.calibration_scores_) == 40
+    bits = Detector(tiny_density, score="bits_per_dim", fpr=0.1).fit(x).bits_per_dim(x)
+    assert detector.score_.center_ == pytest.approx(bits[:10].mean(), rel=1e-5)
+    apart = Detector(tiny_density, score="typicality", fpr=0.1).fit(x[10:], X_fit=x[:10])
+    np.testing.assert_allclose(apart.calibration_scores_, detector.calibration_scores_, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"fpr": 0}, "strictly between 0 and 1, got 0"),
+        ({"fpr": 1}, "strictly between 0 and 1, got 1"),
+        ({"fpr": 0.001}, "needs at least 999 calibration images, there are 50"),
+        ({"fpr": 0.05, "confidence": 0.95}, "needs at least 59 calibration images"),
+        ({"fpr": 0.1, "confidence": 2}, "confidence must lie"),
+        ({"score": "nope"}, "unknown score 'nope'"),
+        ({"density": None}, "needs a density"),
+    ],
+)
+def test_bad_parameters_are_refused_at_fit(tiny_density, parameters, message):
+    detector = Detector(**{"density": tiny_density, **parameters})
+    with pytest.raises(ValueError, match=message):
+        detector.fit(clean_images(50))
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.zeros((2, 9, 8), np.uint8), "9 x 8, the detector models 8 x 8"),
+        (np.full((2, 8, 8), np.nan), "NaN"),
+        (np.full((2, 8, 8), 255.0), "divide by 255"),
+        (np.zeros((2, 63)), "63 features"),
+        (np.full((2, 64), 2.0), r"\[0, 1\], got min 2"),
+        (np.random.RandomState(0).rand(2, 8, 8, 3), "in colour"),
+        ("missing.png", "there is no file"),
+    ],
+)
+def test_bad_images_are_refused(tiny_detector, x, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        tiny_detector.p_value(x)
+
+
+def test_parameters_are_plain_and_clone(tiny_detector):
+    copy = clone(tiny_detector)
+    assert copy.fpr == 0.05
+    assert not hasattr(copy, "calibration_scores_")
+    parameters = {key: value for key, value in tiny_detector.get_params(deep=False).items() if key != "density"}
+    assert json.loads(json.dumps(parameters)) == parameters
+
+
+def test_a_density_without_config_cannot_be_saved(tmp_path):
+    detector = Detector(Gaussian(), score="bits_per_dim", fpr=0.2).fit(np.random.RandomState(0).randn(20, 3))
+    with pytest.raises(ValueError, match="has no config"):
+        detector.save(tmp_path / "x.safetensors")
