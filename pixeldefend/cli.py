@@ -68,10 +68,10 @@ def screen(
     files = list(find_files(sources, statistics))
     if not files:
         _refuse("nothing to screen: standard input holds no path")
-    if heatmaps is not None:
-        heatmaps.mkdir(parents=True, exist_ok=True)
     pictured: list[Screened] = []
-    try:
+    with _refusals():
+        if heatmaps is not None:
+            heatmaps.mkdir(parents=True, exist_ok=True)
         results = screen_files(
             files,
             detector,
@@ -94,8 +94,6 @@ def screen(
             from .picture import save_contact_sheet
 
             save_contact_sheet(pictured, picture)
-    except (ValueError, OSError, RuntimeError) as error:
-        _refuse(str(error))
     _summarise(statistics, timing)
     raise typer.Exit(2 if statistics.verdicts["error"] else 1 if statistics.verdicts["adversarial"] else 0)
 
@@ -189,6 +187,19 @@ def _refuse(reason: str) -> NoReturn:
     raise typer.Exit(2)
 
 
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turns what is wrong with the input into one line on standard error and exit status 2."""
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError) as error:
+        _refuse(str(error))
+    except ModuleNotFoundError as error:
+        if error.name != "lightning":
+            raise
+        _refuse("training needs the extra 'train': pip install 'pixeldefend[train]'")
+
+
 # -- calibrate -----------------------------------------------------------------------------------------------------
 
 
@@ -220,7 +231,7 @@ def calibrate(
     from .detector import Detector
     from .storage import load_tensors
 
-    try:
+    with _refusals():
         images = load_dataset(data, data_dir)
         detector = Detector(densities.load(density).to(device), score=score, fpr=fpr, confidence=confidence)
         detector.fit(images.calibration.x, X_fit=images.fit.x)
@@ -233,8 +244,6 @@ def calibrate(
         recipe = {**load_tensors(density)[1].get("recipe", {}), "torch": torch.__version__}
         notes = {"data": data, "calibration_images": len(images.calibration), "metrics": metrics, "recipe": recipe}
         detector.save(out, **notes)
-    except (ValueError, OSError, RuntimeError) as error:
-        _refuse(str(error))
     typer.echo(
         f"{out}: on {metrics['test_images']} clean test images {metrics['test_bits_per_dim']:.4f} bits/dim, "
         f"{metrics['test_false_alarms']:.2%} flagged"
@@ -269,7 +278,7 @@ def benchmark(
     from .eval import run_benchmark, write_report
     from .zoo import load_classifier, load_detector
 
-    try:
+    with _refusals():
         results = run_benchmark(
             load_detector(detector, device=device),
             load_classifier(classifier, device=device),
@@ -283,8 +292,6 @@ def benchmark(
         )
         results["command"] = " ".join(["pixeldefend", *sys.argv[1:]])
         write_report(results, out)
-    except (ValueError, OSError, RuntimeError) as error:
-        _refuse(str(error))
     typer.echo((out / "results.md").read_text())
 
 
@@ -324,33 +331,38 @@ def train_density(
     limit: Limit = None,
     resume: Resume = None,
 ) -> None:
-    """Train a density on clean images by maximum likelihood; writes OUT/density.safetensors and OUT/density.json."""
-    from .datasets import load_dataset
-    from .densities import build
-    from .training import MaximumLikelihood, train
+    """Train a density on clean images by maximum likelihood; writes OUT/density.safetensors."""
+    with _refusals():
+        import torch
 
-    images = load_dataset(data, data_dir)
-    arguments = {name: json.loads(value) for name, _, value in (item.partition("=") for item in set_)}
-    density = build({"model": model, "image_shape": images.train.shape, **arguments})
-    options: dict[str, Any] = dict(
-        epochs=epochs, batch_size=batch_size, seed=seed, ema=ema, clip=clip, precision=precision
-    )
-    metrics = train(
-        MaximumLikelihood(density, learning_rate, warmup),
-        images.train[:limit],
-        images.fit,
-        out=out,
-        accelerator=accelerator,
-        devices=devices,
-        resume=resume,
-        progress=sys.stderr.isatty(),
-        **options,
-    )
-    recipe = dict(data=data, images=len(images.train[:limit]), learning_rate=learning_rate, warmup=warmup, **options)
-    density.save(out / "density.safetensors", recipe=recipe, metrics=metrics)
-    typer.echo(
-        f"{out / 'density.safetensors'}: {metrics['bits_per_dim']:.3f} bits/dim on {len(images.fit)} held-out images"
-    )
+        from .datasets import load_dataset
+        from .densities import build
+        from .training import MaximumLikelihood, train
+
+        images = load_dataset(data, data_dir)
+        arguments = dict(_assignment(item) for item in set_)
+        torch.manual_seed(seed)
+        density = build({"model": model, "image_shape": images.train.shape, **arguments})
+        options: dict[str, Any] = dict(
+            epochs=epochs, batch_size=batch_size, seed=seed, ema=ema, clip=clip, precision=precision
+        )
+        metrics = train(
+            MaximumLikelihood(density, learning_rate, warmup),
+            images.train[:limit],
+            images.fit,
+            out=out,
+            accelerator=accelerator,
+            devices=devices,
+            resume=resume,
+            progress=sys.stderr.isatty(),
+            **options,
+        )
+        recipe = dict(
+            data=data, images=len(images.train[:limit]), learning_rate=learning_rate, warmup=warmup, **options
+        )
+        density.save(out / "density.safetensors", recipe=recipe, metrics=metrics)
+        bits = metrics["bits_per_dim"]
+        typer.echo(f"{out / 'density.safetensors'}: {bits:.3f} bits/dim on {len(images.fit)} held-out images")
 
 
 @train_app.command("classifier")
@@ -372,31 +384,46 @@ def train_classifier(
     resume: Resume = None,
 ) -> None:
     """Train a residual network on labelled images; writes OUT/classifier.safetensors."""
-    from .classifiers import ResNet
-    from .datasets import load_dataset
-    from .training import Classification, train
+    with _refusals():
+        import torch
 
-    images = load_dataset(data, data_dir)
-    if images.train.y is None:
-        raise typer.BadParameter(f"{data} has no labels", param_hint="--data")
-    classifier = ResNet(images.train.shape, classes=int(images.train.y.max()) + 1, width=width, blocks=blocks)
-    options: dict[str, Any] = dict(epochs=epochs, batch_size=batch_size, seed=seed, precision=precision)
-    metrics = train(
-        Classification(classifier, learning_rate, warmup),
-        images.train[:limit],
-        images.fit,
-        out=out,
-        accelerator=accelerator,
-        devices=devices,
-        resume=resume,
-        progress=sys.stderr.isatty(),
-        **options,
-    )
-    recipe = dict(data=data, images=len(images.train[:limit]), learning_rate=learning_rate, warmup=warmup, **options)
-    classifier.save(out / "classifier.safetensors", recipe=recipe, metrics=metrics)
-    typer.echo(
-        f"{out / 'classifier.safetensors'}: accuracy {metrics['accuracy']:.4f} on {len(images.fit)} held-out images"
-    )
+        from .classifiers import ResNet
+        from .datasets import load_dataset
+        from .training import Classification, train
+
+        images = load_dataset(data, data_dir)
+        if images.train.y is None:
+            raise ValueError(f"{data} has no labels, which a classifier learns from")
+        torch.manual_seed(seed)
+        classifier = ResNet(images.train.shape, classes=int(images.train.y.max()) + 1, width=width, blocks=blocks)
+        options: dict[str, Any] = dict(epochs=epochs, batch_size=batch_size, seed=seed, precision=precision)
+        metrics = train(
+            Classification(classifier, learning_rate, warmup),
+            images.train[:limit],
+            images.fit,
+            out=out,
+            accelerator=accelerator,
+            devices=devices,
+            resume=resume,
+            progress=sys.stderr.isatty(),
+            **options,
+        )
+        recipe = dict(
+            data=data, images=len(images.train[:limit]), learning_rate=learning_rate, warmup=warmup, **options
+        )
+        classifier.save(out / "classifier.safetensors", recipe=recipe, metrics=metrics)
+        typer.echo(
+            f"{out / 'classifier.safetensors'}: accuracy {metrics['accuracy']:.4f} on {len(images.fit)} held-out images"
+        )
+
+
+def _assignment(item: str) -> tuple[str, Any]:
+    """NAME=JSON -> (name, value)."""
+    name, _, value = item.partition("=")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        raise ValueError(f"--set wants NAME=JSON, got {item!r}") from None
 
 
 def main() -> None:

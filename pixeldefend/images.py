@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM")  # how files of these formats begin
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 16 * 2**20
 
@@ -52,6 +53,8 @@ def read_image(file: str | os.PathLike[str] | bytes) -> np.ndarray:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 return _to_array(image)
     except UnidentifiedImageError:
+        if data.startswith(SIGNATURES):
+            raise ValueError("truncated or damaged: its header cannot be read") from None
         raise ValueError(f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ValueError(f"refused as a decompression bomb: {error}") from None

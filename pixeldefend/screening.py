@@ -16,10 +16,8 @@ from typing import Literal
 import numpy as np
 
 from .detector import Detector
-from .images import SUFFIXES, read_bytes, read_image, to_batch
+from .images import SIGNATURES, SUFFIXES, read_bytes, read_image, to_batch
 from .zoo import cached_detector, detector_for, shipped
-
-SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM")
 
 
 @dataclass

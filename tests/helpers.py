@@ -1,5 +1,7 @@
 """What several test files use."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -32,3 +34,12 @@ def clean_images(n: int, seed: int = 0) -> np.ndarray:
     ramps = random.uniform(0, 1, (n, 1, 1)) + random.uniform(-0.05, 0.05, (n, 2, 1)) @ np.ones((1, 8))[None]
     images = ramps[:, :1] + np.arange(8)[None, :, None] * ramps[:, 1:] * 0.05
     return (np.clip(np.broadcast_to(images, (n, 8, 8)), 0, 1) * 255).round().astype(np.uint8)
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A small PNG that claims to be width x height."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )

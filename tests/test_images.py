@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import bomb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -158,15 +159,6 @@ def test_animations_are_refused():
         data = encoded(frames[0], file_format, save_all=True, append_images=frames[1:])
         with pytest.raises(ValueError, match="animated"):
             read_image(data)
-
-
-def bomb(width: int, height: int) -> bytes:
-    """A small PNG that claims to be width x height."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
-    )
 
 
 @pytest.mark.parametrize(

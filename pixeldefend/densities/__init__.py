@@ -18,12 +18,15 @@ DENSITIES: dict[str, Callable[..., Density]] = {
 def build(config: dict[str, Any]) -> Density:
     """config: {"model": a name in `DENSITIES`, ...its arguments}. Returns the untrained density.
 
-    Raises ValueError if the name is unknown.
+    Raises ValueError if the name or an argument is unknown.
     """
     model = config.get("model")
     if model not in DENSITIES:
         raise ValueError(f"unknown density {model!r}; there are: {', '.join(DENSITIES)}")
-    return DENSITIES[model](**{key: value for key, value in config.items() if key != "model"})
+    try:
+        return DENSITIES[model](**{key: value for key, value in config.items() if key != "model"})
+    except TypeError as error:  # an argument that it does not have, or of the wrong type
+        raise ValueError(f"cannot make {model}: {error}") from None
 
 
 def load(path: str | os.PathLike[str]) -> Density:

@@ -1,0 +1,191 @@
+"""The command line as a process."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import EXAMPLES, bomb, clean_images
+from PIL import Image
+
+PROGRAM = Path(sys.executable).parent / "pixeldefend"
+
+
+def pixeldefend(*arguments, stdin: str | None = None, cwd=None) -> subprocess.CompletedProcess:
+    command = [str(PROGRAM), *map(str, arguments)]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, cwd=cwd, check=False, timeout=300)
+
+
+def refused(*arguments, says: str) -> None:
+    result = pixeldefend(*arguments)
+    assert result.returncode == 2, result.stderr
+    assert says in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
+
+
+@pytest.fixture(scope="module")
+def detector(tiny_detector, tmp_path_factory):
+    path = tmp_path_factory.mktemp("detector") / "tiny.safetensors"
+    tiny_detector.save(path)
+    return path
+
+
+@pytest.fixture
+def clean(tmp_path):
+    folder = tmp_path / "clean"
+    folder.mkdir()
+    for i, image in enumerate(clean_images(3, seed=9)):
+        Image.fromarray(image).save(folder / f"{i}.png")
+    return folder
+
+
+def test_help_names_the_commands_and_imports_no_torch():
+    result = pixeldefend("--help")
+    assert result.returncode == 0
+    assert all(command in result.stdout for command in ("screen", "calibrate", "benchmark", "train"))
+    code = "import sys, pixeldefend.cli; assert not {'torch', 'numpy', 'matplotlib', 'foolbox'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_clean_folder_exits_with_0(detector, clean):
+    result = pixeldefend("screen", clean, "--detector", detector, "--format", "jsonl")
+    assert result.returncode == 0, result.stderr
+    records = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [record["path"] for record in records] == [f"{clean}/{i}.png" for i in range(3)]
+    assert list(records[0]) == [
+        "path", "verdict", "p_value", "bits_per_dim", "score", "detector", "sha256", "width", "height", "error",
+    ]  # fmt: skip
+    assert result.stderr.strip() == "3 files: 3 clean, 0 adversarial, 0 error"  # and no progress bar in a pipe
+
+
+def test_a_flagged_image_exits_with_1_in_every_format(detector, clean, tmp_path):
+    Image.fromarray(np.random.RandomState(0).randint(0, 256, (8, 8), np.uint8)).save(clean / "noise.png")
+    table = pixeldefend("screen", clean, "--detector", detector)
+    assert table.returncode == 1
+    assert "adversarial" in table.stdout
+    assert "\x1b" not in table.stdout
+    output = tmp_path / "out.csv"
+    result = pixeldefend("screen", f"{clean}/*.png", "--detector", detector, "--format", "csv", "--output", output)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    rows = list(csv.DictReader(io.StringIO(output.read_text())))
+    assert [row["verdict"] for row in rows] == ["clean"] * 3 + ["adversarial"]
+    heatmaps = tmp_path / "heat"
+    listed = "\n".join(str(path) for path in sorted(clean.glob("*.png")))
+    result = pixeldefend(
+        "screen", "-", "--detector", detector, "--heatmaps", heatmaps, "--batch-size", "2", stdin=listed
+    )
+    assert result.returncode == 1
+    assert len(list(heatmaps.glob("*.png"))) == 4
+
+
+def test_every_bad_file_is_a_record_and_the_rest_go_on(detector, clean, tmp_path):
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    whole = (clean / "0.png").read_bytes()
+    (bad / "a_text.png").write_text("not an image")
+    (bad / "b_truncated.png").write_bytes(whole[: len(whole) // 2])
+    (bad / "c_bomb.png").write_bytes(bomb(20_000, 20_000))
+    (bad / "d_empty.png").write_bytes(b"")
+    Image.new("L", (28, 9)).save(bad / "e_size.png")
+    (bad / "f_unreadable.png").symlink_to("/proc/self/mem")  # opens, and fails to be read, for the superuser too
+    (bad / "g_good.png").write_bytes(whole)
+    os.mkfifo(bad / "h_pipe.png")
+    (bad / "i_dangling.png").symlink_to("nowhere")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    result = pixeldefend(
+        "screen", bad, empty, tmp_path / "missing", clean / "1.png", "--detector", detector, "--format", "jsonl"
+    )
+    assert result.returncode == 2
+    records = {Path(record["path"]).name: record for record in map(json.loads, result.stdout.splitlines())}
+    expected = {
+        "a_text.png": "not a PNG",
+        "b_truncated.png": "truncated or damaged",
+        "c_bomb.png": "bomb",
+        "d_empty.png": "the file is empty",
+        "e_size.png": "the image is 9 x 28, the detector models 8 x 8",
+        "f_unreadable.png": "Input/output error",
+        "h_pipe.png": "is not a file",
+        "i_dangling.png": "there is no file",
+        "empty": "the folder holds no image",
+        "missing": "there is no file",
+    }
+    for name, reason in expected.items():
+        assert records[name]["verdict"] == "error", name
+        assert reason in records[name]["error"]
+    assert records["g_good.png"]["verdict"] == "clean"
+    assert records["1.png"]["verdict"] == "clean"
+
+
+@pytest.mark.parametrize(
+    ("fpr", "says"),
+    [
+        ("0", "fpr must lie strictly between 0 and 1, got 0.0"),
+        ("1", "fpr must lie strictly between 0 and 1, got 1.0"),
+        ("0.00001", "needs at least 99999 calibration images"),
+        ("nan", "strictly between 0 and 1"),
+    ],
+)
+def test_rates_that_cannot_be_promised_are_refused(clean, fpr, says):
+    refused("screen", clean, "--fpr", fpr, says=says)
+
+
+def test_a_flipped_byte_in_a_detector_is_refused(detector, clean, tmp_path):
+    damaged = bytearray(detector.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    (tmp_path / "damaged.safetensors").write_bytes(bytes(damaged))
+    refused("screen", clean, "--detector", tmp_path / "damaged.safetensors", says="damaged.safetensors is damaged")
+
+
+def test_other_refusals(detector, clean, tmp_path):
+    refused("screen", clean, "--detector", "nope", says="no shipped detector 'nope'; there are: fashion-mnist")
+    refused("screen", clean, "--detector", detector, "--output", tmp_path / "no" / "x.csv", says="there is no folder")
+    assert pixeldefend("screen", "-", stdin="\n").returncode == 2
+
+
+def test_a_shape_without_a_shipped_detector_lists_those_that_exist(clean):
+    result = pixeldefend("screen", clean, "--format", "jsonl")
+    assert result.returncode == 2
+    for line in result.stdout.splitlines():
+        assert "there are: fashion-mnist (1, 28, 28)" in json.loads(line)["error"]
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_killed_run_leaves_no_half_written_output(detector, clean, tmp_path, how):
+    output = tmp_path / "out.jsonl"
+    output.write_text("what was there before")
+    listed = f"{clean}/0.png\n" * 200_000
+    command = [str(PROGRAM), "screen", "-", "--detector", str(detector), "--format", "jsonl", "--output", str(output)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process.stdin.write(listed.encode())
+    process.stdin.close()
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob(".out.jsonl.*")) and time.monotonic() < deadline:
+        time.sleep(0.05)  # until it has begun to write
+    assert process.poll() is None
+    process.send_signal(how)
+    assert process.wait(60) != 0
+    assert output.read_text() == "what was there before"
+    if how != signal.SIGKILL:
+        assert not list(tmp_path.glob(".out.jsonl.*"))
+
+
+def test_the_examples_are_judged_as_promised(tmp_path):
+    """`make demo`: at least 18 of the 20 attacked images are flagged and at most 1 of the 20 clean ones."""
+    result = pixeldefend("screen", EXAMPLES, "--format", "jsonl", "--picture", tmp_path / "demo.png")
+    assert result.returncode == 1
+    records = [json.loads(line) for line in result.stdout.splitlines()]
+    clean = [record["verdict"] for record in records if Path(record["path"]).name.startswith("clean_")]
+    attacked = [record["verdict"] for record in records if not Path(record["path"]).name.startswith("clean_")]
+    assert len(clean) == len(attacked) == 20
+    assert clean.count("adversarial") <= 1
+    assert attacked.count("adversarial") >= 18
+    assert Image.open(tmp_path / "demo.png").size[0] > 1000

@@ -1,0 +1,128 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import SAMPLE, clean_images
+from scipy.stats import beta, norm
+from sklearn.metrics import roc_auc_score
+from test_attacks import Brightness
+
+from pixeldefend import load_classifier, load_detector
+from pixeldefend.datasets import DataSet, Images
+from pixeldefend.eval import auroc, rate, run_benchmark, write_report
+from pixeldefend.eval.metrics import promised_interval
+
+RESULTS = Path(__file__).parent.parent / "eval" / "results" / "fashion-mnist" / "results.json"
+
+
+def test_auroc_and_its_interval():
+    random = np.random.RandomState(0)
+    truth = norm.cdf(1 / np.sqrt(2))  # of N(0, 1) against N(1, 1)
+    covered = 0
+    for _ in range(200):
+        clean, attacked = random.randn(60), random.randn(50) + 1
+        area, (low, high) = auroc(clean, attacked)
+        assert area == pytest.approx(roc_auc_score([0] * 60 + [1] * 50, np.r_[clean, attacked]))
+        assert 0 <= low <= area <= high <= 1
+        covered += low <= truth <= high
+    assert 0.90 <= covered / 200 <= 0.99
+    assert auroc(np.zeros(5), np.ones(5)) == (1.0, (1.0, 1.0))
+
+
+def test_rate_and_its_interval():
+    value, (low, high) = rate(3, 50)
+    assert value == 0.06
+    assert low == pytest.approx(beta.ppf(0.025, 3, 48))
+    assert high == pytest.approx(beta.ppf(0.975, 4, 47))
+
+
+def test_the_promised_interval_counts_both_draws():
+    random = np.random.RandomState(0)
+    low, high = promised_interval(10, 199, 400)
+    rates = [(random.rand(400) > np.sort(random.rand(199))[-10]).mean() for _ in range(2000)]
+    assert 0.92 <= np.mean([low <= r <= high for r in rates]) <= 0.98
+
+
+def dataset(n: int = 60) -> DataSet:
+    def images(count, seed):
+        x = torch.from_numpy(clean_images(count, seed))[:, None]
+        return Images(x, Brightness()(x / 255).argmax(1), torch.arange(count))
+
+    return DataSet("ramps", images(10, 1), images(20, 2), images(120, 3), images(n, 4))
+
+
+def test_a_benchmark_end_to_end(tiny_detector, tmp_path):
+    results = run_benchmark(
+        tiny_detector.with_fpr(0.05), Brightness(), dataset(), attacks=["noise-8", "pgd-8"], clean=60
+    )
+    assert {(row["attack"], row["score"]) for row in results["rows"]} == {
+        (attack, score)
+        for attack in ("noise-8", "pgd-8")
+        for score in ("bits_per_dim", "typicality", "excess_surprisal", "low_entropy_excess_surprisal")
+    }
+    for row in results["rows"]:
+        assert 0 < row["succeeded"] <= row["attempted"] <= 60
+        for name in ("auroc", "tpr_at_fpr_0.01", "tpr_at_fpr_0.05"):
+            low, high = row[f"{name}_ci"]
+            assert 0 <= low <= row[name] <= high <= 1
+    noise = next(row for row in results["rows"] if (row["attack"], row["score"]) == ("noise-8", "excess_surprisal"))
+    assert noise["auroc"] > 0.9
+    assert noise["attempted"] == noise["succeeded"]
+    # its own calibration is kept; the others are calibrated on the calibration images
+    assert results["thresholds"]["excess_surprisal"]["0.05"] == pytest.approx(-tiny_detector.offset_)
+    assert json.loads(json.dumps(results)) == results
+    write_report(results, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["results.json", "results.md", "roc.png"]
+    assert (tmp_path / "out" / "results.md").read_text().count("| pgd-8 |") == 4
+
+
+def test_an_attack_that_never_succeeds_is_a_row_without_rates(tiny_detector, tmp_path):
+    class Stubborn(Brightness):
+        def forward(self, x):
+            return torch.tensor([1.0, 0.0]).expand(len(x), 2) + 0 * super().forward(x)
+
+    data = dataset(20)
+    data = DataSet(
+        data.name, data.train, data.fit, data.calibration, Images(data.test.x, torch.zeros(20).long(), data.test.index)
+    )
+    results = run_benchmark(tiny_detector, Stubborn(), data, attacks=["fgsm-1"], scores=["excess_surprisal"])
+    (row,) = results["rows"]
+    assert (row["attempted"], row["succeeded"], row["auroc"], row["tpr_at_fpr_0.05"]) == (20, 0, None, None)
+    write_report(results, tmp_path)
+
+
+def test_unknown_names_and_unlabelled_data_are_refused(tiny_detector):
+    with pytest.raises(ValueError, match="unknown name 'nope'"):
+        run_benchmark(tiny_detector, Brightness(), dataset(), attacks=["nope"])
+    data = dataset()
+    unlabelled = DataSet("x", data.train, data.fit, data.calibration, Images(data.test.x, None, data.test.index))
+    with pytest.raises(ValueError, match="has no labels"):
+        run_benchmark(tiny_detector, Brightness(), unlabelled)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", ["fgsm-8", "pgd-2"])
+def test_a_published_row_is_recomputed(attack):
+    """From the 500 test images that the published benchmark attacked, and the shipped models."""
+    published = json.loads(RESULTS.read_text())
+    expected = next(r for r in published["rows"] if (r["attack"], r["score"]) == (attack, "excess_surprisal"))
+    with np.load(SAMPLE) as file:
+        test = Images(torch.from_numpy(file["x"])[:, None], torch.from_numpy(file["y"]).long(), torch.arange(500))
+    nothing = test[:0]
+    data = DataSet("fashion-mnist", nothing, nothing, nothing, test)
+    results = run_benchmark(
+        load_detector("fashion-mnist"),
+        load_classifier("fashion-mnist"),
+        data,
+        attacks=[attack],
+        scores=["excess_surprisal"],
+    )
+    (row,) = results["rows"]
+    # other processors round differently: a few images may cross a boundary
+    assert row["attempted"] == pytest.approx(expected["attempted"], abs=2)
+    assert row["succeeded"] == pytest.approx(expected["succeeded"], abs=5)
+    assert row["auroc"] == pytest.approx(expected["auroc"], abs=0.002)
+    for name in ("tpr_at_fpr_0.01", "tpr_at_fpr_0.05"):
+        assert row[name] == pytest.approx(expected[name], abs=0.02)

@@ -1,0 +1,130 @@
+"""Training through the command line, on data small enough for seconds."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import clean_images
+
+from pixeldefend import densities
+from pixeldefend.detector import Detector
+
+PROGRAM = Path(sys.executable).parent / "pixeldefend"
+SMALL = ["--set", "filters=4", "--set", "blocks=1", "--set", "scales=1", "--set", "mixtures=2"]
+QUICK = ["--batch-size", "16", "--warmup", "10", "--learning-rate", "0.02", "--accelerator", "cpu"]
+
+
+def run(*arguments) -> subprocess.CompletedProcess:
+    command = [str(PROGRAM), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "ramps.npz"
+    x = clean_images(1200)
+    np.savez(path, x=x, y=(x[:, 0, 0] > 127).astype(int))
+    return path
+
+
+@pytest.mark.slow
+def test_train_resume_calibrate_screen(data, tmp_path):
+    train = ["train", "density", "--data", data, *SMALL, *QUICK]
+    whole = run(*train, "--out", tmp_path / "whole", "--epochs", "3")
+    assert whole.returncode == 0, whole.stderr
+    density = densities.load(tmp_path / "whole" / "density.safetensors")
+    untrained = densities.build(density.config)
+    x = torch.from_numpy(clean_images(50, seed=7))[:, None] / 255
+    assert density.bits_per_dim(x).mean() < untrained.bits_per_dim(x).mean() - 1
+    with open(tmp_path / "whole" / "metrics.csv") as file:
+        validation = [float(row["bits_per_dim"]) for row in csv.DictReader(file) if row["bits_per_dim"]]
+    assert len(validation) == 3
+    assert validation[-1] < validation[0]
+
+    # a run cut after two epochs goes on to the same weights
+    again = run(*train, "--out", tmp_path / "again", "--epochs", "3")
+    assert again.returncode == 0
+    torch.testing.assert_close(
+        densities.load(tmp_path / "again" / "density.safetensors").state_dict(), density.state_dict()
+    )
+    code = f"""
+import pixeldefend.training as training
+from lightning import Trainer
+fit = Trainer.fit
+def cut(self, task, *args, **kwargs):
+    class Cut(__import__("lightning").Callback):
+        def on_train_epoch_start(self, trainer, task):
+            if trainer.current_epoch == 2: raise SystemExit(9)
+    self.callbacks.append(Cut())
+    fit(self, task, *args, **kwargs)
+Trainer.fit = cut
+import sys
+sys.argv = ["pixeldefend", *{[str(a) for a in train]!r}, "--out", {str(tmp_path / "cut")!r}, "--epochs", "3"]
+from pixeldefend.cli import main
+main()
+"""
+    cut = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
+    assert cut.returncode != 0
+    assert not (tmp_path / "cut" / "density.safetensors").exists()
+    resumed = run(*train, "--out", tmp_path / "cut", "--epochs", "3", "--resume", tmp_path / "cut" / "last.ckpt")
+    assert resumed.returncode == 0, resumed.stderr
+    torch.testing.assert_close(
+        densities.load(tmp_path / "cut" / "density.safetensors").state_dict(),
+        density.state_dict(),
+        atol=1e-4,
+        rtol=1e-3,
+    )
+
+    out = tmp_path / "detector.safetensors"
+    calibrated = run(
+        "calibrate",
+        "--density",
+        tmp_path / "whole" / "density.safetensors",
+        "--data",
+        data,
+        "--out",
+        out,
+        "--fpr",
+        "0.02",
+    )
+    assert calibrated.returncode == 0, calibrated.stderr
+    detector = Detector.load(out)
+    assert len(detector.calibration_scores_) == 100
+    noise = np.random.RandomState(0).randint(0, 256, (20, 8, 8), np.uint8)
+    assert detector.is_adversarial(noise).all()
+
+
+@pytest.mark.slow
+def test_train_a_classifier_and_benchmark_it(data, tmp_path, tiny_detector):
+    result = run("train", "classifier", "--data", data, "--out", tmp_path, "--width", "4", "--epochs", "2", *QUICK)
+    assert result.returncode == 0, result.stderr
+    assert "accuracy" in result.stdout
+    tiny_detector.save(tmp_path / "detector.safetensors")
+    models = ["--detector", tmp_path / "detector.safetensors", "--classifier", tmp_path / "classifier.safetensors"]
+    choice = ["--attacks", "fgsm-8,noise-8", "--scores", "excess_surprisal", "--limit", "30"]
+    result = run("benchmark", *models, *choice, "--data", data, "--out", tmp_path / "b")
+    assert result.returncode == 0, result.stderr
+    assert "| noise-8 |" in result.stdout
+    assert (tmp_path / "b" / "roc.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["density", "--data", "nope", "--out", "x"], "'nope' is no data set"),
+        (["density", "--data", "DATA", "--out", "x", "--model", "nope"], "unknown density 'nope'"),
+        (["density", "--data", "DATA", "--out", "x", "--resume", "nope.ckpt"], "there is no checkpoint nope.ckpt"),
+        (["density", "--data", "DATA", "--out", "x", "--set", "filters"], "--set wants NAME=JSON, got 'filters'"),
+        (["density", "--data", "DATA", "--out", "x", "--set", "nope=1"], "nope"),
+    ],
+)
+def test_bad_input_is_refused(data, tmp_path, arguments, says):
+    arguments = [str(data) if a == "DATA" else str(tmp_path / a) if a == "x" else a for a in arguments]
+    result = run("train", *arguments)
+    assert result.returncode == 2
+    assert says in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr

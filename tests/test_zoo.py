@@ -1,0 +1,129 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from helpers import EXAMPLES, SAMPLE
+from PIL import Image
+
+import pixeldefend
+from pixeldefend import Detector, is_adversarial, load_classifier, load_detector, zoo
+
+CLEAN = sorted(EXAMPLES.glob("clean_*.png"))
+ATTACKED = sorted(set(EXAMPLES.glob("*.png")) - set(CLEAN))
+
+
+@pytest.mark.parametrize("kind", ["detector", "classifier"])
+def test_shipped_models_are_small_and_say_what_they_are(kind):
+    assert "fashion-mnist" in zoo.shipped(kind)
+    for name in zoo.shipped(kind):
+        card = zoo.card(name, kind)
+        assert {"sha256", "kind", "data", "recipe", "metrics"} <= card.keys()
+        assert (zoo.WEIGHTS / f"{name}-{kind}.safetensors").stat().st_size < 10e6
+    assert sum(path.stat().st_size for path in zoo.WEIGHTS.iterdir()) < 40e6
+
+
+def test_figures_promised_of_the_shipped_models():
+    detector, classifier = zoo.card("fashion-mnist", "detector"), zoo.card("fashion-mnist", "classifier")
+    assert detector["metrics"]["test_images"] == classifier["metrics"]["test_images"] == 10_000
+    assert detector["metrics"]["test_bits_per_dim"] <= 2.90
+    assert classifier["metrics"]["test_accuracy"] >= 0.92
+
+
+@pytest.mark.slow
+def test_those_figures_on_500_of_the_test_images():
+    with np.load(SAMPLE) as file:
+        x, y = file["x"], torch.from_numpy(file["y"])
+    bits = load_detector("fashion-mnist").bits_per_dim(x)
+    expected = zoo.card("fashion-mnist")["metrics"]["test_bits_per_dim"]
+    assert abs(bits.mean() - expected) < 4 * bits.std() / np.sqrt(len(bits))
+    with torch.inference_mode():
+        right = load_classifier("fashion-mnist")(torch.from_numpy(x)[:, None] / 255).argmax(1) == y
+    expected = zoo.card("fashion-mnist", "classifier")["metrics"]["test_accuracy"]
+    assert abs(right.double().mean() - expected) < 4 * np.sqrt(expected * (1 - expected) / len(y))
+
+
+def test_the_attacked_examples_fool_the_shipped_classifier_and_the_clean_ones_do_not():
+    with np.load(SAMPLE) as file:
+        labels = file["y"]
+    classifier = load_classifier("fashion-mnist")
+    for path in [*CLEAN, *ATTACKED]:
+        index = int(path.stem.rsplit("_", 1)[1])
+        pixels = torch.from_numpy(np.array(Image.open(path)))[None, None] / 255
+        with torch.inference_mode():
+            right = classifier(pixels).argmax(1).item() == labels[index]
+        assert right == (path in CLEAN), path
+    assert len({path.stem.rsplit("_", 1)[1] for path in [*CLEAN, *ATTACKED]}) == 40
+
+
+def test_the_library_call():
+    assert is_adversarial(CLEAN[0]) is False
+    assert is_adversarial(str(ATTACKED[0])) is True
+    image = Image.open(ATTACKED[0])
+    pixels = np.array(image)
+    assert is_adversarial(image) is True
+    assert is_adversarial(pixels) is True
+    assert is_adversarial(pixels / 255) is True
+    assert is_adversarial(torch.from_numpy(pixels)[None]) is True
+    assert is_adversarial(np.stack([pixels] * 3, -1)) is True
+    assert is_adversarial(pixels, detector="fashion-mnist") is True
+    assert is_adversarial(pixels, load_detector("fashion-mnist")) is True
+    batch = is_adversarial(np.stack([pixels] * 3))
+    assert batch.dtype == bool
+    assert batch.tolist() == [True] * 3
+    assert is_adversarial(np.zeros((0, 28, 28), np.uint8)).shape == (0,)
+
+
+def test_a_model_is_loaded_once(monkeypatch):
+    is_adversarial(CLEAN[0])
+    monkeypatch.setattr(Detector, "load", lambda *_, **__: pytest.fail("loaded again"))
+    is_adversarial(CLEAN[0])
+
+
+def test_a_shape_that_none_fits_lists_those_that_exist():
+    with pytest.raises(ValueError, match=r"\(3, 20, 20\); there are: fashion-mnist \(1, 28, 28\)"):
+        is_adversarial(np.zeros((20, 20, 3), np.uint8))
+    with pytest.raises(ValueError, match="in colour"):
+        is_adversarial(np.random.RandomState(0).randint(0, 256, (28, 28, 3), np.uint8))
+
+
+def test_the_density_is_there():
+    detector = load_detector("fashion-mnist")
+    assert isinstance(detector, Detector)
+    assert detector.density.event_shape == (1, 28, 28)
+    assert len(detector.calibration_scores_) == 5000
+    assert detector.fpr == 0.01
+
+
+@pytest.mark.parametrize("kind", ["detector", "classifier"])
+def test_a_damaged_shipped_file_is_named(kind, tmp_path, monkeypatch):
+    load = {"detector": load_detector, "classifier": load_classifier}[kind]
+    for file in zoo.WEIGHTS.glob(f"fashion-mnist-{kind}.*"):
+        shutil.copy(file, tmp_path)
+    monkeypatch.setattr(zoo, "WEIGHTS", tmp_path)
+    path = tmp_path / f"fashion-mnist-{kind}.safetensors"
+    load("fashion-mnist")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 0x10
+    path.write_bytes(bytes(data))
+    with pytest.raises(ValueError, match=rf"fashion-mnist-{kind}\.safetensors does not match its sha256"):
+        load("fashion-mnist")
+    path.unlink()
+    with pytest.raises(ValueError, match="is missing: the installation is damaged"):
+        load("fashion-mnist")
+
+
+def test_cards_hold_what_the_files_hold():
+    from pixeldefend.storage import load_tensors
+
+    for path in zoo.WEIGHTS.glob("*.json"):
+        card = json.loads(path.read_text())
+        _, meta = load_tensors(path.with_suffix(".safetensors"))
+        assert {key: value for key, value in card.items() if key != "sha256"} == meta
+
+
+def test_the_public_face():
+    assert set(pixeldefend.__all__) <= set(dir(pixeldefend)) | {"Detector", "load_detector", "load_classifier"}
+    with pytest.raises(AttributeError, match="no attribute 'nope'"):
+        _ = pixeldefend.nope
