@@ -24,7 +24,7 @@ lint: .venv/linted
 weights: .venv/tested
 	$(BIN)/pixeldefend train density --data fashion-mnist --out runs/density \
 	    --set filters=32 --set blocks=1 --set mixtures=5 --epochs 6 --learning-rate 2e-3 --clip 20
-	$(BIN)/pixeldefend train classifier --data fashion-mnist --out runs/classifier --width 24 --epochs 8
+	$(BIN)/pixeldefend train classifier --data fashion-mnist --out runs/classifier --width 32 --epochs 8
 	$(BIN)/python benchmarks/ship.py runs fashion-mnist
 
 examples: .venv/tested

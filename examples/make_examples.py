@@ -37,10 +37,15 @@ def main() -> None:
         save(test.x[i], folder / f"clean_{i:04d}.png")
         free[i] = False
     for kind, attack in KINDS.items():
-        attacked = craft(classifier, test.x, test.y, attack, seed=0)
-        for i in (free & attacked.succeeded).nonzero()[:EACH, 0].tolist():
-            save(attacked.images[i], folder / f"{kind}_{i:04d}.png")
-            free[i] = False
+        wanted = EACH
+        for candidates in free.nonzero()[:, 0].split(16):
+            attacked = craft(classifier, test.x[candidates], test.y[candidates], attack, seed=0)
+            for i in attacked.succeeded.nonzero()[:wanted, 0].tolist():
+                save(attacked.images[i], folder / f"{kind}_{candidates[i]:04d}.png")
+                free[candidates[i]] = False
+                wanted -= 1
+            if not wanted:
+                break
 
 
 def save(image: torch.Tensor, path: Path) -> None:

@@ -68,7 +68,7 @@ def test_a_benchmark_end_to_end(tiny_detector, tmp_path):
             low, high = row[f"{name}_ci"]
             assert 0 <= low <= row[name] <= high <= 1
     noise = next(row for row in results["rows"] if (row["attack"], row["score"]) == ("noise-8", "excess_surprisal"))
-    assert noise["auroc"] > 0.9
+    assert noise["auroc"] > 0.8
     assert noise["attempted"] == noise["succeeded"]
     # its own calibration is kept; the others are calibrated on the calibration images
     assert results["thresholds"]["excess_surprisal"]["0.05"] == pytest.approx(-tiny_detector.offset_)

@@ -1,0 +1,85 @@
+"""How fast `pixeldefend screen` is, and where its time goes: python benchmarks/screening.py [--files 10000]
+
+Writes 28 x 28 PNG files (the Fashion-MNIST test images of the tests, over and over) to a temporary folder and screens
+them as a process. In the same run it times the network alone on the same images, and scoring alone (network, head,
+entropies, p-values), so that all figures are ratios of one run on one machine. Prints JSON.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pixeldefend import load_detector
+
+SAMPLE = Path(__file__).parent.parent / "tests" / "data" / "fashion_mnist_test_500.npz"
+PROGRAM = Path(sys.executable).parent / "pixeldefend"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, default=10_000)
+    n = parser.parse_args().files
+    with np.load(SAMPLE) as file:
+        images = file["x"]
+    x = torch.from_numpy(images[np.arange(n) % len(images)])[:, None]
+    detector = load_detector("fashion-mnist")
+
+    with tempfile.TemporaryDirectory() as folder:
+        for i, image in enumerate(x[:, 0].numpy()):
+            Image.fromarray(image).save(f"{folder}/{i:06d}.png")
+        started = time.perf_counter()
+        command = [PROGRAM, "screen", folder, "--format", "jsonl", "--output", f"{folder}/records.jsonl"]
+        subprocess.run(command, check=False, stderr=subprocess.DEVNULL)
+        screening = time.perf_counter() - started
+        verdicts = [json.loads(line)["verdict"] for line in Path(folder, "records.jsonl").open()]
+    assert len(verdicts) == n
+    assert "error" not in verdicts
+
+    with torch.inference_mode():
+        detector.density.net(x[:64] / 255)  # warm up
+        started = time.perf_counter()
+        for batch in x.split(64):
+            detector.density.net(batch / 255)
+        network = time.perf_counter() - started
+    started = time.perf_counter()
+    detector.judge(x)
+    scoring = time.perf_counter() - started
+    print(
+        json.dumps(
+            {
+                "files": n,
+                "files_a_second": round(n / screening),
+                "share_of_the_network": round(network / screening, 3),
+                "share_of_scoring": round(scoring / screening, 3),
+                "screening_seconds": round(screening, 2),
+                "network_seconds": round(network, 2),
+                "scoring_seconds": round(scoring, 2),
+                "help_seconds": round(help_seconds(), 3),
+                "threads": torch.get_num_threads(),
+            },
+            indent=1,
+        )
+    )
+
+
+def help_seconds() -> float:
+    """The median of five."""
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        subprocess.run([PROGRAM, "--help"], check=True, stdout=subprocess.DEVNULL)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+if __name__ == "__main__":
+    main()
