@@ -133,10 +133,10 @@ def _calibrated(detector: Detector, names: list[str], data: DataSet) -> tuple[di
         if name == detector.score_name:
             functions[name], calibration[name] = detector.score_, detector.calibration_scores_
             continue
-        functions[name] = make_score(name)
-        if isinstance(functions[name], LearnedScore):
-            features = _suspicions(detector, {name: functions[name].features}, data.fit.x)[name]
-            functions[name].fit(torch.from_numpy(features))
+        score = make_score(name)
+        if isinstance(score, LearnedScore):
+            score.fit(torch.from_numpy(_suspicions(detector, {name: score.features}, data.fit.x)[name]))
+        functions[name] = score
     others = {name: function for name, function in functions.items() if name not in calibration}
     if others:
         calibration |= _suspicions(detector, others, data.calibration.x)

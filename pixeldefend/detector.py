@@ -70,7 +70,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     @score.setter
     def score(self, name: str) -> None:
-        vars(self)["score"] = name
+        self.__dict__["score"] = name
 
     @property
     def score_name(self) -> str:
