@@ -41,6 +41,9 @@ ATTACKS: dict[str, Attack] = {
     # the nearest boundary of a linearised classifier, again and again (Moosavi-Dezfooli et al. 2016)
     "deepfool-linf": Attack(_foolbox("LinfDeepFoolAttack", steps=50), None),
     "deepfool-l2": Attack(_foolbox("L2DeepFoolAttack", steps=50), None),
-    # the least L2 perturbation by optimisation (Carlini & Wagner 2017)
-    "cw-l2": Attack(_foolbox("L2CarliniWagnerAttack", binary_search_steps=5, steps=200, initial_const=1.0), None),
+    # the least L2 perturbation by optimisation (Carlini & Wagner 2017); without a margin in the logits, `confidence`,
+    # most would not survive being rounded to 8 bits
+    "cw-l2": Attack(
+        _foolbox("L2CarliniWagnerAttack", binary_search_steps=5, steps=200, initial_const=1.0, confidence=0.2), None
+    ),
 }

@@ -40,7 +40,7 @@ def main() -> None:
         command = [PROGRAM, "screen", folder, "--format", "jsonl", "--output", f"{folder}/records.jsonl"]
         subprocess.run(command, check=False, stderr=subprocess.DEVNULL)
         screening = time.perf_counter() - started
-        verdicts = [json.loads(line)["verdict"] for line in Path(folder, "records.jsonl").open()]
+        verdicts = [json.loads(line)["verdict"] for line in Path(folder, "records.jsonl").read_text().splitlines()]
     assert len(verdicts) == n
     assert "error" not in verdicts
 

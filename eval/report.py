@@ -22,31 +22,10 @@ def write_report(results: dict[str, Any], out: Path) -> None:
 
 def markdown(results: dict[str, Any]) -> str:
     """Returns two Markdown tables: detection by attack and score, and false alarms."""
-    images = results["images"]
-    lines = [
-        f"{results['data']}: {images['attacked_test']} test images attacked (classifier "
-        f"{results['classifier_accuracy']:.1%} right), thresholds frozen before on {images['calibration']} clean "
-        f"calibration images, false alarms counted on {images['clean_test']} clean test images. Succeeded: of those "
-        "that the classifier reads rightly, how many are read wrongly after rounding to 8 bits; detection is over "
-        "these. In brackets: 95 % intervals.",
-        "",
-        "| attack | succeeded | score | AUROC | detected at 1 % false alarms | at 5 % |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in results["rows"]:
-        succeeded = f"{row['succeeded']} / {row['attempted']}"
-        area = (
-            "-" if row["auroc"] is None else f"{row['auroc']:.4f} [{row['auroc_ci'][0]:.4f}, {row['auroc_ci'][1]:.4f}]"
-        )
-        rates = [_percent(row[f"tpr_at_fpr_{fpr}"], row[f"tpr_at_fpr_{fpr}_ci"]) for fpr in (0.01, 0.05)]
-        lines.append(" | ".join([f"| {row['attack']}", succeeded, row["score"], area, *rates]) + " |")
-    lines += ["", "| score | promised false alarms | observed on clean test images | 95 % range of the promise |"]
-    lines += ["| --- | --- | --- | --- |"]
-    for alarm in results["false_alarms"]:
-        low, high = alarm["promised"]
-        observed = _percent(alarm["observed"], alarm["observed_ci"])
-        lines.append(f"| {alarm['score']} | {alarm['fpr']:.0%} | {observed} | {low:.2%} to {high:.2%} |")
-    return "\n".join(lines) + "\n"
+    from jinja2 import Environment, PackageLoader
+
+    environment = Environment(loader=PackageLoader("pixeldefend.eval"), keep_trailing_newline=True, autoescape=False)
+    return environment.get_template("results.md.j2").render(results, number=_number)
 
 
 def plot_roc(results: dict[str, Any], file: Any) -> None:
@@ -79,7 +58,8 @@ def plot_roc(results: dict[str, Any], file: Any) -> None:
     figure.savefig(file, format="png", dpi=90)
 
 
-def _percent(value: float | None, interval: tuple[float, float] | None) -> str:
+def _number(value: float | None, interval: tuple[float, float] | None, form: str) -> str:
+    """Returns "value [low, high]", or "-" where there is none."""
     if value is None or interval is None:
         return "-"
-    return f"{value:.1%} [{interval[0]:.1%}, {interval[1]:.1%}]"
+    return f"{form.format(value)} [{form.format(interval[0])}, {form.format(interval[1])}]"

@@ -145,6 +145,8 @@ def train(
         sampler=DistributedSampler(validation, shuffle=False, **rank),  # type: ignore[arg-type]
     )
     trainer.fit(task, batches, held_out, ckpt_path=resume, weights_only=True)
+    if not trainer.is_global_zero:  # the other processes of DDP hold the same model, and have nothing left to do
+        raise SystemExit(0)
     task.model.eval()
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 

@@ -158,6 +158,22 @@ def test_a_shape_without_a_shipped_detector_lists_those_that_exist(clean):
         assert "there are: fashion-mnist (1, 28, 28)" in json.loads(line)["error"]
 
 
+def test_pixels_out_of_range_are_refused_by_the_library_call():
+    code = """
+import numpy as np
+from pixeldefend import is_adversarial
+for image in (np.full((28, 28), np.nan), np.full((28, 28), 200.0)):
+    try:
+        is_adversarial(image)
+    except ValueError as error:
+        print(error)
+"""
+    result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    nan, large = result.stdout.splitlines()
+    assert nan == "got NaN or infinite pixels; wanted floating point in [0, 1]"
+    assert large == "got floating point pixels from 200 to 200; wanted [0, 1]; divide by 255 or pass uint8"
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_killed_run_leaves_no_half_written_output(detector, clean, tmp_path, how):
     output = tmp_path / "out.jsonl"
