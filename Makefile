@@ -6,7 +6,9 @@ SOURCES = $(shell find pixeldefend attacks eval -name '*.py' -o -name '*.j2' -o 
 .PHONY: demo test test-fast lint weights examples benchmark clean
 
 demo: .venv/installed
+	@rm -f demo.png
 	$(BIN)/pixeldefend screen examples --picture demo.png || test $$? -eq 1
+	@test -f demo.png
 	@echo "wrote demo.png"
 
 test: .venv/tested
@@ -36,15 +38,15 @@ benchmark: .venv/tested
 
 # a regular, not an editable, installation: what is tested is what users get
 .venv/installed: pyproject.toml $(SOURCES) | .venv/bin/python
-	$(BIN)/pip install --quiet .
+	rm -rf build && $(BIN)/pip install --quiet .
 	@touch $@
 
 .venv/tested: pyproject.toml $(SOURCES) | .venv/bin/python
-	$(BIN)/pip install --quiet '.[test]'
+	rm -rf build && $(BIN)/pip install --quiet '.[test]'
 	@touch $@ .venv/installed
 
 .venv/linted: pyproject.toml $(SOURCES) | .venv/bin/python
-	$(BIN)/pip install --quiet '.[dev]'
+	rm -rf build && $(BIN)/pip install --quiet '.[dev]'
 	@touch $@ .venv/tested .venv/installed
 
 .venv/bin/python:

@@ -58,18 +58,19 @@ def craft(
         if attack not in ATTACKS:
             raise ValueError(f"unknown attack {attack!r}; there are: {', '.join(ATTACKS)}")
         attack = ATTACKS[attack]
-    x = to_batch(images)[0]
-    y = torch.as_tensor(labels)
+    x = to_batch(images)[0].detach().cpu()
+    y = torch.as_tensor(labels).cpu()
+    if not len(x):
+        raise ValueError("there are no images to attack")
     if y.shape != x.shape[:1] or y.is_floating_point():
         raise ValueError(f"labels must be {len(x)} whole numbers, got {y.dtype} of shape {tuple(y.shape)}")
     device = next((p.device for p in classifier.parameters()), torch.device("cpu"))
     counted = _Counted(classifier)
     # gradients of the weights are not needed, and foolbox would add them up
     trainable = [p for p in classifier.parameters() if p.requires_grad]
-    training = classifier.training
+    modes = {module: module.training for module in classifier.modules()}
     crafted = []
     try:
-        classifier.eval()
         counted.eval()
         for p in trainable:
             p.requires_grad_(False)
@@ -79,7 +80,8 @@ def craft(
             for clean, label in progress(list(zip(x.split(batch_size), y.split(batch_size), strict=True))):
                 crafted.append(_craft(model, attack, clean.to(device), label.to(device)))
     finally:
-        classifier.train(training)
+        for module, training in modes.items():
+            module.training = training
         for p in trainable:
             p.requires_grad_(True)
     adversarial, attempted, succeeded = (torch.cat(parts).cpu() for parts in zip(*crafted, strict=True))

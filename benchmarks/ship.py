@@ -8,6 +8,7 @@ to pixeldefend/weights.
 import argparse
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from pixeldefend.classifiers import ResNet
 from pixeldefend.datasets import load_dataset
 from pixeldefend.storage import load_tensors, sha256_of
 
+PROGRAM = Path(sys.executable).parent / "pixeldefend"
 WEIGHTS = Path(__file__).parent.parent / "pixeldefend" / "weights"
 
 
@@ -28,7 +30,7 @@ def main() -> None:
 
     detector = WEIGHTS / f"{arguments.name}-detector.safetensors"
     density = arguments.runs / "density" / "density.safetensors"
-    command = ["pixeldefend", "calibrate", "--density", density, "--data", arguments.name, "--out", detector]
+    command = [PROGRAM, "calibrate", "--density", density, "--data", arguments.name, "--out", detector]
     subprocess.run([*command, "--data-dir", arguments.data_dir], check=True)
     write_card(detector)
 

@@ -37,9 +37,9 @@ def run_benchmark(
     logits. attacks, scores: names, None for all. limit: attack the first so many test images. clean: count false
     alarms on the first so many (None: on those that are attacked).
 
-    Thresholds are frozen before any attack: the detector's own score keeps its calibration, other scores are fitted
-    on data.fit and calibrated on data.calibration. AUROC compares attacked 8-bit images that fool the classifier with
-    all the clean ones of the same first `limit` test images.
+    Thresholds are frozen before any attack, at false-alarm rates of 1 % and 5 % on average: the detector's own score
+    keeps its calibration, other scores are fitted on data.fit and calibrated on data.calibration. AUROC compares
+    attacked 8-bit images that fool the classifier with all the clean ones of the same first `limit` test images.
 
     Returns plain JSON values: `rows` (attack, score, attempted, succeeded, auroc, tpr_at_fpr_0.01, tpr_at_fpr_0.05,
     each with its _ci), `false_alarms` (score, fpr, observed, its _ci, and the interval `promised`), `roc` (points of
@@ -70,7 +70,14 @@ def run_benchmark(
             observed, interval = rate(int((everything[name][:m] > thresholds[name][fpr]).sum()), m)
             promised = promised_interval(conformal.rank(fpr, n), n, m)
             false_alarms.append(
-                {"score": name, "fpr": fpr, "observed": observed, "observed_ci": interval, "promised": promised}
+                {
+                    "score": name,
+                    "fpr": fpr,
+                    "calibration_images": n,
+                    "observed": observed,
+                    "observed_ci": interval,
+                    "promised": promised,
+                }
             )
 
     rows, curves = [], []

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import betabinom, binomtest, norm
 from sklearn.metrics import roc_auc_score
 
-Interval = tuple[float, float]
+Interval = list[float]  # low, high
 
 
 def auroc(clean: np.ndarray, attacked: np.ndarray) -> tuple[float, Interval]:
@@ -14,15 +14,16 @@ def auroc(clean: np.ndarray, attacked: np.ndarray) -> tuple[float, Interval]:
     interval (DeLong et al. 1988, on the logit scale, so that it stays within [0, 1])."""
     truth = np.r_[np.zeros(len(clean)), np.ones(len(attacked))]
     area = float(roc_auc_score(truth, np.r_[clean, attacked]))
-    if area in (0.0, 1.0) or min(len(clean), len(attacked)) < 2:
-        return area, (area, area)
+    fewer = min(len(clean), len(attacked))
+    if area in (0.0, 1.0) or fewer < 2:  # no spread to estimate an error from: as for so many hits, or misses, in a row
+        return area, rate(round(area * fewer), fewer)[1]
     # the variance of the two sets of placements: how each score ranks among those of the other kind
     error = np.sqrt(
         _placements(attacked, clean).var(ddof=1) / len(attacked) + _placements(clean, attacked).var(ddof=1) / len(clean)
     )
     logit, half = np.log(area / (1 - area)), norm.ppf(0.975) * error / (area * (1 - area))
     low, high = 1 / (1 + np.exp(-(logit - half))), 1 / (1 + np.exp(-(logit + half)))
-    return area, (float(low), float(high))
+    return area, [float(low), float(high)]
 
 
 def _placements(scores: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -35,7 +36,7 @@ def _placements(scores: np.ndarray, others: np.ndarray) -> np.ndarray:
 def rate(hits: int, total: int) -> tuple[float, Interval]:
     """Returns hits / total and its 95 % interval (Clopper & Pearson 1934)."""
     interval = binomtest(hits, total).proportion_ci(0.95)
-    return hits / total, (float(interval.low), float(interval.high))
+    return hits / total, [float(interval.low), float(interval.high)]
 
 
 def promised_interval(rank: int, calibration: int, clean: int) -> Interval:
@@ -43,4 +44,4 @@ def promised_interval(rank: int, calibration: int, clean: int) -> Interval:
     threshold is the rank-th highest of `calibration` scores: the count is beta-binomial, which has the chance of both
     draws in it."""
     low, high = betabinom(clean, rank, calibration + 1 - rank).ppf([0.025, 0.975])
-    return float(low / clean), float(high / clean)
+    return [float(low / clean), float(high / clean)]

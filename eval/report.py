@@ -58,7 +58,7 @@ def plot_roc(results: dict[str, Any], file: Any) -> None:
     figure.savefig(file, format="png", dpi=90)
 
 
-def _number(value: float | None, interval: tuple[float, float] | None, form: str) -> str:
+def _number(value: float | None, interval: list[float] | None, form: str) -> str:
     """Returns "value [low, high]", or "-" where there is none."""
     if value is None or interval is None:
         return "-"

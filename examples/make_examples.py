@@ -46,6 +46,8 @@ def main() -> None:
                 wanted -= 1
             if not wanted:
                 break
+        else:
+            raise RuntimeError(f"{attack} fools the classifier on too few of {POOL} images: {wanted} more are needed")
 
 
 def save(image: torch.Tensor, path: Path) -> None:

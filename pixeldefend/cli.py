@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
+import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -63,13 +66,17 @@ def screen(
     from .screening import Statistics, find_files
     from .screening import screen as screen_files
 
-    sources = [line for path in paths for line in (sys.stdin.read().splitlines() if path == "-" else [path]) if line]
+    sources = [source for path in paths for source in (_standard_input() if path == "-" else [path]) if source]
     statistics = Statistics()
     files = list(find_files(sources, statistics))
     if not files:
         _refuse("nothing to screen: standard input holds no path")
+    from .picture import SHEET
+
     pictured: list[Screened] = []
     with _refusals():
+        if picture is not None and (picture.suffix.lower() != ".png" or not picture.parent.is_dir()):
+            raise ValueError(f"--picture wants the name of a .png file in a folder that exists, got {picture}")
         if heatmaps is not None:
             heatmaps.mkdir(parents=True, exist_ok=True)
         results = screen_files(
@@ -88,12 +95,14 @@ def screen(
                     from .picture import save_heat_map
 
                     save_heat_map(result, heatmaps)
-                if picture is not None:
+                if picture is not None and len(pictured) <= SHEET:
                     pictured.append(result)
         if picture is not None:
             from .picture import save_contact_sheet
 
-            save_contact_sheet(pictured, picture)
+            if len(pictured) > SHEET:
+                typer.echo(f"{picture} shows the first {SHEET} images", err=True)
+            save_contact_sheet(pictured[:SHEET], picture)
     _summarise(statistics, timing)
     raise typer.Exit(2 if statistics.verdicts["error"] else 1 if statistics.verdicts["adversarial"] else 0)
 
@@ -107,7 +116,7 @@ def _writer(format_: Format, output: Path | None) -> Iterator[Any]:
     names = [field.name for field in dataclasses.fields(Record)]
     rows: list[dict[str, Any]] = []
     with whole_file(output) if output is not None else _standard_output() as file:
-        table = csv.DictWriter(file, names)
+        table = csv.DictWriter(file, names, lineterminator="\n")
         if format_ is Format.csv:
             table.writeheader()
 
@@ -127,7 +136,13 @@ def _writer(format_: Format, output: Path | None) -> Iterator[Any]:
 
 @contextmanager
 def _standard_output() -> Iterator[IO[str]]:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # file names need not be valid UTF-8
     yield sys.stdout
+
+
+def _standard_input() -> list[str]:
+    return os.fsdecode(sys.stdin.buffer.read()).replace("\r\n", "\n").split("\n")
 
 
 def _print_table(rows: list[dict[str, Any]], file: IO[str]) -> None:
@@ -242,6 +257,10 @@ def calibrate(
             "test_false_alarms": verdicts.is_adversarial.mean(),
         }
         recipe = {**load_tensors(density)[1].get("recipe", {}), "torch": torch.__version__}
+        if recipe.get("train_sha256", images.train.digest()) != images.train.digest():
+            raise ValueError(
+                f"{density} was trained on other images than {data} holds now: some may be held out no more"
+            )
         notes = {"data": data, "calibration_images": len(images.calibration), "metrics": metrics, "recipe": recipe}
         detector.save(out, **notes)
     typer.echo(
@@ -283,8 +302,8 @@ def benchmark(
             load_detector(detector, device=device),
             load_classifier(classifier, device=device),
             load_dataset(data, data_dir),
-            attacks=attacks.split(",") if attacks else None,
-            scores=scores.split(",") if scores else None,
+            attacks=_names(attacks),
+            scores=_names(scores),
             limit=limit,
             clean=clean,
             seed=seed,
@@ -295,6 +314,11 @@ def benchmark(
     typer.echo((out / "results.md").read_text())
 
 
+def _names(listed: str) -> list[str] | None:
+    """ "a, b" -> ["a", "b"]; nothing -> None."""
+    return list(dict.fromkeys(name.strip() for name in listed.split(",") if name.strip())) or None
+
+
 # -- train ---------------------------------------------------------------------------------------------------------
 
 Data = Annotated[
@@ -302,7 +326,7 @@ Data = Annotated[
 ]
 DataDir = Annotated[Path, typer.Option(help="Where named data sets are kept, and downloaded to if absent.")]
 Out = Annotated[Path, typer.Option(help="Folder for the model, metrics.csv and checkpoints.")]
-Limit = Annotated[int | None, typer.Option(help="Train on the first N training images only.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Train on the first N training images only.")]
 Resume = Annotated[Path | None, typer.Option(help="Go on from this checkpoint (OUT/last.ckpt).")]
 Precision = Annotated[str, typer.Option(help="32-true, bf16-mixed, ... as Lightning's Trainer takes it.")]
 Accelerator = Annotated[str, typer.Option(help="auto, cpu, gpu ...")]
@@ -315,11 +339,11 @@ def train_density(
     out: Out,
     model: Annotated[str, typer.Option(help="A name in pixeldefend.densities.DENSITIES.")] = "pixelcnnpp",
     set_: Annotated[
-        list[str], typer.Option("--set", help="An argument of the model, NAME=JSON: --set filters=32.")
+        list[str], typer.Option("--set", help="An argument of the model, NAME=VALUE: --set filters=32.")
     ] = [],  # noqa: B006
     data_dir: DataDir = Path("data"),
-    epochs: int = 8,
-    batch_size: int = 32,
+    epochs: Annotated[int, typer.Option(min=1)] = 8,
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
     learning_rate: float = 1e-3,
     warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 200,
     ema: Annotated[float, typer.Option(help="Decay of the weights' moving average; 0 for none.")] = 0.999,
@@ -358,7 +382,12 @@ def train_density(
             **options,
         )
         recipe = dict(
-            data=data, images=len(images.train[:limit]), learning_rate=learning_rate, warmup=warmup, **options
+            data=data,
+            train_sha256=images.train.digest(),
+            images=len(images.train[:limit]),
+            learning_rate=learning_rate,
+            warmup=warmup,
+            **options,
         )
         density.save(out / "density.safetensors", recipe=recipe, metrics=metrics)
         bits = metrics["bits_per_dim"]
@@ -372,8 +401,8 @@ def train_classifier(
     data_dir: DataDir = Path("data"),
     width: Annotated[int, typer.Option(help="Channels of the first stage.")] = 32,
     blocks: Annotated[int, typer.Option(help="Residual blocks in each of the three stages.")] = 1,
-    epochs: int = 8,
-    batch_size: int = 128,
+    epochs: Annotated[int, typer.Option(min=1)] = 8,
+    batch_size: Annotated[int, typer.Option(min=1)] = 128,
     learning_rate: float = 0.1,
     warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 200,
     precision: Precision = "bf16-mixed",
@@ -418,18 +447,24 @@ def train_classifier(
 
 
 def _assignment(item: str) -> tuple[str, Any]:
-    """NAME=JSON -> (name, value)."""
-    name, _, value = item.partition("=")
+    """NAME=VALUE -> (name, value): JSON, or a plain word."""
+    name, equals, value = item.partition("=")
+    if not equals:
+        raise ValueError(f"--set wants NAME=VALUE, got {item!r}")
     try:
         return name, json.loads(value)
     except json.JSONDecodeError:
-        raise ValueError(f"--set wants NAME=JSON, got {item!r}") from None
+        return name, value
 
 
 def main() -> None:
     # a terminated run cleans up behind itself, as an interrupted one does
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    app()
+    try:
+        app()
+    except Exception:  # the shell must not take a failure (1 is Python's default) for "some are flagged"
+        traceback.print_exc()
+        sys.exit(2)
 
 
 if __name__ == "__main__":

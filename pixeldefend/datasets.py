@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,10 @@ class Images:
         """(C, H, W)."""
         _, c, h, w = self.x.shape
         return c, h, w
+
+    def digest(self) -> str:
+        """Returns the sha256 of the images: whether a model was trained on these very ones."""
+        return hashlib.sha256(self.x.contiguous().numpy().tobytes()).hexdigest()
 
     def float(self) -> Tensor:
         """Returns (N, C, H, W) in [0, 1]."""
@@ -114,7 +120,11 @@ def _images(x: np.ndarray, y: np.ndarray | None) -> Images:
 
 
 def _read_npz(path: Path) -> Source:
-    with np.load(path, allow_pickle=False) as file:
+    try:
+        opened = np.load(path, allow_pickle=False)
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{path} is not a readable .npz file: {error}") from None
+    with opened as file:
         if "x" not in file:
             raise ValueError(f"{path} holds {', '.join(file.files) or 'nothing'}; an array x (and y) is wanted")
         arrays = {key: file[key] for key in ("x", "y", "x_test", "y_test") if key in file}
@@ -125,8 +135,12 @@ def _read_npz(path: Path) -> Source:
         ):
             wanted = "uint8 (N, H, W) or (N, H, W, 1 or 3)"
             raise ValueError(f"{key} in {path} must be {wanted}, got {array.dtype} {array.shape}")
-    if y is not None and len(y) != len(x):
-        raise ValueError(f"{path}: x holds {len(x)} images and y {len(y)} labels")
+    for images, labels in (("x", "y"), ("x_test", "y_test")):
+        if labels in arrays and len(arrays[labels]) != len(arrays.get(images, ())):
+            counts = f"{len(arrays.get(images, ()))} images and {labels} {len(arrays[labels])} labels"
+            raise ValueError(f"{path}: {images} holds {counts}")
+    if "x_test" in arrays and arrays["x_test"].shape[1:] != x.shape[1:]:
+        raise ValueError(f"{path}: x holds images of shape {x.shape[1:]}, x_test of {arrays['x_test'].shape[1:]}")
     return x, y, arrays.get("x_test"), arrays.get("y_test")
 
 
@@ -136,7 +150,12 @@ def _read_folder(folder: Path) -> Source:
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
     if not files:
         raise ValueError(f"{folder} holds no image ({', '.join(sorted(SUFFIXES))})")
-    images = [read_image(file) for file in files]
+    images = []
+    for file in files:
+        try:
+            images.append(read_image(file))
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
     for file, image in zip(files, images, strict=True):
         if image.shape != images[0].shape:
             raise ValueError(f"images must be of one size: {files[0]} is {images[0].shape}, {file} is {image.shape}")

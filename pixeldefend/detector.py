@@ -103,10 +103,10 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.calibration_scores_ = self._suspicion(x)
         return self._set_threshold()
 
-    def with_fpr(self, fpr: float, confidence: float | None = None) -> Detector:
+    def with_fpr(self, fpr: float) -> Detector:
         """Returns a detector that differs in its rate of false alarms; density and calibration are shared."""
         check_is_fitted(self)
-        other = Detector(**{**self.get_params(), "fpr": fpr, "confidence": confidence})
+        other = Detector(**{**self.get_params(), "fpr": fpr})
         other.score_ = self.score_
         other.calibration_scores_ = self.calibration_scores_
         other.n_features_in_ = self.n_features_in_
@@ -141,10 +141,10 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         scores, bits, surprisals = [], [], []
         with torch.inference_mode():
             for evidence in self._evidence(self._events(X)):
-                scores.append(_numpy(self.score_(evidence)))
-                bits.append(_numpy(bits_per_dim(evidence)))
+                scores.append(_numbers(self.score_(evidence)))
+                bits.append(_numbers(bits_per_dim(evidence)))
                 if maps:
-                    surprisals.append(_numpy(evidence.surprisal.sum(1)))
+                    surprisals.append(_numbers(evidence.surprisal.sum(1)))
         score = np.concatenate(scores)
         return Verdicts(
             is_adversarial=score > -self.offset_,
@@ -233,13 +233,18 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _evidence(self, x: Tensor) -> Iterator[Evidence]:
         assert self.density is not None
-        for batch in x.split(self.batch_size):
-            yield Evidence(self.density, batch.to(self.density.device))
+        training = self.density.training
+        try:
+            self.density.eval()  # dropout would make every score a matter of chance
+            for batch in x.split(self.batch_size):
+                yield Evidence(self.density, batch.to(self.density.device))
+        finally:
+            self.density.train(training)
 
     def _each(self, function: Callable[[Evidence], Tensor], x: Tensor) -> Array:
         """function of every batch, joined."""
         with torch.inference_mode():
-            return np.concatenate([_numpy(function(evidence)) for evidence in self._evidence(x)])
+            return np.concatenate([_numbers(function(evidence)) for evidence in self._evidence(x)])
 
     def _suspicion(self, x: Tensor) -> Array:
         return self._each(self.score_, x)
@@ -252,5 +257,10 @@ def _is_images(X: Any, shape: tuple[int, ...]) -> bool:
     return isinstance(X, str | os.PathLike | bytes | Image.Image) or (ndim is not None and not flat)
 
 
-def _numpy(tensor: Tensor) -> np.ndarray:
+def _numbers(tensor: Tensor) -> np.ndarray:
+    """Raises ValueError for NaN, which no threshold would catch."""
+    if torch.isnan(tensor).any():
+        raise ValueError(
+            "the density gives NaN for some images: it has diverged in training, or its weights are damaged"
+        )
     return tensor.detach().double().cpu().numpy()

@@ -1,7 +1,7 @@
 """One door for whatever a user holds as an image: files, PIL images, numpy arrays, torch tensors.
 
-Everything leaves it as an 8-bit grid: a uint8 array (H, W) or (H, W, 3) for one file, a float tensor (N, C, H, W) in
-[0, 1] for the rest of the package.
+Everything leaves it on the 8-bit grid: as a uint8 array (H, W) or (H, W, 3) for one file, as a float tensor
+(N, C, H, W) in [0, 1] for the rest of the package.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
-SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM")  # how files of these formats begin
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 16 * 2**20
 
@@ -45,23 +46,18 @@ def read_image(file: str | os.PathLike[str] | bytes) -> np.ndarray:
         raise ValueError("the file is empty (0 bytes)")
     if len(data) > MAX_BYTES:
         raise ValueError(f"the file has {len(data)} bytes, more than the {MAX_BYTES} that are read")
-    if data[:4] == b"\x89PNG" and data[24:25] == b"\x10":  # Pillow would drop the lower 8 bits of RGB silently
-        raise ValueError("16-bit PNGs are not screened; convert to 8-bit grey or RGB first")
+    if data.startswith(b"\x89PNG"):
+        if data[24:25] == b"\x10":  # Pillow would drop the lower 8 bits of RGB silently
+            raise ValueError("16-bit PNGs are not screened; convert to 8-bit grey or RGB first")
+        if b"IEND" not in data:  # nor does it miss the end
+            raise ValueError("truncated or damaged: the PNG has no end")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                return _to_array(image)
+        with _strictly(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return _to_array(image)
     except UnidentifiedImageError:
-        if data.startswith(SIGNATURES):
+        if looks_like_an_image(data):
             raise ValueError("truncated or damaged: its header cannot be read") from None
         raise ValueError(f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image") from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ValueError(f"refused as a decompression bomb: {error}") from None
-    except ValueError:
-        raise
-    except Exception as error:  # decoders of damaged files raise OSError, SyntaxError, struct.error, EOFError ...
-        raise ValueError(f"truncated or damaged: {error}") from None
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
@@ -73,12 +69,35 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         return handle.read(MAX_BYTES + 1)
 
 
+@contextmanager
+def _strictly() -> Iterator[None]:
+    """Whatever Pillow raises, or only warns of, becomes a ValueError that says what is wrong with the image."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    except (UnidentifiedImageError, ValueError):
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ValueError(f"refused as a decompression bomb: {error}") from None
+    except Exception as error:  # decoders of damaged files raise OSError, SyntaxError, struct.error, EOFError ...
+        raise ValueError(f"truncated or damaged: {error}") from None
+
+
+def looks_like_an_image(start: bytes) -> bool:
+    """start: the first 32 bytes of a file, or more. Returns whether a PNG, JPEG, WebP or BMP begins so."""
+    webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
+    bmp = start[:2] == b"BM" and int.from_bytes(start[14:18], "little") in (12, 40, 52, 56, 64, 108, 124)
+    return webp or bmp or start.startswith((b"\x89PNG", b"\xff\xd8\xff"))
+
+
 def to_batch(x: Any) -> tuple[Tensor, bool]:
     """x: a path, a PIL image, a numpy array (H, W), (H, W, 3), (N, H, W) or (N, H, W, C), or a torch tensor (C, H, W)
     or (N, C, H, W), with C = 1 or 3; uint8, or floating point in [0, 1].
 
     A numpy array (A, B, 3) is one RGB image, any other with three axes is a batch of grey ones.
-    Returns the images as float32 (N, C, H, W) in [0, 1], and whether x was a single image.
+    Returns the images as float32 (N, C, H, W) in [0, 1], each pixel the nearest of the 8-bit grid, and whether x was
+    a single image.
     Raises ValueError, saying what came and what is wanted, for any other type, shape, dtype or range.
     """
     import torch
@@ -86,7 +105,8 @@ def to_batch(x: Any) -> tuple[Tensor, bool]:
     if isinstance(x, (str, os.PathLike, bytes)):
         x = read_image(x)
     elif isinstance(x, Image.Image):
-        x = _to_array(x)
+        with _strictly():
+            x = _to_array(x)
     if isinstance(x, np.ndarray):
         tensor, single = _from_numpy(x)
     elif isinstance(x, torch.Tensor):
@@ -105,7 +125,7 @@ def to_batch(x: Any) -> tuple[Tensor, bool]:
         if low < 0 or high > 1:
             hint = "; divide by 255 or pass uint8" if low >= 0 and 1 < high <= 255 else ""
             raise ValueError(f"got floating point pixels from {low:.4g} to {high:.4g}; wanted [0, 1]{hint}")
-    return tensor, single
+    return to_uint8(tensor) / 255, single
 
 
 def match_channels(x: Tensor, channels: int) -> Tensor:

@@ -11,6 +11,7 @@ from PIL import Image
 from .screening import Screened
 from .storage import whole_file
 
+SHEET = 400  # images that one contact sheet takes
 BRIGHTEST = 8.0  # nats; 256 equally probable values have a surprisal of 5.5
 
 
@@ -31,15 +32,15 @@ def save_heat_map(screened: Screened, folder: Path) -> Path:
     scale = max(1, 256 // screened.image.shape[0])
     pair = np.concatenate([_rgb(screened.image), heat_map(screened.surprisal_map)], 1)
     picture = Image.fromarray(pair.repeat(scale, 0).repeat(scale, 1))
-    path = folder / f"{Path(screened.record.path).stem}-{screened.record.sha256[:8]}.png"
+    path = folder / f"{Path(screened.record.path).stem[:100]}-{screened.record.sha256[:8]}.png"
     with whole_file(path, "wb") as file:
         picture.save(file, "PNG")
     return path
 
 
 def save_contact_sheet(results: Sequence[Screened], path: Path, columns: int = 8) -> None:
-    """Writes one picture, in the format of path's suffix, of all results that have a verdict: each image, its heat
-    map of surprisal, name, verdict and p-value."""
+    """Writes one PNG of all results that have a verdict: each image, its heat map of surprisal, name, verdict and
+    p-value."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
@@ -61,9 +62,11 @@ def save_contact_sheet(results: Sequence[Screened], path: Path, columns: int = 8
             extent = (column + left, column + left + 0.45, row + 0.66, row)
             axes.imshow(picture, extent=extent, interpolation="nearest", aspect="auto")
         axes.add_patch(Rectangle((column + 0.04, row), 0.92, 0.66, fill=False, edgecolor=colour, linewidth=2))
-        name = Path(result.record.path).stem
+        name = Path(result.record.path).stem[:24]
         p = result.record.p_value
-        axes.text(column + 0.5, row + 0.77, name, ha="center", va="center", fontsize=7, color="#333333")
+        axes.text(
+            column + 0.5, row + 0.77, name, ha="center", va="center", fontsize=7, color="#333333", parse_math=False
+        )
         verdict = f"{result.record.verdict}   p = {p:.4f}"
         axes.text(
             column + 0.5, row + 0.89, verdict, ha="center", va="center", fontsize=7.5, color=colour, weight="bold"
@@ -74,7 +77,7 @@ def save_contact_sheet(results: Sequence[Screened], path: Path, columns: int = 8
         axes.text(0.4 + nats / 4, rows + 0.42, f"{nats}", ha="center", va="center", fontsize=7)
     axes.text(2.6, rows + 0.27, "surprisal of each pixel, nats", va="center", fontsize=8)
     with whole_file(path, "wb") as file:
-        figure.savefig(file, format=path.suffix.lstrip(".") or "png", dpi=110)
+        figure.savefig(file, format="png", dpi=110)
 
 
 def _rgb(image: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from .detector import Detector
-from .images import SIGNATURES, SUFFIXES, read_bytes, read_image, to_batch
+from .images import MAX_BYTES, SUFFIXES, looks_like_an_image, read_bytes, read_image, to_batch
 from .zoo import cached_detector, detector_for, shipped
 
 
@@ -66,9 +66,11 @@ def find_files(sources: Iterable[str], statistics: Statistics | None = None) -> 
             yield from _walk(source, statistics or Statistics())
         elif not os.path.lexists(source) and glob.has_magic(source):
             matches = sorted(glob.glob(source, recursive=True))
-            files = [match for match in matches if not os.path.isdir(match)]
-            yield from files
-            if not files:
+            if "**" in source:  # its folders' files are among the matches
+                matches = [match for match in matches if not os.path.isdir(match)]
+            for match in matches:
+                yield from _walk(match, statistics or Statistics()) if os.path.isdir(match) else [match]
+            if not matches:
                 yield Record(source, error="no file matches the pattern")
         else:
             yield source
@@ -104,7 +106,7 @@ def screen(
     fixed = None if detector is None else "custom" if isinstance(detector, Detector) else detector
     if fixed is not None:
         get(fixed)
-    elif fpr is not None:
+    else:
         for name in shipped("detector"):
             get(name)
     return _screen(files, fixed, get, batch_size, maps, statistics)
@@ -140,7 +142,8 @@ def _read(path: str, detector: str | None) -> Screened:
     record = Record(path)
     try:
         data = read_bytes(path)
-        record.sha256 = hashlib.sha256(data).hexdigest()
+        if len(data) <= MAX_BYTES:  # otherwise it is not the whole file
+            record.sha256 = hashlib.sha256(data).hexdigest()
         image = read_image(data)
         record.height, record.width = image.shape[:2]
         record.detector = detector or detector_for((image.shape[2] if image.ndim == 3 else 1, *image.shape[:2]))
@@ -155,9 +158,12 @@ def _judge(detector: Detector, group: list[Screened], maps: bool) -> None:
         verdicts = detector.judge(
             to_batch(np.stack([result.image for result in group if result.image is not None]))[0], maps=maps
         )
-    except (ValueError, RuntimeError) as error:  # of another shape than the detector's, or out of memory
-        for result in group:
-            result.record.error = _reason(error)
+    except (ValueError, RuntimeError) as error:  # in colour for a grey detector, out of memory ...
+        if len(group) == 1:
+            group[0].record.error = _reason(error)
+        else:  # one bad image must not take the others with it
+            for result in group:
+                _judge(detector, [result], maps)
         return
     for i, result in enumerate(group):
         result.record.verdict = "adversarial" if verdicts.is_adversarial[i] else "clean"
@@ -191,7 +197,7 @@ def _starts_like_an_image(path: str) -> bool:
         if not os.path.isfile(path):
             return False
         with open(path, "rb") as file:
-            return file.read(4).startswith(SIGNATURES)
+            return looks_like_an_image(file.read(32))
     except OSError:
         return False
 

@@ -20,11 +20,18 @@ from torch import Tensor
 @contextmanager
 def whole_file(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
     """Opens a temporary file beside `path` that takes its place when the block ends well, and goes if it does not:
-    readers see the old file or the whole new one, never half of it."""
-    path = Path(path)
+    readers see the old file or the whole new one, never half of it. Links are followed; devices are written to as
+    they are. Raises OSError, before anything is written, if path cannot be a file."""
+    path = Path(os.path.realpath(path))
+    if path.is_dir():
+        raise IsADirectoryError(f"cannot write {path}: it is a folder")
+    kwargs: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "", "errors": "surrogateescape"}
+    if path.exists() and not path.is_file():
+        with path.open(mode, **kwargs) as device:
+            yield device
+        return
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
-    kwargs: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     handle = tempfile.NamedTemporaryFile(  # noqa: SIM115 (it must outlive its closing, to take the place of path)
         mode, dir=path.parent, prefix=f".{path.name}.", delete=False, **kwargs
     )

@@ -105,13 +105,17 @@ def train(
     out: folder for metrics.csv and the checkpoint last.ckpt, from which `resume` goes on: the order of the images
     depends on seed and epoch alone. ema: decay of the weights' moving average, which becomes the model (0: none).
     clip: largest gradient norm. precision, accelerator, devices: as Lightning's Trainer takes them ("bf16-mixed",
-    "gpu", 2 ...); more than one device trains by DDP. Raises FileNotFoundError if `resume` is missing.
+    "gpu", 2 ...); more than one device trains by DDP. Raises FileNotFoundError if `resume` is missing, ValueError if it
+    has had all its epochs. The metrics before a resumption are kept as metrics.1.csv, metrics.2.csv ...
     """
     if resume is not None and not resume.is_file():
         raise FileNotFoundError(f"there is no checkpoint {resume}")
     batch_size = min(batch_size, len(images))
     steps = epochs * (len(images) // (batch_size * devices))
     task.warmup = min(task.warmup, steps // 5)  # also the start of the moving average: a short run must reach it
+    metrics = out / "metrics.csv"
+    if resume is not None and metrics.exists():  # the logger would delete what was measured before
+        metrics.rename(out / f"metrics.{len(list(out.glob('metrics*.csv')))}.csv")
     lightning.seed_everything(seed, verbose=False)
     callbacks: list[lightning.Callback] = [ModelCheckpoint(out, "last", enable_version_counter=False)]
     if ema:
@@ -145,6 +149,8 @@ def train(
         sampler=DistributedSampler(validation, shuffle=False, **rank),  # type: ignore[arg-type]
     )
     trainer.fit(task, batches, held_out, ckpt_path=resume, weights_only=True)
+    if not trainer.callback_metrics:
+        raise ValueError(f"{resume} has already been trained for {epochs} epochs; ask for more to go on")
     if not trainer.is_global_zero:  # the other processes of DDP hold the same model, and have nothing left to do
         raise SystemExit(0)
     task.model.eval()

@@ -28,7 +28,13 @@ def card(name: str, kind: str = "detector") -> dict[str, Any]:
     """Returns the model card of a shipped model: architecture, recipe, metrics, calibration, sha256."""
     if name not in shipped(kind):
         raise ValueError(f"there is no shipped {kind} {name!r}; there are: {', '.join(shipped(kind)) or 'none'}")
-    return dict(json.loads((WEIGHTS / f"{name}-{kind}.json").read_text()))
+    path = WEIGHTS / f"{name}-{kind}.json"
+    try:
+        return dict(json.loads(path.read_text()))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}): the installation is damaged; reinstall pixeldefend"
+        ) from None
 
 
 def load_detector(name: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Detector:
@@ -70,7 +76,7 @@ def detector_for(image_shape: tuple[int, ...]) -> str:
 def _verified(name: str | os.PathLike[str], kind: str) -> Path:
     """Returns the path of a model file; the bytes of a shipped one match its card."""
     path = Path(name)
-    if path.suffix == ".safetensors" or path.is_file():
+    if str(name) not in shipped(kind) and (path.suffix == ".safetensors" or path.is_file()):
         return path
     expected = card(str(name), kind)["sha256"]
     path = WEIGHTS / f"{name}-{kind}.safetensors"

@@ -1,21 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from helpers import Brightness
 
 from pixeldefend.attacks import ATTACKS, Attack, craft
-
-
-class Brightness(nn.Module):
-    """Class 1 if the image's left half is brighter than its right half: linear, so that attacks must succeed."""
-
-    def __init__(self):
-        super().__init__()
-        self.scale = nn.Parameter(torch.tensor(10.0))
-
-    def forward(self, x):
-        difference = x[..., : x.shape[3] // 2].mean((1, 2, 3)) - x[..., x.shape[3] // 2 :].mean((1, 2, 3))
-        return torch.stack([-difference, difference], 1) * self.scale
 
 
 def images(n: int = 12) -> tuple[torch.Tensor, torch.Tensor]:

@@ -148,12 +148,36 @@ def test_a_flipped_byte_in_a_detector_is_refused(detector, clean, tmp_path):
 def test_other_refusals(detector, clean, tmp_path):
     refused("screen", clean, "--detector", "nope", says="no shipped detector 'nope'; there are: fashion-mnist")
     refused("screen", clean, "--detector", detector, "--output", tmp_path / "no" / "x.csv", says="there is no folder")
+    refused(
+        "screen",
+        clean,
+        "--detector",
+        detector,
+        "--picture",
+        tmp_path / "x.foo",
+        says="--picture wants the name of a .png",
+    )
+    refused("screen", clean, "--detector", detector, "--output", tmp_path, says="it is a folder")
     assert pixeldefend("screen", "-", stdin="\n").returncode == 2
+
+
+def test_names_that_are_not_unicode_and_names_that_look_like_formulas(detector, clean, tmp_path):
+    odd = [os.fsencode(clean) + name for name in (b"/a\xff.png", b"/$\\foo$.png", b"/" + b"x" * 240 + b".png")]
+    for name in odd:
+        os.replace(clean / f"{odd.index(name)}.png", name)
+    command = [PROGRAM, "screen", "-", "--detector", detector, "--format", "csv", "--output", tmp_path / "out.csv"]
+    pictures = ["--heatmaps", tmp_path / "maps", "--picture", tmp_path / "sheet.png"]
+    result = subprocess.run([*command, *pictures], input=b"\n".join(odd), capture_output=True, check=False)
+    assert result.returncode == 0, result.stderr
+    written = (tmp_path / "out.csv").read_bytes().splitlines()
+    assert [line.split(b",")[0] for line in written[1:]] == odd
+    assert len(list((tmp_path / "maps").iterdir())) == 3
 
 
 def test_a_shape_without_a_shipped_detector_lists_those_that_exist(clean):
     result = pixeldefend("screen", clean, "--format", "jsonl")
     assert result.returncode == 2
+    assert len(result.stdout.splitlines()) == 3
     for line in result.stdout.splitlines():
         assert "there are: fashion-mnist (1, 28, 28)" in json.loads(line)["error"]
 

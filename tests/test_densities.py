@@ -167,7 +167,7 @@ def test_sample_frequencies_match_the_probabilities(tiny_density):
     assert excess.abs().max() < 5
 
 
-def test_gradient_to_the_input_matches_finite_differences(tiny_density):
+def test_gradient_to_the_input_matches_finite_differences():
     density = PixelCNNPlusPlus((1, 8, 8), filters=2, blocks=1, scales=2, mixtures=2)
     density = randomised(density, scale=0.1).double()
     x = (0.1 + 0.8 * grid_images(1, 1, 8, 8)).double().requires_grad_()

@@ -8,7 +8,7 @@ from helpers import clean_images
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from pixeldefend.densities import Density
+from pixeldefend.densities import Density, PixelCNNPlusPlus
 from pixeldefend.detector import Detector
 
 
@@ -104,12 +104,12 @@ def test_save_and_load_give_the_same_verdicts(tiny_density, tmp_path, score):
     assert loaded.offset_ == detector.offset_
 
 
-def test_every_flipped_byte_is_noticed(tiny_detector, tmp_path):
+def test_a_flipped_byte_is_noticed_wherever_it_is(tiny_detector, tmp_path):
     path = tmp_path / "d.safetensors"
     tiny_detector.save(path)
     original = path.read_bytes()
     header = 8 + int.from_bytes(original[:8], "little")
-    positions = [0, 9, header // 2, header - 20, header, (header + len(original)) // 2, len(original) - 1]
+    positions = [0, 9, header - 20, len(original) - 1, *range(header // 7, len(original), len(original) // 40)]
     for position in positions:
         damaged = bytearray(original)
         damaged[position] ^= 0x01
@@ -141,6 +141,22 @@ def test_a_stricter_or_looser_rate_shares_the_calibration(tiny_detector):
     assert tiny_detector.fpr == 0.05
     with pytest.raises(ValueError, match="needs at least 199 calibration images, there are 99"):
         tiny_detector.with_fpr(0.005)
+
+
+def test_a_density_that_gives_nan_is_refused_rather_than_trusted():
+    class Diverged(Gaussian):
+        def log_prob(self, x):
+            return super().log_prob(x) * math.nan
+
+    with pytest.raises(ValueError, match="gives NaN"):
+        Detector(Diverged(), score="bits_per_dim", fpr=0.2).fit(np.random.RandomState(0).randn(20, 3))
+
+
+def test_dropout_is_off_when_images_are_scored():
+    density = PixelCNNPlusPlus((1, 8, 8), filters=4, blocks=1, scales=1, mixtures=2, dropout=0.5).train()
+    detector = Detector(density, fpr=0.1).fit(clean_images(20))
+    x = clean_images(5, seed=1)
+    assert np.array_equal(detector.p_value(x), detector.p_value(x))
 
 
 def test_a_learned_score_and_its_calibration_share_no_image(tiny_density):

@@ -166,6 +166,13 @@ def test_sample_frequencies_match_the_masses(distribution):
     assert ((frequencies - pmf).abs() <= 5 * (pmf * (1 - pmf) / n).sqrt() + 1e-5).all()
 
 
+@pytest.mark.parametrize("distribution", [mixture(3, (4,)), GridCategorical(torch.randn(4, 256))])
+def test_values_broadcast(distribution):
+    values = distribution.sample((5,))
+    assert values.shape == (5, 4)
+    assert distribution.log_prob(values).shape == (5, 4)
+
+
 def test_a_value_outside_the_support_is_refused():
     with pytest.raises(ValueError, match="value"):
         mixture(0).log_prob(torch.tensor(1.5))

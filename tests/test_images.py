@@ -169,6 +169,7 @@ def test_animations_are_refused():
         (encoded(Image.fromarray(GREY), "GIF"), "not a PNG"),
         (encoded(Image.fromarray(GREY), "TIFF"), "not a PNG"),
         (encoded(Image.fromarray(RGB))[:-30], "truncated or damaged"),
+        (encoded(Image.fromarray(RGB))[:-9], "truncated or damaged"),
         (encoded(Image.fromarray(np.zeros((64, 64, 3), np.uint8)), "JPEG")[:-200], "truncated or damaged"),
         (bomb(20_000, 20_000), "bomb"),
         (bomb(5_000, 5_000), "pixels that are decoded"),
@@ -189,6 +190,17 @@ def test_a_damaged_file_is_read_or_refused_with_a_value_error(data):
     damaged[position] ^= data.draw(st.integers(1, 255))
     with contextlib.suppress(ValueError):  # anything else would end a screening
         assert read_image(bytes(damaged)).dtype == np.uint8
+
+
+def test_floats_are_put_on_the_grid_that_files_have():
+    batch, _ = to_batch(np.full((2, 2), 100.3 / 255))
+    assert torch.equal(batch, torch.full((1, 1, 2, 2), 100) / 255)
+
+
+def test_damaged_pil_images_are_refused_too():
+    image = Image.open(io.BytesIO(encoded(Image.fromarray(np.zeros((64, 64), np.uint8)), "BMP")[:-500]))
+    with pytest.raises(ValueError, match="truncated or damaged"):
+        to_batch(image)
 
 
 def test_missing_files_and_folders_are_os_errors(tmp_path: Path):

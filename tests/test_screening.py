@@ -42,6 +42,9 @@ def test_globs_and_what_is_missing(folder):
     odd = folder / "a[1].png"
     odd.write_bytes((folder / "0.png").read_bytes())
     assert list(find_files([str(odd)])) == [str(odd)]
+    assert f"{folder}/b/1.png" in list(find_files([f"{folder}/*"])), "a folder that a pattern matches is searched"
+    (folder / "notes.txt").write_text("BMW brochure")
+    assert f"{folder}/notes.txt" not in list(find_files([str(folder)]))
 
 
 def test_one_record_a_file_in_order_whatever_happens(folder, tiny_detector):
@@ -82,6 +85,19 @@ def test_one_record_a_file_in_order_whatever_happens(folder, tiny_detector):
     assert (size.width, size.height) == (8, 9)
 
 
+def test_one_colour_image_does_not_spoil_its_batch(folder, tiny_detector):
+    grey = np.repeat(clean_images(1)[0][..., None], 3, 2)
+    for name, pixels in {
+        "a": grey,
+        "b": np.random.RandomState(0).randint(0, 256, (8, 8, 3), np.uint8),
+        "c": grey,
+    }.items():
+        Image.fromarray(pixels).save(folder / f"rgb_{name}.png")
+    records = [r.record for r in screen(sorted(map(str, folder.glob("rgb_*.png"))), tiny_detector)]
+    assert [record.verdict for record in records] == ["clean", "error", "clean"]
+    assert "in colour" in records[1].error
+
+
 def test_screening_is_lazy(folder, tiny_detector):
     """A stream without end is screened batch by batch."""
     endless = itertools.cycle([str(folder / "0.png")])
@@ -108,4 +124,6 @@ def test_pictures(folder, tiny_detector, tmp_path):
     # the left half is the image itself, enlarged
     assert np.array_equal(pair[::32, :256:32, 0], results[0].image)
     save_contact_sheet([*results, Screened(Record("x"))], tmp_path / "sheet.png")
-    assert read_image(tmp_path / "sheet.png").ndim == 3
+    sheet = read_image(tmp_path / "sheet.png")
+    assert len(np.unique(sheet.reshape(-1, 3), axis=0)) > 100
+    assert (sheet == (44, 122, 75)).all(-1).any(), "the frame of a clean image is green"

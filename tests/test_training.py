@@ -43,6 +43,9 @@ def test_train_resume_calibrate_screen(data, tmp_path):
     with open(tmp_path / "whole" / "metrics.csv") as file:
         validation = [float(row["bits_per_dim"]) for row in csv.DictReader(file) if row["bits_per_dim"]]
     assert len(validation) == 3
+    finished = run(*train, "--out", tmp_path / "whole", "--epochs", "3", "--resume", tmp_path / "whole" / "last.ckpt")
+    assert finished.returncode == 2
+    assert "has already been trained for 3 epochs" in finished.stderr
     assert validation[-1] < validation[0]
 
     # a run cut after two epochs goes on to the same weights
@@ -118,7 +121,7 @@ def test_train_a_classifier_and_benchmark_it(data, tmp_path, tiny_detector):
         (["density", "--data", "nope", "--out", "x"], "'nope' is no data set"),
         (["density", "--data", "DATA", "--out", "x", "--model", "nope"], "unknown density 'nope'"),
         (["density", "--data", "DATA", "--out", "x", "--resume", "nope.ckpt"], "there is no checkpoint nope.ckpt"),
-        (["density", "--data", "DATA", "--out", "x", "--set", "filters"], "--set wants NAME=JSON, got 'filters'"),
+        (["density", "--data", "DATA", "--out", "x", "--set", "filters"], "--set wants NAME=VALUE, got 'filters'"),
         (["density", "--data", "DATA", "--out", "x", "--set", "nope=1"], "nope"),
     ],
 )

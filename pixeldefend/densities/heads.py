@@ -134,10 +134,12 @@ class GridCategorical(GridDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
+        value = value.expand(torch.broadcast_shapes(value.shape, self.batch_shape))
         position = (value * (self.levels - 1)).unsqueeze(-1)
         below = position.detach().floor().clamp(0, self.levels - 2)
         index = below.long()
-        left, right = self.logits.gather(-1, index), self.logits.gather(-1, index + 1)
+        logits = self.logits.expand(*value.shape, -1)
+        left, right = logits.gather(-1, index), logits.gather(-1, index + 1)
         return torch.lerp(left, right, position - below).squeeze(-1)
 
     def pmf(self) -> Tensor:

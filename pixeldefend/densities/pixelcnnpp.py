@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,6 @@ from torch.nn import functional as F
 from .base import Autoregressive, Head
 from .heads import DiscretizedLogisticMixtureHead, GridCategoricalHead
 from .masked import ShiftedConv2d, ShiftedConvTranspose2d
-
-FASHION_MNIST: dict[str, Any] = dict(image_shape=(1, 28, 28), filters=32, blocks=1, scales=3, mixtures=5)
 
 
 class PixelCNNPlusPlus(Autoregressive):
@@ -40,6 +38,9 @@ class PixelCNNPlusPlus(Autoregressive):
             raise ValueError(f"image_shape must be (1 or 3, H >= 8, W >= 8), got {tuple(image_shape)}")
         if scales not in (1, 2, 3):
             raise ValueError(f"scales must be 1, 2 or 3, got {scales}")
+        for name, value in {"filters": filters, "blocks": blocks, "mixtures": mixtures}.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         heads: dict[str, Head] = {
             "logistics": DiscretizedLogisticMixtureHead(channels, mixtures),
             "categorical": GridCategoricalHead(channels),
