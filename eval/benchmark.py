@@ -114,6 +114,7 @@ def run_benchmark(
         "density": density.config,
         "images": {
             "train": len(data.train),
+            "validation": len(data.validation),
             "fit": len(data.fit),
             "calibration": len(detector.calibration_scores_),
             "clean_test": len(clean_images),

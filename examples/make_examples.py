@@ -1,8 +1,9 @@
 """Makes the 40 images beside this file: python examples/make_examples.py [--data-dir DIR]
 
-Of the Fashion-MNIST test images, in their order, the first that the shipped classifier reads rightly and the attack,
-made with a fixed seed, fools after rounding to 8 bits; no image serves twice, and the detector is not asked. Test
-images were used neither to train nor to calibrate. Fashion-MNIST: Copyright 2017 Zalando SE, MIT licence (LICENSE).
+Of the Fashion-MNIST test images that were used neither to train nor to calibrate, in the order of `load_dataset`, the
+first that the shipped classifier reads rightly and that the attack, made with a fixed seed, turns into one that it
+reads wrongly after rounding to 8 bits. No image serves twice, and the detector is not asked. Numbers in file names are
+positions in the official test set. Fashion-MNIST: Copyright 2017 Zalando SE, MIT licence (LICENSE).
 """
 
 import argparse
@@ -31,17 +32,17 @@ def main() -> None:
 
     for old in folder.glob("*.png"):
         old.unlink()
-    with torch.inference_mode():
+    with torch.no_grad():
         free = classifier(test.float()).argmax(1) == test.y
     for i in free.nonzero()[:CLEAN, 0].tolist():
-        save(test.x[i], folder / f"clean_{i:04d}.png")
+        save(test.x[i], folder / f"clean_{test.index[i]:04d}.png")
         free[i] = False
     for kind, attack in KINDS.items():
         wanted = EACH
         for candidates in free.nonzero()[:, 0].split(16):
             attacked = craft(classifier, test.x[candidates], test.y[candidates], attack, seed=0)
             for i in attacked.succeeded.nonzero()[:wanted, 0].tolist():
-                save(attacked.images[i], folder / f"{kind}_{candidates[i]:04d}.png")
+                save(attacked.images[i], folder / f"{kind}_{test.index[candidates[i]]:04d}.png")
                 free[candidates[i]] = False
                 wanted -= 1
             if not wanted:

@@ -373,7 +373,7 @@ def train_density(
         metrics = train(
             MaximumLikelihood(density, learning_rate, warmup),
             images.train[:limit],
-            images.fit,
+            images.validation,
             out=out,
             accelerator=accelerator,
             devices=devices,
@@ -391,7 +391,7 @@ def train_density(
         )
         density.save(out / "density.safetensors", recipe=recipe, metrics=metrics)
         bits = metrics["bits_per_dim"]
-        typer.echo(f"{out / 'density.safetensors'}: {bits:.3f} bits/dim on {len(images.fit)} held-out images")
+        typer.echo(f"{out / 'density.safetensors'}: {bits:.3f} bits/dim on {len(images.validation)} held-out images")
 
 
 @train_app.command("classifier")
@@ -429,7 +429,7 @@ def train_classifier(
         metrics = train(
             Classification(classifier, learning_rate, warmup),
             images.train[:limit],
-            images.fit,
+            images.validation,
             out=out,
             accelerator=accelerator,
             devices=devices,
@@ -441,9 +441,8 @@ def train_classifier(
             data=data, images=len(images.train[:limit]), learning_rate=learning_rate, warmup=warmup, **options
         )
         classifier.save(out / "classifier.safetensors", recipe=recipe, metrics=metrics)
-        typer.echo(
-            f"{out / 'classifier.safetensors'}: accuracy {metrics['accuracy']:.4f} on {len(images.fit)} held-out images"
-        )
+        accuracy, held = metrics["accuracy"], len(images.validation)
+        typer.echo(f"{out / 'classifier.safetensors'}: accuracy {accuracy:.4f} on {held} held-out images")
 
 
 def _assignment(item: str) -> tuple[str, Any]:

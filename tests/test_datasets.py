@@ -20,8 +20,8 @@ def ids(x: torch.Tensor) -> set[int]:
 def test_parts_of_an_npz_are_disjoint_complete_and_the_same_each_time(tmp_path):
     np.savez(tmp_path / "set.npz", x=numbered(600), y=np.arange(600) % 10)
     data = load_dataset(str(tmp_path / "set.npz"))
-    parts = [data.train, data.fit, data.calibration, data.test]
-    assert [len(part) for part in parts] == [450, 50, 50, 50]
+    parts = [data.train, data.validation, data.fit, data.calibration, data.test]
+    assert [len(part) for part in parts] == [400, 50, 50, 50, 50]
     assert set.union(*(ids(part.x) for part in parts)) == set(range(600))
     for part in parts:
         assert part.x.shape[1:] == (1, 8, 8)
@@ -35,8 +35,11 @@ def test_parts_of_an_npz_are_disjoint_complete_and_the_same_each_time(tmp_path):
 def test_an_npz_may_bring_its_own_test_images(tmp_path):
     np.savez(tmp_path / "set.npz", x=numbered(120), x_test=numbered(7), y=np.zeros(120), y_test=np.ones(7))
     data = load_dataset(str(tmp_path / "set.npz"))
-    assert [len(part) for part in (data.train, data.fit, data.calibration, data.test)] == [100, 10, 10, 7]
-    assert data.test.y.tolist() == [1] * 7
+    parts = (data.train, data.validation, data.fit, data.calibration, data.test)
+    assert [len(part) for part in parts] == [100, 10, 10, 3, 4]
+    assert ids(data.train.x) | ids(data.validation.x) | ids(data.fit.x) == set(range(120))
+    assert ids(data.calibration.x) | ids(data.test.x) == set(range(7))
+    assert data.test.y.tolist() == [1] * 4
 
 
 def test_a_folder_is_labelled_by_its_sub_folders(tmp_path):
@@ -46,7 +49,8 @@ def test_a_folder_is_labelled_by_its_sub_folders(tmp_path):
         Image.fromarray(image).save(folder / f"{i:02d}.png")
     (tmp_path / "notes.txt").write_text("not an image")
     data = load_dataset(str(tmp_path))
-    assert sum(len(part) for part in (data.train, data.fit, data.calibration, data.test)) == 24
+    parts = (data.train, data.validation, data.fit, data.calibration, data.test)
+    assert sum(len(part) for part in parts) == 24
     assert torch.equal(data.train.y, data.train.x[:, 0, 0, 0].long() % 2)
 
 

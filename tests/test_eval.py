@@ -49,7 +49,7 @@ def dataset(n: int = 60) -> DataSet:
         x = torch.from_numpy(clean_images(count, seed))[:, None]
         return Images(x, Brightness()(x / 255).argmax(1), torch.arange(count))
 
-    return DataSet("ramps", images(10, 1), images(20, 2), images(120, 3), images(n, 4))
+    return DataSet("ramps", images(10, 1), images(10, 5), images(20, 2), images(120, 3), images(n, 4))
 
 
 def test_a_benchmark_end_to_end(tiny_detector, tmp_path):
@@ -84,7 +84,12 @@ def test_an_attack_that_never_succeeds_is_a_row_without_rates(tiny_detector, tmp
 
     data = dataset(20)
     data = DataSet(
-        data.name, data.train, data.fit, data.calibration, Images(data.test.x, torch.zeros(20).long(), data.test.index)
+        data.name,
+        data.train,
+        data.validation,
+        data.fit,
+        data.calibration,
+        Images(data.test.x, torch.zeros(20).long(), data.test.index),
     )
     results = run_benchmark(tiny_detector, Stubborn(), data, attacks=["fgsm-1"], scores=["excess_surprisal"])
     (row,) = results["rows"]
@@ -96,7 +101,9 @@ def test_unknown_names_and_unlabelled_data_are_refused(tiny_detector):
     with pytest.raises(ValueError, match="unknown name 'nope'"):
         run_benchmark(tiny_detector, Brightness(), dataset(), attacks=["nope"])
     data = dataset()
-    unlabelled = DataSet("x", data.train, data.fit, data.calibration, Images(data.test.x, None, data.test.index))
+    unlabelled = DataSet(
+        "x", data.train, data.validation, data.fit, data.calibration, Images(data.test.x, None, data.test.index)
+    )
     with pytest.raises(ValueError, match="has no labels"):
         run_benchmark(tiny_detector, Brightness(), unlabelled)
 
@@ -110,7 +117,7 @@ def test_a_published_row_is_recomputed(attack):
     with np.load(SAMPLE) as file:
         test = Images(torch.from_numpy(file["x"])[:, None], torch.from_numpy(file["y"]).long(), torch.arange(500))
     nothing = test[:0]
-    data = DataSet("fashion-mnist", nothing, nothing, nothing, test)
+    data = DataSet("fashion-mnist", nothing, nothing, nothing, nothing, test)
     results = run_benchmark(
         load_detector("fashion-mnist"),
         load_classifier("fashion-mnist"),

@@ -46,7 +46,7 @@ def test_those_figures_on_500_of_the_test_images():
 
 def test_the_attacked_examples_fool_the_shipped_classifier_and_the_clean_ones_do_not():
     with np.load(SAMPLE) as file:
-        labels = file["y"]
+        labels = dict(zip(file["index"].tolist(), file["y"].tolist(), strict=True))
     classifier = load_classifier("fashion-mnist")
     for path in [*CLEAN, *ATTACKED]:
         index = int(path.stem.rsplit("_", 1)[1])
