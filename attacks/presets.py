@@ -26,6 +26,11 @@ def _foolbox(name: str, **settings: Any) -> Callable[[], Any]:
     return make
 
 
+def _carlini_wagner(stepsize: float) -> Callable[[], Any]:
+    settings = {"binary_search_steps": 4, "steps": 150, "initial_const": 1.0, "confidence": 0.2}
+    return _foolbox("L2CarliniWagnerAttack", stepsize=stepsize, **settings)
+
+
 ATTACKS: dict[str, Attack] = {
     # the control: if it is flagged, that says nothing about attacks
     "noise-8": Attack(_foolbox("LinfAdditiveUniformNoiseAttack"), 8 / 255, control=True),
@@ -43,7 +48,8 @@ ATTACKS: dict[str, Attack] = {
     "deepfool-l2": Attack(_foolbox("L2DeepFoolAttack", steps=50), None),
     # the least L2 perturbation by optimisation (Carlini & Wagner 2017); without a margin in the logits, `confidence`,
     # most would not survive being rounded to 8 bits
-    "cw-l2": Attack(
-        _foolbox("L2CarliniWagnerAttack", binary_search_steps=5, steps=200, initial_const=1.0, confidence=0.2), None
-    ),
+    "cw-l2": Attack(_carlini_wagner(stepsize=0.05), None),
+    # with foolbox's own step size it cannot move, in so few steps, pixels that are exactly 0 or 255: a larger change,
+    # but of textured pixels only
+    "cw-l2-slow": Attack(_carlini_wagner(stepsize=0.01), None),
 }
