@@ -102,6 +102,18 @@ main()
 
 
 @pytest.mark.slow
+def test_two_processes_train_one_model(data, tmp_path):
+    result = run(
+        "train", "density", "--data", data, "--out", tmp_path, *SMALL, *QUICK, "--epochs", "2", "--devices", "2"
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("held-out images") == 1
+    density = densities.load(tmp_path / "density.safetensors")
+    x = torch.from_numpy(clean_images(50, seed=7))[:, None] / 255
+    assert density.bits_per_dim(x).mean() < densities.build(density.config).bits_per_dim(x).mean() - 1
+
+
+@pytest.mark.slow
 def test_train_a_classifier_and_benchmark_it(data, tmp_path, tiny_detector):
     result = run("train", "classifier", "--data", data, "--out", tmp_path, "--width", "4", "--epochs", "2", *QUICK)
     assert result.returncode == 0, result.stderr
