@@ -37,7 +37,7 @@ benchmark: .venv/tested
 	    --attacks noise-8,fgsm-1,fgsm-2,fgsm-4,fgsm-8,bim-1,bim-2,bim-4,bim-8,pgd-1,pgd-2,pgd-4,pgd-8,pgd-l2-0.25,pgd-l2-0.5,pgd-l2-1.0,deepfool-linf,deepfool-l2,cw-l2 \
 	    --limit 500 --clean 5000 --out eval/results/fashion-mnist
 	$(BIN)/pixeldefend benchmark --detector fashion-mnist --classifier fashion-mnist --data fashion-mnist \
-	    --attacks cw-l2-slow --limit 100 --clean 5000 --out eval/results/fashion-mnist-cw-slow
+	    --attacks cw-l2-slow --limit 100 --clean 1000 --out eval/results/fashion-mnist-cw-slow
 
 # a regular, not an editable, installation: what is tested is what users get
 .venv/installed: pyproject.toml $(SOURCES) | .venv/bin/python
