@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def save_contact_sheet(results: Sequence[Screened], path: Path, columns: int = 8
             extent = (column + left, column + left + 0.45, row + 0.66, row)
             axes.imshow(picture, extent=extent, interpolation="nearest", aspect="auto")
         axes.add_patch(Rectangle((column + 0.04, row), 0.92, 0.66, fill=False, edgecolor=colour, linewidth=2))
-        name = Path(result.record.path).stem[:24]
+        name = os.fsencode(Path(result.record.path).stem[:24]).decode("utf-8", "replace")  # it may be no text
         p = result.record.p_value
         axes.text(
             column + 0.5, row + 0.77, name, ha="center", va="center", fontsize=7, color="#333333", parse_math=False

@@ -91,6 +91,8 @@ main()
         data,
         "--out",
         out,
+        "--score",
+        "bits_per_dim",
         "--fpr",
         "0.02",
     )
@@ -98,7 +100,8 @@ main()
     detector = Detector.load(out)
     assert len(detector.calibration_scores_) == 100
     noise = np.random.RandomState(0).randint(0, 256, (20, 8, 8), np.uint8)
-    assert detector.is_adversarial(noise).all()
+    assert detector.bits_per_dim(noise).mean() > detector.bits_per_dim(clean_images(20, seed=8)).mean() + 0.5
+    assert detector.score_name == "bits_per_dim"
 
 
 @pytest.mark.slow
