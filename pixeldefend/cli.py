@@ -366,7 +366,7 @@ def train_density(
         images = load_dataset(data, data_dir)
         arguments = dict(_assignment(item) for item in set_)
         torch.manual_seed(seed)
-        density = build({"model": model, "image_shape": images.train.shape, **arguments})
+        density = build({"model": model, "event_shape": images.train.shape, **arguments})
         options: dict[str, Any] = dict(
             epochs=epochs, batch_size=batch_size, seed=seed, ema=ema, clip=clip, precision=precision
         )

@@ -61,7 +61,7 @@ def cached_detector(name: str, device: str = "cpu") -> Detector:
 def detector_for(image_shape: tuple[int, ...]) -> str:
     """image_shape: (C, H, W). Returns the name of the shipped detector for it, or else for H and W alone (an RGB file
     may well hold a grey image). Raises ValueError, listing those that exist, if there is none."""
-    shapes = {name: tuple(card(name)["density"]["image_shape"]) for name in shipped("detector")}
+    shapes = {name: tuple(card(name)["density"]["event_shape"]) for name in shipped("detector")}
     for same in (slice(0, 3), slice(1, 3)):
         for name, shape in shapes.items():
             if shape[same] == tuple(image_shape)[same]:

@@ -12,11 +12,11 @@ from pixeldefend.densities import DENSITIES, Autoregressive, PixelCNNPlusPlus, b
 # name -> small configurations that between them reach every branch
 SMALL = {
     "pixelcnnpp": [
-        dict(image_shape=(1, 8, 8), filters=4, blocks=1, scales=1, mixtures=2),
-        dict(image_shape=(1, 9, 11), filters=4, blocks=1, scales=3, mixtures=2),
-        dict(image_shape=(3, 8, 9), filters=4, blocks=1, scales=2, mixtures=2),
-        dict(image_shape=(3, 8, 8), filters=4, blocks=1, scales=2, head="categorical"),
-        dict(image_shape=(1, 13, 8), filters=4, blocks=2, scales=3, mixtures=1, dropout=0.2),
+        dict(event_shape=(1, 8, 8), filters=4, blocks=1, scales=1, mixtures=2),
+        dict(event_shape=(1, 9, 11), filters=4, blocks=1, scales=3, mixtures=2),
+        dict(event_shape=(3, 8, 9), filters=4, blocks=1, scales=2, mixtures=2),
+        dict(event_shape=(3, 8, 8), filters=4, blocks=1, scales=2, head="categorical"),
+        dict(event_shape=(1, 13, 8), filters=4, blocks=2, scales=3, mixtures=1, dropout=0.2),
     ],
 }
 CASES = [
@@ -206,9 +206,9 @@ def test_bad_images_are_refused(tiny_density, x, message):
 def test_bad_configurations_are_refused():
     with pytest.raises(ValueError, match="unknown density 'nope'; there are: pixelcnnpp"):
         build({"model": "nope"})
-    with pytest.raises(ValueError, match="image_shape"):
+    with pytest.raises(ValueError, match="event_shape"):
         PixelCNNPlusPlus((1, 7, 28))
-    with pytest.raises(ValueError, match="image_shape"):
+    with pytest.raises(ValueError, match="event_shape"):
         PixelCNNPlusPlus((2, 8, 8))
     with pytest.raises(ValueError, match="scales must be 1, 2 or 3, got 4"):
         PixelCNNPlusPlus((1, 8, 8), scales=4)

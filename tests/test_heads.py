@@ -12,9 +12,9 @@ from scipy.stats import logistic
 
 from pixeldefend.densities.heads import (
     DiscretizedLogisticMixture,
-    DiscretizedLogisticMixtureHead,
+    PixelLogisticMixtureHead,
     GridCategorical,
-    GridCategoricalHead,
+    PixelCategoricalHead,
 )
 
 GRID = torch.arange(256, dtype=torch.float64) / 255
@@ -82,7 +82,7 @@ def test_mixture_is_continuous_off_the_grid(where):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("head", ["logistics", "categorical"])
 def test_gradients_are_correct(head, channels):
-    made = DiscretizedLogisticMixtureHead(channels, 2) if head == "logistics" else GridCategoricalHead(channels)
+    made = PixelLogisticMixtureHead(channels, 2) if head == "logistics" else PixelCategoricalHead(channels)
     made = made.double()
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
@@ -94,7 +94,7 @@ def test_gradients_are_correct(head, channels):
 
 
 def test_gradient_is_finite_at_both_ends_and_in_single_precision():
-    head = DiscretizedLogisticMixtureHead(1, 3)
+    head = PixelLogisticMixtureHead(1, 3)
     parameters = (20 * torch.randn(2, head.outputs, 4, 4)).requires_grad_()
     x = torch.tensor([0.0, 1 / 255, 0.5, 1.0]).expand(2, 1, 4, 4).clone().requires_grad_()
     log_prob = head(parameters, x).log_prob(x)
@@ -127,7 +127,7 @@ def test_moments_are_those_of_the_surprisal():
 def test_channels_follow_the_joint_of_pixelcnnpp():
     """log p(R, G, B) is log sum_k pi_k prod_c mass_kc (Salimans et al. 2017, section 2.2), component by component."""
     k = 3
-    head = DiscretizedLogisticMixtureHead(3, k).double()
+    head = PixelLogisticMixtureHead(3, k).double()
     parameters = torch.randn(1, head.outputs, 1, 1, dtype=torch.float64)
     x = grid_images(1, 3, 1, 1).double()
     flat = parameters.flatten()

@@ -8,9 +8,20 @@ from typing import Any
 
 from ..storage import load_tensors
 from .base import Autoregressive, Density
+from .ensemble import OrderEnsemble
+from .eonade import EoNADE
+from .fvsbn import FVSBN
+from .made import MADE
+from .nade import NADE
 from .pixelcnnpp import PixelCNNPlusPlus
+from .rnade import RNADE
 
-DENSITIES: dict[str, Callable[..., Density]] = {
+DENSITIES: dict[str, Callable[..., Autoregressive]] = {
+    "fvsbn": FVSBN,
+    "nade": NADE,
+    "eonade": EoNADE,
+    "rnade": RNADE,
+    "made": MADE,
     "pixelcnnpp": PixelCNNPlusPlus,
 }
 
@@ -21,6 +32,8 @@ def build(config: dict[str, Any]) -> Density:
     Raises ValueError if the name or an argument is unknown.
     """
     model = config.get("model")
+    if model == "order_ensemble":
+        return OrderEnsemble(build(config["density"]), config["orderings"])  # type: ignore[arg-type]
     if model not in DENSITIES:
         raise ValueError(f"unknown density {model!r}; there are: {', '.join(DENSITIES)}")
     try:
@@ -40,4 +53,17 @@ def load(path: str | os.PathLike[str]) -> Density:
     return density.eval()
 
 
-__all__ = ["DENSITIES", "Autoregressive", "Density", "PixelCNNPlusPlus", "build", "load"]
+__all__ = [
+    "DENSITIES",
+    "EoNADE",
+    "FVSBN",
+    "MADE",
+    "NADE",
+    "RNADE",
+    "Autoregressive",
+    "Density",
+    "OrderEnsemble",
+    "PixelCNNPlusPlus",
+    "build",
+    "load",
+]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, constraints
+from torch.distributions import Distribution, constraints
 
 from ..storage import save_tensors
 
@@ -20,7 +21,13 @@ class Density(nn.Module, ABC):
 
     event_shape: shape of one event, (C, H, W) for images; None if any shape will do.
     config: what `densities.build` needs to make this model again (plain JSON values); None if it cannot be saved.
+    levels: number L of values that a site takes, which are k / (L - 1) for k = 0 ... L - 1: 256 for 8-bit images and
+    audio, 2 for binary data, as many as there are characters for text. None for real numbers, of which p(x) is a
+    density and not a mass.
     """
+
+    levels: int | None = 256
+    any_length = False  # whether events with one dimension may be longer or shorter than event_shape says
 
     def __init__(self, event_shape: tuple[int, ...] | None, config: dict[str, Any] | None = None) -> None:
         super().__init__()
@@ -35,18 +42,51 @@ class Density(nn.Module, ABC):
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Returns (n, *event) exact samples."""
 
+    def objective(self, x: Tensor) -> Tensor:
+        """x: (N, *event). Returns (N,) nats, what training minimises: -log p(x), or an estimate of its mean over the
+        orderings that a model learns at once."""
+        return -self.log_prob(x)
+
     def bits_per_dim(self, x: Tensor) -> Tensor:
-        """x: (N, *event). Returns (N,): -log2 p(x) per sub-pixel."""
-        return -self.log_prob(x) / (math.prod(x.shape[1:]) * math.log(2))
+        """x: (N, *event). Returns (N,): -log2 p(x) a site.
+
+        Of a density of real numbers: for images as `observe` dequantises them, 8 bits more, since a value of 8 bits is
+        1/256 wide. Raises ValueError for real-valued events that are no images: they have no bits.
+        """
+        bits = -self.log_prob(x) / (math.prod(x.shape[1:]) * math.log(2))
+        if self.levels is not None:
+            return bits
+        if x.ndim != 4:
+            raise ValueError(f"a density of real numbers has no bits/dim; take log_prob, in nats (x is {tuple(x.shape)})")
+        return bits + 8
+
+    def observe(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        """x: (N, C, H, W) images in [0, 1]. Returns what this density models of them: themselves; binarised at a half
+        if it has 2 levels; dequantised, (255 x + u) / 256, if it models real numbers.
+
+        noise: u, in [0, 1) and of the shape of x; by default one fixed pattern for all images, so that a score does not
+        depend on chance or on the batch.
+        """
+        if self.levels == 2:
+            return (x >= 0.5).to(x.dtype)
+        if self.levels is None:
+            if noise is None:
+                generator = torch.Generator().manual_seed(0)
+                noise = torch.rand(x.shape[1:], generator=generator).to(x)
+            return (255 * x + noise) / 256
+        return x
 
     def check(self, x: Tensor) -> None:
-        """Raises ValueError unless x is (N, *event), floating point and finite."""
-        if self.event_shape is not None and tuple(x.shape[1:]) != self.event_shape:
+        """Raises ValueError unless x is (N, *event), floating point, finite and, if values are on a grid, in [0, 1]."""
+        any_length = self.any_length and len(self.event_shape or ()) == 1 and x.ndim == 2
+        if self.event_shape is not None and tuple(x.shape[1:]) != self.event_shape and not any_length:
             raise ValueError(f"this density models events of shape {self.event_shape}, got x of shape {tuple(x.shape)}")
         if not x.is_floating_point():
             raise ValueError(f"x must be floating point, got {x.dtype}")
         if not torch.isfinite(x).all():
             raise ValueError(f"x must be finite, got {int((~torch.isfinite(x)).sum())} NaN or infinite values")
+        if self.levels is not None and x.numel() and not (x.min() >= 0 and x.max() <= 1):
+            raise ValueError(f"x must lie in [0, 1], got min {x.min():.3g} and max {x.max():.3g}")
 
     def save(self, path: str | os.PathLike[str], **notes: Any) -> None:
         """Writes one safetensors file that `densities.load` reads; notes (recipe, metrics: plain JSON values) are kept
@@ -60,9 +100,41 @@ class Density(nn.Module, ABC):
         """Where the weights are (the CPU if there are none)."""
         return next((p.device for p in self.parameters()), torch.device("cpu"))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights (float32 if there are none)."""
+        return next((p.dtype for p in self.parameters()), torch.float32)
 
-class GridDistribution(Distribution, ABC):
-    """A distribution over the grid {0, 1, ..., L - 1} / (L - 1) of pixel values; L = 256 for 8-bit images."""
+
+class SiteDistribution(Distribution, ABC):
+    """The distribution of every site given those before it: what a head makes."""
+
+    @abstractmethod
+    def log_prob(self, value: Tensor) -> Tensor:
+        """value: broadcastable to batch_shape. Returns nats."""
+
+    @abstractmethod
+    def surprisal_moments(self) -> tuple[Tensor, Tensor]:
+        """Returns the mean (the entropy) and the variance of -log p(v) for v drawn from p, both (*batch_shape), in
+        nats and squared nats."""
+
+    @abstractmethod
+    def draw(self, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
+        """Returns (*batch_shape) values drawn from p^(1/temperature), normalised."""
+
+    def entropy(self) -> Tensor:
+        """Returns (*batch_shape) nats."""
+        return self.surprisal_moments()[0]
+
+    def sample(self, sample_shape: Iterable[int] = ()) -> Tensor:
+        """Returns (*sample_shape, *batch_shape) values."""
+        shape = torch.Size(sample_shape)
+        draws = torch.stack([self.draw() for _ in range(math.prod(shape))])
+        return draws.reshape(*shape, *self.batch_shape)
+
+
+class GridDistribution(SiteDistribution):
+    """A distribution over the grid {0, 1, ..., L - 1} / (L - 1); L = 256 for 8-bit images."""
 
     support = constraints.unit_interval
     levels: int
@@ -76,77 +148,92 @@ class GridDistribution(Distribution, ABC):
         """Returns (*batch_shape, L): the probability of every value, which sum to 1."""
 
     def surprisal_moments(self) -> tuple[Tensor, Tensor]:
-        """Returns the mean (the entropy) and the variance of -log p(v) for v drawn from p, both (*batch_shape), in
-        nats and squared nats."""
         pmf = self.pmf()
         surprisal = -torch.log(pmf.clamp(min=torch.finfo(pmf.dtype).tiny))
         mean = (pmf * surprisal).sum(-1)
         return mean, (pmf * surprisal.square()).sum(-1).sub(mean.square()).clamp(min=0)
 
-    def entropy(self) -> Tensor:
-        """Returns (*batch_shape) nats."""
-        return self.surprisal_moments()[0]
-
-    def sample(self, sample_shape: Iterable[int] = ()) -> Tensor:
-        """Returns (*sample_shape, *batch_shape) values on the grid."""
-        index = Categorical(self.pmf()).sample(torch.Size(sample_shape))
-        return index / (self.levels - 1)
+    def draw(self, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
+        pmf = self.pmf()
+        if temperature != 1:
+            pmf = (pmf.log() / temperature).softmax(-1)
+        index = torch.multinomial(pmf.reshape(-1, self.levels), 1, generator=generator)
+        return index.reshape(self.batch_shape).to(pmf) / (self.levels - 1)
 
 
 class Head(nn.Module, ABC):
     """Turns a net's parameters into the distribution of every site.
 
-    outputs: number P of parameters a pixel that the net must supply.
+    outputs: number P of parameters that the net must supply, a site (a pixel for heads that join a pixel's channels).
+    levels: number of values of a site; None if it is a real number, and the distribution a density.
     """
 
     outputs: int
+    levels: int | None
 
     @abstractmethod
     def initial_bias(self) -> Tensor:
         """Returns (P,): the parameters to start training from, for the bias of a net's last layer."""
 
     @abstractmethod
-    def forward(self, parameters: Tensor, x: Tensor) -> GridDistribution:
-        """parameters: (N, P, H, W), x: (N, C, H, W) in [0, 1]. Returns a Distribution over (N, C, H, W) sub-pixels,
-        each given the channels before it in x."""
+    def forward(self, parameters: Tensor, x: Tensor) -> SiteDistribution:
+        """parameters: (N, *event, P), x: (N, *event), which only heads look at that join the channels of a pixel
+        (they take parameters (N, P, H, W) a pixel). Returns a Distribution over (N, *event)."""
 
 
 class Autoregressive(Density):
-    """p(x) = prod_i p(x_i | x_<i) in raster order, channel by channel within a pixel: a net and a head.
+    """p(x) = prod_i p(x_i | x_<i): a net, whose parameters for a site depend on earlier sites only, and a head.
 
-    net: (N, C, H, W) in [0, 1] -> (N, P, H, W); what it returns for a pixel depends on earlier pixels only.
-    head: (N, P, H, W), x -> a Distribution over every sub-pixel given the channels before it.
+    The order of sites is that of the event, flattened; of images, raster order, channel by channel within a pixel.
+    net: (N, *event) -> what `head` takes.
     """
 
     event_shape: tuple[int, ...]
 
     def __init__(
-        self, image_shape: tuple[int, int, int], net: nn.Module, head: Head, config: dict[str, Any] | None = None
+        self, event_shape: tuple[int, ...], net: nn.Module, head: Head, config: dict[str, Any] | None = None
     ) -> None:
-        super().__init__(image_shape, config)
+        super().__init__(event_shape, config)
         self.net = net
         self.head = head
+        self.levels = head.levels
 
-    def check(self, x: Tensor) -> None:
-        """Raises ValueError unless x is (N, C, H, W), floating point and in [0, 1]."""
-        super().check(x)
-        if x.numel() and not (x.min() >= 0 and x.max() <= 1):
-            raise ValueError(f"x must lie in [0, 1], got min {x.min():.3g} and max {x.max():.3g}")
+    def parameters_of_sites(self, x: Tensor) -> Tensor:
+        """x: (N, *event). Returns what the head takes."""
+        return self.net(x)
 
-    def conditionals(self, x: Tensor) -> GridDistribution:
-        """x: (N, C, H, W) in [0, 1]. Returns the Distribution of every sub-pixel given those before it."""
+    def conditionals(self, x: Tensor) -> SiteDistribution:
+        """x: (N, *event). Returns the Distribution of every site given those before it. Raises ValueError as `check`
+        does."""
         self.check(x)
-        parameters = self.net(x)
+        parameters = self.parameters_of_sites(x)
         with torch.autocast(x.device.type, enabled=False):
             return self.head(at_least_float32(parameters), at_least_float32(x))
 
     def log_prob_map(self, x: Tensor) -> Tensor:
-        """x: (N, C, H, W) in [0, 1]. Returns (N, C, H, W) nats: log p(x_i | x_<i), whose sum is `log_prob`."""
+        """x: (N, *event). Returns (N, *event) nats: log p(x_i | x_<i), whose sum is `log_prob`."""
         return self.conditionals(x).log_prob(at_least_float32(x))
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """x: (N, C, H, W) in [0, 1]; exact on the 8-bit grid, smooth off it. Returns (N,) nats."""
+        """x: (N, *event); exact on the grid of `levels` values, smooth off it. Returns (N,) nats."""
         return self.log_prob_map(x).flatten(1).sum(1)
+
+    # -- sampling ----------------------------------------------------------------------------------------------------
+
+    def sites(self, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """Returns the index of every site of an event of this shape, in the model's order."""
+        if len(shape) == 3:
+            c, h, w = shape
+            return [(k, i, j) for i, j, k in itertools.product(range(h), range(w), range(c))]
+        return list(itertools.product(*map(range, shape)))
+
+    def steps(self, x: Tensor) -> Iterator[SiteDistribution]:
+        """Yields the conditional, over (n,), of site after site. x: (n, *event), into which the caller writes each
+        value before it asks for the next conditional. This one computes everything again for every site; models that
+        can do better override it."""
+        for site in self.sites(tuple(x.shape[1:])):
+            parameters = at_least_float32(self.parameters_of_sites(x)[(slice(None), *site)])
+            yield self.head(parameters, x[(slice(None), *site)])
 
     @torch.no_grad()
     def sample(
@@ -154,22 +241,76 @@ class Autoregressive(Density):
         n: int,
         *,
         generator: torch.Generator | None = None,
-        progress: Callable[[range], Any] = lambda sites: sites,
+        progress: Callable[[list[Any]], Iterable[Any]] = lambda sites: sites,
+        given: Tensor | None = None,
+        temperature: float = 1.0,
+        length: int | None = None,
+        cached: bool = True,
     ) -> Tensor:
-        """Returns (n, C, H, W) exact samples on the 8-bit grid, by one forward pass a sub-pixel.
+        """Returns (n, *event) exact samples.
 
-        progress: wraps the range of sub-pixels, as tqdm does.
+        progress: wraps the list of sites, as tqdm does. given: (1 or n, k), the values of the first k sites in the
+        model's order, to go on from. temperature: 1 samples from p; below it, conditionals are sharpened
+        (p^(1/temperature), normalised). length: of the event, for models of sequences of any length. cached: False computes everything again for every site; the same samples.
+        Raises ValueError if given has too many values, temperature is not positive or the length is fixed.
         """
-        channels, height, width = self.event_shape
-        x = torch.zeros(n, channels, height, width, device=self.device)
-        for site in progress(range(height * width * channels)):
-            row, column, channel = site // (width * channels), site // channels % width, site % channels
-            # a causal net gives the same answer for the image cropped below the row
-            parameters = self.net(x[:, :, : row + 1])[:, :, row, column, None, None]
-            pmf = self.head(at_least_float32(parameters), x[:, :, row, column, None, None]).pmf()[:, channel, 0, 0]
-            value = torch.multinomial(pmf, 1, generator=generator)[:, 0]
-            x[:, channel, row, column] = value / (pmf.shape[-1] - 1)
-        return x
+        shape = self.event_shape
+        if length is not None:
+            if not self.any_length or len(shape) != 1:
+                raise ValueError(f"this density models events of shape {shape} only, not of length {length}")
+            shape = (length,)
+        x = self._blank(n, shape)
+        sites = self.sites(tuple(x.shape[1:]))
+        known = 0 if given is None else given.shape[1]
+        if known > len(sites):
+            raise ValueError(f"given holds {known} values, the event has {len(sites)} sites")
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        training = self.training
+        self.eval()
+        try:
+            steps = self.steps(x) if cached else Autoregressive.steps(self, x)
+            for i, (site, conditional) in enumerate(zip(progress(sites), steps, strict=True)):
+                if given is not None and i < known:
+                    value = given[:, i].to(x)
+                else:
+                    value = conditional.draw(generator, temperature)
+                x[(slice(None), *site)] = value
+        finally:
+            self.train(training)
+        return x.contiguous()
+
+    def _blank(self, n: int, shape: tuple[int, ...]) -> Tensor:
+        """Returns (n, *shape) zeros, in memory in the order of the sites, so that `to_row` is a view."""
+        return from_row(torch.zeros(n, math.prod(shape), device=self.device, dtype=self.dtype), shape)
+
+
+class RowAutoregressive(Autoregressive):
+    """An autoregressive model of any event as one row of sites: its net maps (N, D) to (N, D, P), and its
+    `net.steps(row)` yields (n, P) for site after site, computing only what is new."""
+
+    def parameters_of_sites(self, x: Tensor) -> Tensor:
+        return from_row(self.net(to_row(x)), tuple(x.shape[1:]))
+
+    def steps(self, x: Tensor) -> Iterator[SiteDistribution]:
+        for parameters in self.net.steps(to_row(x)):
+            yield self.head(at_least_float32(parameters), x)
+
+
+def to_row(x: Tensor) -> Tensor:
+    """(N, *event) -> (N, D): the sites in raster order, channel by channel within a pixel."""
+    if x.ndim == 4:
+        x = x.permute(0, 2, 3, 1)
+    return x.reshape(len(x), -1)
+
+
+def from_row(row: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """(N, D) -> (N, *shape), or (N, D, P) -> (N, *shape, P): the inverse of `to_row`."""
+    n, _, *rest = row.shape
+    if len(shape) == 3:
+        c, h, w = shape
+        return row.reshape(n, h, w, c, *rest).movedim(3, 1)
+    return row.reshape(n, *shape, *rest)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -1,15 +1,18 @@
-"""Heads: from a net's parameters to the distribution of every sub-pixel on the 8-bit grid."""
+"""Heads: from a net's parameters to the distribution of every site. `HEADS` names those that any net can have."""
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
+from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn import functional as F
 
-from .base import GridDistribution, Head
+from .base import GridDistribution, Head, SiteDistribution
 
 LEVELS = 256
 
@@ -86,13 +89,231 @@ class DiscretizedLogisticMixture(GridDistribution):
         return cdf.diff(dim=-1).clamp_(min=0)
 
 
-class DiscretizedLogisticMixtureHead(Head):
+class GridCategorical(GridDistribution):
+    """A free probability for each of L values (256: what the authors of PixelDefend trained their PixelCNN with; 2: a
+    Bernoulli distribution).
+
+    logits: (*batch_shape, L). Off the grid the log-probability is interpolated linearly.
+    """
+
+    arg_constraints = {"logits": constraints.independent(constraints.real, 1)}
+
+    def __init__(self, logits: Tensor, *, validate_args: bool | None = None) -> None:
+        self.logits = logits.log_softmax(-1)
+        self.levels = logits.shape[-1]
+        super().__init__(batch_shape=logits.shape[:-1], validate_args=validate_args)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        value = value.expand(torch.broadcast_shapes(value.shape, self.batch_shape))
+        position = (value * (self.levels - 1)).unsqueeze(-1)
+        below = position.detach().floor().clamp(0, self.levels - 2)
+        index = below.long()
+        logits = self.logits.expand(*value.shape, -1)
+        left, right = logits.gather(-1, index), logits.gather(-1, index + 1)
+        return torch.lerp(left, right, position - below).squeeze(-1)
+
+    def pmf(self) -> Tensor:
+        return self.logits.exp()
+
+
+class RealMixture(SiteDistribution):
+    """A mixture of normal or of Laplace distributions of a real number: a density.
+
+    logits, locations, log_scales: (*batch_shape, K). log_scales are clamped to [-7, 7].
+    """
+
+    LOG_SCALES = (-7.0, 7.0)
+    arg_constraints = {
+        "logits": constraints.independent(constraints.real, 1),
+        "locations": constraints.independent(constraints.real, 1),
+        "log_scales": constraints.independent(constraints.real, 1),
+    }
+    support = constraints.real
+    quadrature: tuple[np.ndarray, np.ndarray]  # nodes and weights of E f(z) for a standard z
+
+    def __init__(
+        self, logits: Tensor, locations: Tensor, log_scales: Tensor, *, validate_args: bool | None = None
+    ) -> None:
+        self.logits = logits.log_softmax(-1)
+        self.locations = locations
+        self.log_scales = log_scales.clamp(*self.LOG_SCALES)
+        super().__init__(batch_shape=logits.shape[:-1], validate_args=validate_args)
+
+    @abstractmethod
+    def _log_standard(self, z: Tensor) -> Tensor:
+        """Log of the standard density at z."""
+
+    @abstractmethod
+    def _draw_standard(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Standard numbers of the shape of `like`."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        z = (value.unsqueeze(-1) - self.locations) * torch.exp(-self.log_scales)
+        return torch.logsumexp(self.logits + self._log_standard(z) - self.log_scales, -1)
+
+    def surprisal_moments(self) -> tuple[Tensor, Tensor]:
+        # Gauss quadrature within each component
+        nodes, weights = (torch.from_numpy(array).to(self.logits) for array in self.quadrature)
+        scales, mixture = self.log_scales.exp(), self.logits.exp()
+        mean, square = torch.zeros_like(mixture[..., 0]), torch.zeros_like(mixture[..., 0])
+        for node, weight in zip(nodes, weights, strict=True):
+            for k in range(mixture.shape[-1]):
+                surprisal = -self.log_prob(self.locations[..., k] + node * scales[..., k])
+                mean = mean + weight * mixture[..., k] * surprisal
+                square = square + weight * mixture[..., k] * surprisal.square()
+        return mean, (square - mean.square()).clamp(min=0)
+
+    def draw(self, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
+        if temperature != 1:
+            raise ValueError(f"a mixture of real numbers is sampled at temperature 1, got {temperature}")
+        k = self.logits.shape[-1]
+        chosen = torch.multinomial(self.logits.exp().reshape(-1, k), 1, generator=generator)
+        chosen = chosen.reshape(*self.batch_shape, 1)
+        location, log_scale = (t.gather(-1, chosen).squeeze(-1) for t in (self.locations, self.log_scales))
+        return location + self._draw_standard(location, generator) * log_scale.exp()
+
+
+class NormalMixture(RealMixture):
+    """A mixture of normal distributions."""
+
+    quadrature = (
+        np.polynomial.hermite_e.hermegauss(24)[0],
+        np.polynomial.hermite_e.hermegauss(24)[1] / math.sqrt(2 * math.pi),
+    )
+
+    def _log_standard(self, z: Tensor) -> Tensor:
+        return -0.5 * z.square() - 0.5 * math.log(2 * math.pi)
+
+    def _draw_standard(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
+        return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+
+
+class LaplaceMixture(RealMixture):
+    """A mixture of Laplace distributions."""
+
+    quadrature = (
+        np.concatenate([-np.polynomial.laguerre.laggauss(16)[0], np.polynomial.laguerre.laggauss(16)[0]]),
+        np.tile(np.polynomial.laguerre.laggauss(16)[1] / 2, 2),
+    )
+
+    def _log_standard(self, z: Tensor) -> Tensor:
+        return -z.abs() - math.log(2)
+
+    def _draw_standard(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
+        u = torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype) - 0.5
+        return -u.sign() * torch.log1p(-2 * u.abs())
+
+
+# -- heads of one site, which any net can have -------------------------------------------------------------------------
+
+
+class BernoulliHead(Head):
+    """A coin a site, values 0 and 1."""
+
+    levels = 2
+    outputs = 1
+
+    def initial_bias(self) -> Tensor:
+        """Returns (1,): a fair coin."""
+        return torch.zeros(1)
+
+    def forward(self, parameters: Tensor, x: Tensor) -> GridCategorical:
+        return GridCategorical(F.pad(parameters, (1, 0)), validate_args=False)
+
+
+class CategoricalHead(Head):
+    """A softmax over all `levels` values of a site."""
+
+    def __init__(self, levels: int = LEVELS) -> None:
+        super().__init__()
+        self.levels = levels
+        self.outputs = levels
+
+    def initial_bias(self) -> Tensor:
+        """Returns (L,): uniform."""
+        return torch.zeros(self.outputs)
+
+    def forward(self, parameters: Tensor, x: Tensor) -> GridCategorical:
+        return GridCategorical(parameters, validate_args=False)
+
+
+class LogisticMixtureHead(Head):
+    """A discretized mixture of `mixtures` logistics a site of 256 values."""
+
+    levels = LEVELS
+
+    def __init__(self, mixtures: int) -> None:
+        super().__init__()
+        self.outputs = 3 * mixtures
+
+    def initial_bias(self) -> Tensor:
+        """Returns (3 K,): as for `PixelLogisticMixtureHead`."""
+        return PixelLogisticMixtureHead(1, self.outputs // 3).initial_bias()
+
+    def forward(self, parameters: Tensor, x: Tensor) -> DiscretizedLogisticMixture:
+        return DiscretizedLogisticMixture(*parameters.chunk(3, -1), validate_args=False)
+
+
+class NormalMixtureHead(Head):
+    """A mixture of `mixtures` normal distributions a site (1: a single Gaussian)."""
+
+    levels = None
+    distribution: type[RealMixture] = NormalMixture
+
+    def __init__(self, mixtures: int) -> None:
+        super().__init__()
+        self.outputs = 3 * mixtures
+
+    def initial_bias(self) -> Tensor:
+        """Returns (3 K,): locations spread over [-1, 1], scales of 1."""
+        k = self.outputs // 3
+        locations = torch.linspace(-1, 1, k) if k > 1 else torch.zeros(1)
+        return torch.cat([torch.zeros(k), locations, torch.zeros(k)])
+
+    def forward(self, parameters: Tensor, x: Tensor) -> RealMixture:
+        return self.distribution(*parameters.chunk(3, -1), validate_args=False)
+
+
+class LaplaceMixtureHead(NormalMixtureHead):
+    """A mixture of `mixtures` Laplace distributions a site."""
+
+    distribution = LaplaceMixture
+
+
+# name -> head, given the number of values and of mixture components; a head uses what it needs
+HEADS: dict[str, Callable[[int, int], Head]] = {
+    "bernoulli": lambda levels, mixtures: BernoulliHead(),
+    "categorical": lambda levels, mixtures: CategoricalHead(levels),
+    "logistics": lambda levels, mixtures: LogisticMixtureHead(mixtures),
+    "normals": lambda levels, mixtures: NormalMixtureHead(mixtures),
+    "laplacians": lambda levels, mixtures: LaplaceMixtureHead(mixtures),
+}
+
+
+def make_head(name: str, *, levels: int = LEVELS, mixtures: int = 5) -> Head:
+    """name: a key of `HEADS`. levels: number of values of a site, for "categorical". mixtures: number of components,
+    for mixtures. Raises ValueError if the name is unknown, levels is below 2 or mixtures below 1."""
+    if name not in HEADS:
+        raise ValueError(f"head must be one of {', '.join(HEADS)}, got {name!r}")
+    if levels < 2 or mixtures < 1:
+        raise ValueError(f"levels must be at least 2 and mixtures at least 1, got {levels} and {mixtures}")
+    return HEADS[name](levels, mixtures)
+
+
+# -- heads of one pixel, which join its channels -----------------------------------------------------------------------
+
+
+class PixelLogisticMixtureHead(Head):
     """K logistics a sub-pixel; for RGB the channel-by-channel factorisation of PixelCNN++ (section 2.2).
 
     There the mixture is over whole pixels: one component explains R, G and B, with means of G and B linear in the
     channels before them. As conditionals a sub-pixel, that is a mixture whose weights are updated (Bayes) by how well
     each component explained the channels already seen.
     """
+
+    levels = LEVELS
 
     def __init__(self, channels: int, mixtures: int) -> None:
         super().__init__()
@@ -130,36 +351,10 @@ class DiscretizedLogisticMixtureHead(Head):
         return DiscretizedLogisticMixture(logits + explained, means, log_scales, validate_args=False)
 
 
-class GridCategorical(GridDistribution):
-    """A free probability for each of the 256 values (what the authors of PixelDefend trained their PixelCNN with).
-
-    logits: (*batch_shape, 256). Off the grid the log-probability is interpolated linearly.
-    """
-
-    arg_constraints = {"logits": constraints.independent(constraints.real, 1)}
-
-    def __init__(self, logits: Tensor, *, validate_args: bool | None = None) -> None:
-        self.logits = logits.log_softmax(-1)
-        self.levels = logits.shape[-1]
-        super().__init__(batch_shape=logits.shape[:-1], validate_args=validate_args)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        value = value.expand(torch.broadcast_shapes(value.shape, self.batch_shape))
-        position = (value * (self.levels - 1)).unsqueeze(-1)
-        below = position.detach().floor().clamp(0, self.levels - 2)
-        index = below.long()
-        logits = self.logits.expand(*value.shape, -1)
-        left, right = logits.gather(-1, index), logits.gather(-1, index + 1)
-        return torch.lerp(left, right, position - below).squeeze(-1)
-
-    def pmf(self) -> Tensor:
-        return self.logits.exp()
-
-
-class GridCategoricalHead(Head):
+class PixelCategoricalHead(Head):
     """A 256-way softmax a sub-pixel; the logits of G see R, those of B see R and G, through a learnt table."""
+
+    levels = LEVELS
 
     def __init__(self, channels: int) -> None:
         super().__init__()

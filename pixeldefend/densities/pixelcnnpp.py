@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import Autoregressive, Head
-from .heads import DiscretizedLogisticMixtureHead, GridCategoricalHead
+from .base import Autoregressive, Head, SiteDistribution, at_least_float32
+from .heads import GridCategorical, PixelCategoricalHead, PixelLogisticMixtureHead
 from .masked import ShiftedConv2d, ShiftedConvTranspose2d
 
 
 class PixelCNNPlusPlus(Autoregressive):
     """PixelCNN++ for grey or RGB images of any size from 8 x 8 up.
 
-    image_shape: (C, H, W), C = 1 or 3.
+    event_shape: (C, H, W), C = 1 or 3.
     filters: channels of every hidden layer. blocks: gated residual blocks a stage. scales: 1, 2 or 3 resolutions,
     each half the one before. dropout: inside every block, in training.
     head: "logistics" (a discretized mixture of `mixtures` logistics) or "categorical" (256-way).
@@ -24,7 +25,7 @@ class PixelCNNPlusPlus(Autoregressive):
 
     def __init__(
         self,
-        image_shape: tuple[int, int, int],
+        event_shape: tuple[int, int, int],
         *,
         filters: int = 64,
         blocks: int = 2,
@@ -33,23 +34,23 @@ class PixelCNNPlusPlus(Autoregressive):
         head: Literal["logistics", "categorical"] = "logistics",
         mixtures: int = 10,
     ) -> None:
-        channels, height, width = image_shape
+        channels, height, width = event_shape
         if channels not in (1, 3) or min(height, width) < 8:
-            raise ValueError(f"image_shape must be (1 or 3, H >= 8, W >= 8), got {tuple(image_shape)}")
+            raise ValueError(f"event_shape must be (1 or 3, H >= 8, W >= 8), got {tuple(event_shape)}")
         if scales not in (1, 2, 3):
             raise ValueError(f"scales must be 1, 2 or 3, got {scales}")
         for name, value in {"filters": filters, "blocks": blocks, "mixtures": mixtures}.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         heads: dict[str, Head] = {
-            "logistics": DiscretizedLogisticMixtureHead(channels, mixtures),
-            "categorical": GridCategoricalHead(channels),
+            "logistics": PixelLogisticMixtureHead(channels, mixtures),
+            "categorical": PixelCategoricalHead(channels),
         }
         if head not in heads:
             raise ValueError(f"head must be one of {', '.join(heads)}, got {head!r}")
         config = dict(
             model="pixelcnnpp",
-            image_shape=list(image_shape),
+            event_shape=list(event_shape),
             filters=filters,
             blocks=blocks,
             scales=scales,
@@ -58,7 +59,14 @@ class PixelCNNPlusPlus(Autoregressive):
             mixtures=mixtures,
         )
         net = PixelCNNPlusPlusNet(channels, heads[head], filters, blocks, scales, dropout)
-        super().__init__(image_shape, net, heads[head], config)
+        super().__init__(event_shape, net, heads[head], config)
+
+    def steps(self, x: Tensor) -> Iterator[SiteDistribution]:
+        for channel, row, column in self.sites(tuple(x.shape[1:])):
+            # a causal net gives the same answer for the image cropped below the row
+            parameters = at_least_float32(self.net(x[:, :, : row + 1])[:, :, row, column, None, None])
+            pmf = self.head(parameters, x[:, :, row, column, None, None]).pmf()[:, channel, 0, 0]
+            yield GridCategorical(pmf.log(), validate_args=False)
 
 
 class PixelCNNPlusPlusNet(nn.Module):

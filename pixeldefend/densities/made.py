@@ -1,0 +1,128 @@
+"""MADE, the masked autoencoder for distribution estimation (Germain, Gregor, Murray & Larochelle 2015,
+arXiv:1502.03509)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .base import Head
+from .ensemble import Reorderable, random_order
+from .heads import make_head
+
+
+class MADE(Reorderable):
+    """An autoencoder whose weights are masked so that output i depends on inputs before i only.
+
+    Every unit has a degree. An input's is its place in the order, 1 ... D; a hidden unit's says how many inputs it may
+    see. A connection stays if the degree does not fall along it, or rises into an output.
+
+    event_shape: of one event, (D,) or (C, H, W). hidden: units of each hidden layer. masks: how many sets of degrees
+    are trained, a random one a batch (connectivity-agnostic if more than 1). order_agnostic: whether sets 1, 2 ... also
+    have a random order of inputs. direct: whether outputs also see inputs directly. head: a key of `heads.HEADS`,
+    "bernoulli" in the paper. levels, mixtures: as `heads.make_head` takes them. ordering: which set of degrees this
+    density has; set 0 is in raster order.
+    """
+
+    net: MADENet
+
+    def __init__(
+        self,
+        event_shape: tuple[int, ...],
+        *,
+        hidden: Sequence[int] = (500,),
+        masks: int = 1,
+        order_agnostic: bool = False,
+        direct: bool = False,
+        head: str = "bernoulli",
+        levels: int = 256,
+        mixtures: int = 5,
+        ordering: int = 0,
+    ) -> None:
+        if not hidden or min(hidden) < 1:
+            raise ValueError(f"hidden must be one or more numbers of units, all at least 1, got {list(hidden)}")
+        if masks < 1:
+            raise ValueError(f"masks must be at least 1, got {masks}")
+        made = make_head(head, levels=levels, mixtures=mixtures)
+        config = dict(
+            model="made",
+            event_shape=list(event_shape),
+            hidden=list(hidden),
+            masks=masks,
+            order_agnostic=order_agnostic,
+            direct=direct,
+            head=head,
+            levels=levels,
+            mixtures=mixtures,
+            ordering=ordering,
+        )
+        net = MADENet(math.prod(event_shape), tuple(hidden), direct, made)
+        super().__init__(event_shape, net, made, config, ordering)
+        self.masks = masks
+        self.order_agnostic = order_agnostic
+
+    def objective(self, x: Tensor) -> Tensor:
+        if self.masks == 1:
+            return super().objective(x)
+        return -self.reordered(int(torch.randint(self.masks, ()))).log_prob(x)
+
+    def order(self) -> Tensor:
+        d = math.prod(self.event_shape)
+        return random_order(d, self.ordering if self.order_agnostic else 0).to(self.device)
+
+    def arrangement(self) -> list[Tensor]:
+        """Returns the degrees of every layer, inputs first: (D,), (H_1,), (H_2,) ..."""
+        order = self.order()
+        degrees = [order.argsort() + 1]
+        generator = torch.Generator().manual_seed(self.ordering)
+        for layer in self.net.hidden:
+            # no unit may see fewer inputs than all units below it do: it would be cut off
+            least, most = min(int(degrees[-1].min()), len(order) - 1), max(1, len(order) - 1)
+            degrees.append(torch.randint(least, most + 1, (layer.out_features,), generator=generator).to(order))
+        return degrees
+
+
+class MADENet(nn.Module):
+    """(N, D), degrees -> (N, D, P)."""
+
+    def __init__(self, sites: int, hidden: tuple[int, ...], direct: bool, head: Head) -> None:
+        super().__init__()
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise((sites, *hidden)))
+        self.out = nn.Parameter(torch.randn(sites, head.outputs, hidden[-1]) * 0.1 / math.sqrt(hidden[-1]))
+        self.direct = nn.Parameter(torch.zeros(sites, head.outputs, sites)) if direct else None
+        self.bias = nn.Parameter(head.initial_bias().repeat(sites, 1))
+        for layer in self.hidden:
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, degrees: list[Tensor]) -> Tensor:
+        hidden = x
+        for layer, (below, above) in zip(self.hidden, pairwise(degrees), strict=True):
+            hidden = torch.relu(F.linear(hidden, layer.weight * (above[:, None] >= below), layer.bias))
+        place = degrees[0][:, None, None]
+        weight = self.out * (place > degrees[-1])  # strictly: output i must not see input i
+        outputs = F.linear(hidden, weight.flatten(0, 1))
+        if self.direct is not None:
+            outputs = outputs + F.linear(x, (self.direct * (place > degrees[0])).flatten(0, 1))
+        return outputs.unflatten(1, self.bias.shape) + self.bias
+
+    def steps(self, x: Tensor, degrees: list[Tensor]) -> Iterator[Tensor]:
+        """Computes each hidden unit once, as soon as all inputs that it may see are there."""
+        layers = [x, *(x.new_zeros(len(x), layer.out_features) for layer in self.hidden)]
+        masked = [
+            layer.weight * (above[:, None] >= below)
+            for layer, (below, above) in zip(self.hidden, pairwise(degrees), strict=True)
+        ]
+        for place, site in enumerate(degrees[0].argsort()):
+            for i, layer in enumerate(self.hidden):
+                ready = (degrees[i + 1] == place).nonzero()[:, 0]
+                layers[i + 1][:, ready] = torch.relu(F.linear(layers[i], masked[i][ready], layer.bias[ready]))
+            outputs = layers[-1] @ (self.out[site] * (degrees[-1] <= place)).T + self.bias[site]
+            if self.direct is not None:
+                outputs = outputs + x @ (self.direct[site] * (degrees[0] <= place)).T
+            yield outputs
