@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import conformal
-from ..attacks import ATTACKS, craft
-from ..datasets import DataSet
+from ..attacks import ATTACKS, Attacked, craft
+from ..datasets import DataSet, Images
 from ..detector import Detector
-from ..scores import SCORES, Evidence, LearnedScore, Score, make_score
+from ..scores import SCORES, Evidence, LearnedScore, Score, bits_per_dim, make_score
 from .metrics import auroc, promised_interval, rate
 
 RATES = (0.01, 0.05)
@@ -31,6 +32,7 @@ def run_benchmark(
     limit: int | None = None,
     clean: int | None = None,
     seed: int = 0,
+    attacked: dict[str, Attacked] | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """detector: its density is measured under every score. classifier: what is attacked, (N, C, H, W) in [0, 1] ->
@@ -42,7 +44,7 @@ def run_benchmark(
     attacked 8-bit images that fool the classifier with all the clean ones of the same first `limit` test images.
 
     Returns plain JSON values: `rows` (attack, score, attempted, succeeded, auroc, tpr_at_fpr_0.01, tpr_at_fpr_0.05,
-    each with its _ci), `false_alarms` (score, fpr, observed, its _ci, and the interval `promised`), `roc` (points of
+    each with its _ci), `milliseconds` (an image takes, under all these scores), `false_alarms` (score, fpr, observed, its _ci, and the interval `promised`), `roc` (points of
     the curves) and what it takes to do it again. Raises ValueError for unknown names, or data without labels.
     """
     attacks, scores = attacks or list(ATTACKS), scores or list(SCORES)
@@ -50,10 +52,7 @@ def run_benchmark(
         for name in names:
             if name not in known:
                 raise ValueError(f"unknown name {name!r}; there are: {', '.join(known)}")
-    if data.test.y is None:
-        raise ValueError(f"{data.name} has no labels: without them nothing can be attacked")
-    victims = data.test[:limit]
-    assert victims.y is not None
+    victims = _victims(data, limit)
     clean_images = data.test[: clean or len(victims)]
 
     log("freezing thresholds on clean calibration images")
@@ -61,8 +60,11 @@ def run_benchmark(
     thresholds = {name: {fpr: conformal.threshold(calibration[name], fpr) for fpr in RATES} for name in scores}
 
     log(f"scoring {max(len(clean_images), len(victims))} clean test images")
-    everything = _suspicions(detector, functions, data.test.x[: max(len(clean_images), len(victims))])
-    normal = {name: values[: len(victims)] for name, values in everything.items()}
+    start = time.perf_counter()
+    asked = {**functions, "bits/dim": bits_per_dim}
+    everything = _suspicions(detector, asked, data.test.x[: max(len(clean_images), len(victims))])
+    milliseconds = 1000 * (time.perf_counter() - start) / max(len(clean_images), len(victims))
+    normal = {name: everything[name][: len(victims)] for name in scores}
     false_alarms = []
     for name in scores:
         for fpr in RATES:
@@ -80,20 +82,21 @@ def run_benchmark(
                 }
             )
 
+    if attacked is None:
+        attacked = attack_all(classifier, data, attacks, limit=limit, seed=seed, log=log)
     rows, curves = [], []
     for attack in attacks:
-        attacked = craft(classifier, victims.x, victims.y, attack, seed=seed)
-        attempted, succeeded = int(attacked.attempted.sum()), int(attacked.succeeded.sum())
-        log(f"{attack}: {succeeded} of {attempted} succeeded")
+        result = attacked[attack]
+        attempted, succeeded = int(result.attempted.sum()), int(result.succeeded.sum())
         base = {
             "attack": attack,
             "attempted": attempted,
             "succeeded": succeeded,
-            "linf_median": _median(attacked.linf[attacked.succeeded]),
-            "l2_median": _median(attacked.l2[attacked.succeeded]),
-            "model_calls": attacked.model_calls,
+            "linf_median": _median(result.linf[result.succeeded]),
+            "l2_median": _median(result.l2[result.succeeded]),
+            "model_calls": result.model_calls,
         }
-        suspicious = _suspicions(detector, functions, attacked.images[attacked.succeeded]) if succeeded else {}
+        suspicious = _suspicions(detector, functions, result.images[result.succeeded]) if succeeded else {}
         for name in scores:
             row: dict[str, Any] = {**base, "score": name, "auroc": None, "auroc_ci": None}
             if succeeded:
@@ -120,6 +123,8 @@ def run_benchmark(
             "clean_test": len(clean_images),
             "attacked_test": len(victims),
         },
+        "milliseconds": milliseconds,
+        "bits_per_dim": float(everything["bits/dim"][: len(clean_images)].mean()),
         "classifier_accuracy": _accuracy(classifier, victims.x, victims.y),
         "seed": seed,
         "versions": {
@@ -131,6 +136,31 @@ def run_benchmark(
         "rows": rows,
         "roc": curves,
     }
+
+
+def attack_all(
+    classifier: nn.Module,
+    data: DataSet,
+    attacks: list[str],
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    log: Callable[[str], None] = lambda line: None,
+) -> dict[str, Attacked]:
+    """Returns what each attack makes of the first `limit` test images. Raises ValueError if data has no labels."""
+    victims = _victims(data, limit)
+    assert victims.y is not None
+    attacked = {}
+    for attack in attacks:
+        attacked[attack] = result = craft(classifier, victims.x, victims.y, attack, seed=seed)
+        log(f"{attack}: {int(result.succeeded.sum())} of {int(result.attempted.sum())} succeeded")
+    return attacked
+
+
+def _victims(data: DataSet, limit: int | None) -> Images:
+    if data.test.y is None:
+        raise ValueError(f"{data.name} has no labels: without them nothing can be attacked")
+    return data.test[:limit]
 
 
 def _calibrated(detector: Detector, names: list[str], data: DataSet) -> tuple[dict[str, Score], dict[str, np.ndarray]]:
@@ -157,7 +187,8 @@ def _suspicions(detector: Detector, scores: dict[str, Score], x: Tensor) -> dict
     parts: dict[str, list[Tensor]] = {name: [] for name in scores}
     with torch.inference_mode():
         for batch in x.split(detector.batch_size):
-            evidence = Evidence(detector.density, batch.to(detector.density.device) / 255)
+            seen = detector.density.observe(batch.to(detector.density.device) / 255)
+            evidence = Evidence(detector.density, seen)
             for name, score in scores.items():
                 parts[name].append(score(evidence).double().cpu())
     return {name: torch.cat(values).numpy() for name, values in parts.items()}

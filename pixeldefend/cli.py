@@ -269,15 +269,103 @@ def calibrate(
     )
 
 
+# -- sample --------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def sample(
+    density: Annotated[str, typer.Argument(help="Name of a shipped detector, or a density's or a detector's file.")],
+    n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 16,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A .png for images, one .wav for audio, an .npz or .txt; by default text is printed."),
+    ] = None,
+    prompt: Annotated[str, typer.Option(help="Text to go on from.")] = "",
+    temperature: Annotated[float, typer.Option(help="Below 1: more probable and less varied.")] = 1.0,
+    length: Annotated[int | None, typer.Option(min=1, help="Characters or samples, of text and audio.")] = None,
+    rate: Annotated[int, typer.Option(min=1, help="Of a .wav, in Hz.")] = 8000,
+    seed: int = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda ...")] = "cpu",
+) -> None:
+    """Draw new images, texts or sounds from a density model."""
+    import numpy as np
+    import torch
+
+    from .datasets import write_wav
+    from .densities import Autoregressive, SequenceModel
+    from .densities.wavenet import mu_law_decode
+    from .picture import save_grid
+    from .storage import whole_file
+    from .zoo import load_density
+
+    with _refusals():
+        model = load_density(density, device=device)
+        if not isinstance(model, Autoregressive):
+            raise ValueError(f"{density} is a {type(model).__name__}; its samples are had in Python, by .sample(n)")
+        text = model.vocabulary if isinstance(model, SequenceModel) else None
+        suffix = "" if out is None else out.suffix.lower()
+        kinds = {"text": ("", ".txt"), "images": (".png", ".npz"), "numbers": (".wav", ".npz")}
+        kind = "text" if text else "images" if len(model.event_shape) == 3 else "numbers"
+        if suffix not in kinds[kind]:
+            raise ValueError(f"{density} models {kind}: --out wants a file {' or '.join(kinds[kind])}, got {out}")
+        if prompt and not isinstance(model, SequenceModel):
+            raise ValueError(f"{density} models {kind}, which have no prompt")
+        x = model.sample(
+            n,
+            generator=torch.Generator(device).manual_seed(seed),
+            progress=_sites,
+            given=model.encode(prompt) if prompt and isinstance(model, SequenceModel) else None,
+            temperature=temperature,
+            length=length,
+        ).cpu()
+        if kind == "text":
+            assert isinstance(model, SequenceModel)
+            written = "\n\n".join(model.decode(x)) + "\n"
+            if out is None:
+                typer.echo(written, nl=False)
+                return
+            with whole_file(out) as file:
+                file.write(written)
+        elif suffix == ".wav":
+            assert out is not None
+            write_wav(out, mu_law_decode(x).flatten().numpy(), rate)
+        else:
+            assert out is not None
+            if kind == "images":
+                x = (255 * x).round() if model.levels is not None else (256 * x).floor().clamp(0, 255)
+                x = x.to(torch.uint8).movedim(1, -1).squeeze(-1)
+            if suffix == ".png":
+                save_grid(x.numpy(), out)
+            else:
+                with whole_file(out, "wb") as file:
+                    np.savez_compressed(file, x=x.numpy())
+    typer.echo(f"{out}: {n} samples of {density}", err=True)
+
+
+def _sites(sites: list[Any]) -> Iterable[Any]:
+    """A progress bar on a terminal, nothing in a pipe."""
+    if not sys.stderr.isatty():
+        return sites
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(sites, "Sampling", console=Console(stderr=True), transient=True)
+
+
 # -- benchmark -----------------------------------------------------------------------------------------------------
 
 
 @app.command()
 def benchmark(
-    detector: Annotated[str, typer.Option(help="Name of a shipped detector or path of a saved one.")],
+    detector: Annotated[
+        list[str],
+        typer.Option(help="Name of a shipped detector or path of a saved one; several are compared in one table."),
+    ],
     classifier: Annotated[str, typer.Option(help="Name of a shipped classifier or path of a saved one.")],
     data: Annotated[str, typer.Option(help="fashion-mnist, mnist, cifar10, a folder, or an .npz with x and y.")],
-    out: Annotated[Path, typer.Option(help="Folder for results.json, results.md and roc.png.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for results.json, .md and roc.png; for comparison.json and .md of several.")
+    ],
     attacks: Annotated[str, typer.Option(help="Comma-separated names; by default all.")] = "",
     scores: Annotated[str, typer.Option(help="Comma-separated names; by default all.")] = "",
     limit: Annotated[int | None, typer.Option(min=1, help="Attack the first N test images only.")] = None,
@@ -294,14 +382,15 @@ def benchmark(
     """Measure how well attacks are detected: thresholds are frozen on clean calibration images, then test images are
     attacked; for each attack and score, AUROC and the share detected at 1 % and 5 % false alarms."""
     from .datasets import load_dataset
-    from .eval import run_benchmark, write_report
+    from .eval import compare, run_benchmark, write_comparison, write_report
     from .zoo import load_classifier, load_detector
 
     with _refusals():
-        results = run_benchmark(
-            load_detector(detector, device=device),
-            load_classifier(classifier, device=device),
-            load_dataset(data, data_dir),
+        titles = [Path(name).stem for name in detector]
+        if len(set(titles)) < len(titles):
+            raise ValueError(f"detectors are told apart by their files' names, got {', '.join(titles)}")
+        detectors = {title: load_detector(name, device=device) for title, name in zip(titles, detector, strict=True)}
+        options: dict[str, Any] = dict(
             attacks=_names(attacks),
             scores=_names(scores),
             limit=limit,
@@ -309,9 +398,16 @@ def benchmark(
             seed=seed,
             log=lambda line: typer.echo(line, err=True),
         )
-        results["command"] = " ".join(["pixeldefend", *sys.argv[1:]])
-        write_report(results, out)
-    typer.echo((out / "results.md").read_text())
+        attacked, images = load_classifier(classifier, device=device), load_dataset(data, data_dir)
+        command = " ".join(["pixeldefend", *sys.argv[1:]])
+        if len(detectors) == 1:
+            results = run_benchmark(detectors[titles[0]], attacked, images, **options)
+            write_report({**results, "command": command}, out)
+            report = out / "results.md"
+        else:
+            write_comparison({**compare(detectors, attacked, images, **options), "command": command}, out)
+            report = out / "comparison.md"
+    typer.echo(report.read_text())
 
 
 def _names(listed: str) -> list[str] | None:
@@ -322,7 +418,11 @@ def _names(listed: str) -> list[str] | None:
 # -- train ---------------------------------------------------------------------------------------------------------
 
 Data = Annotated[
-    str, typer.Option("--data", help="fashion-mnist, mnist, cifar10, a folder of images, or an .npz with x (and y).")
+    str,
+    typer.Option(
+        "--data",
+        help="fashion-mnist, mnist, cifar10, a folder of images, an .npz with x (and y), .csv, .txt, or .wav file(s).",
+    ),
 ]
 DataDir = Annotated[Path, typer.Option(help="Where named data sets are kept, and downloaded to if absent.")]
 Out = Annotated[Path, typer.Option(help="Folder for the model, metrics.csv and checkpoints.")]
@@ -348,6 +448,14 @@ def train_density(
     warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 200,
     ema: Annotated[float, typer.Option(help="Decay of the weights' moving average; 0 for none.")] = 0.999,
     clip: Annotated[float, typer.Option(help="Largest gradient norm.")] = 5.0,
+    weight_decay: Annotated[float, typer.Option(min=0, help="AdamW's.")] = 0.0,
+    patience: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Stop after so many epochs without a better validation, and keep the best (0: train all)."
+        ),
+    ] = 0,
+    length: Annotated[int, typer.Option(min=1, help="Characters or samples an event, of text and audio.")] = 256,
     precision: Precision = "bf16-mixed",
     accelerator: Accelerator = "auto",
     devices: Devices = 1,
@@ -360,18 +468,23 @@ def train_density(
         import torch
 
         from .datasets import load_dataset
-        from .densities import build
+        from .densities import build_for
         from .training import MaximumLikelihood, train
 
-        images = load_dataset(data, data_dir)
-        arguments = dict(_assignment(item) for item in set_)
+        images = load_dataset(data, data_dir, length=length)
         torch.manual_seed(seed)
-        density = build({"model": model, "event_shape": images.train.shape, **arguments})
+        density = build_for(images, model, **dict(_assignment(item) for item in set_))
         options: dict[str, Any] = dict(
-            epochs=epochs, batch_size=batch_size, seed=seed, ema=ema, clip=clip, precision=precision
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=seed,
+            ema=ema,
+            clip=clip,
+            patience=patience,
+            precision=precision,
         )
         metrics = train(
-            MaximumLikelihood(density, learning_rate, warmup),
+            MaximumLikelihood(density, learning_rate, warmup, weight_decay),
             images.train[:limit],
             images.validation,
             out=out,
@@ -387,11 +500,14 @@ def train_density(
             images=len(images.train[:limit]),
             learning_rate=learning_rate,
             warmup=warmup,
+            weight_decay=weight_decay,
             **options,
         )
         density.save(out / "density.safetensors", recipe=recipe, metrics=metrics)
-        bits = metrics["bits_per_dim"]
-        typer.echo(f"{out / 'density.safetensors'}: {bits:.3f} bits/dim on {len(images.validation)} held-out images")
+        bits = metrics.get("bits_per_dim")
+        figure = f"-log p(x) {metrics['nll']:.3f} nats" if bits is None else f"{bits:.3f} bits/dim"
+        held = f"{len(images.validation)} held-out {'images' if len(images.train.shape) == 3 else 'events'}"
+        typer.echo(f"{out / 'density.safetensors'}: {figure} on {held}")
 
 
 @train_app.command("classifier")

@@ -1,8 +1,10 @@
-"""Named data sets, folders of images and .npz files, as tensors in five parts that share no image."""
+"""Named data sets, images, tables, text and audio, as tensors in five parts that share no event."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import wave
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,34 +15,38 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .storage import whole_file
+
 
 @dataclass(frozen=True)
 class Images:
-    """x: (N, C, H, W) uint8. y: (N,) int64 labels, or None. index: (N,) positions in the source, test or training."""
+    """Images, or events of another kind. x: (N, C, H, W) uint8, or (N, D) uint8 or float32. y: (N,) int64 labels, or
+    None. index: (N,) positions in the source, test or training. levels: how many values x takes, 0 ... levels - 1: 256
+    for 8-bit images and audio, 2 for binary data, the number of characters for text; None for real numbers."""
 
     x: Tensor
     y: Tensor | None
     index: Tensor
+    levels: int | None = 256
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __getitem__(self, which: slice | Tensor) -> Images:
-        return Images(self.x[which], None if self.y is None else self.y[which], self.index[which])
+        return Images(self.x[which], None if self.y is None else self.y[which], self.index[which], self.levels)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
-        _, c, h, w = self.x.shape
-        return c, h, w
+    def shape(self) -> tuple[int, ...]:
+        """Of one event: (C, H, W), or (D,)."""
+        return tuple(self.x.shape[1:])
 
     def digest(self) -> str:
         """Returns the sha256 of the images: whether a model was trained on these very ones."""
         return hashlib.sha256(self.x.contiguous().numpy().tobytes()).hexdigest()
 
     def float(self) -> Tensor:
-        """Returns (N, C, H, W) in [0, 1]."""
-        return self.x / 255
+        """Returns (N, *event): on the grid of `levels` values in [0, 1], or the real numbers as they are."""
+        return self.x.float() if self.levels is None else self.x / (self.levels - 1)
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class DataSet:
 
     train: what densities and classifiers learn from. validation: what their training is watched on. fit: clean images
     for what a score learns. calibration: clean images for p-values and thresholds. test: seen by nothing before the
-    evaluation.
+    evaluation. vocabulary: the characters of text, in the order of its levels.
     """
 
     name: str
@@ -58,10 +64,29 @@ class DataSet:
     fit: Images
     calibration: Images
     test: Images
+    vocabulary: str | None = None
 
 
-# name -> (train x, train y, test x or None, test y or None); x (N, H, W[, C]) uint8
-Source = tuple[np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray | None]
+@dataclass(frozen=True)
+class Source:
+    """What a source holds. x: (N, H, W[, C]) uint8, or (N, D) uint8 or floating point. y: (N,). test_x, test_y: the
+    source's own test part. ordered: whether neighbours belong together (text, audio), so that parts are cut, not drawn.
+    """
+
+    x: np.ndarray
+    y: np.ndarray | None = None
+    test_x: np.ndarray | None = None
+    test_y: np.ndarray | None = None
+    ordered: bool = False
+    vocabulary: str | None = None
+
+    def levels(self) -> int | None:
+        if self.vocabulary is not None:
+            return len(self.vocabulary)
+        if self.x.dtype != np.uint8:
+            return None
+        most = max(part.max(initial=0) for part in (self.x, self.test_x) if part is not None)
+        return 2 if most <= 1 else 256
 
 
 def _torchvision(class_name: str) -> Callable[[Path], Source]:
@@ -70,12 +95,7 @@ def _torchvision(class_name: str) -> Callable[[Path], Source]:
 
         make = getattr(torchvision.datasets, class_name)
         train, test = make(data_dir, train=True, download=True), make(data_dir, train=False, download=True)
-        return (
-            np.asarray(train.data),
-            np.asarray(train.targets),
-            np.asarray(test.data),
-            np.asarray(test.targets),
-        )
+        return Source(*(np.asarray(part) for part in (train.data, train.targets, test.data, test.targets)))
 
     return read
 
@@ -87,39 +107,58 @@ DATASETS: dict[str, Callable[[Path], Source]] = {
 }
 
 
-def load_dataset(name: str, data_dir: str | Path = "data") -> DataSet:
-    """name: a key of `DATASETS` (downloaded into data_dir if absent), a folder of images of one size (files in
-    sub-folders are labelled by the sub-folder), or an .npz file with x (N, H, W[, C]) uint8 and, maybe, y (N,), and
-    maybe x_test and y_test.
+def load_dataset(name: str, data_dir: str | Path = "data", *, length: int = 256) -> DataSet:
+    """name: one of these.
 
-    The order is shuffled with a fixed seed, the same on every machine; a twelfth of the training images goes to
-    `validation`, another to `fit`. Where the source has test images of its own, they are halved into `calibration` and
-    `test`: calibration images must be as new to the density as those to come, and images held out of the training
-    ones need not be (in Fashion-MNIST they are variants of products that were trained on, and less surprising than
-    test images). Where it has none, two further twelfths are held out.
-    Raises ValueError if the source is of none of these kinds or holds too few images.
+    - a key of `DATASETS` (downloaded into data_dir if absent);
+    - a folder of images of one size (files in sub-folders are labelled by the sub-folder);
+    - an .npz file with x, (N, H, W[, C]) uint8 images or (N, D) rows, uint8 or floating point, and maybe y (N,), x_test
+      and y_test. Rows and images whose values are all 0 or 1 are binary;
+    - a .csv file of numbers, a row an event, under at most one line of names; binary if all are 0 or 1;
+    - a .txt file, in pieces of `length` characters (UTF-8);
+    - a .wav file or a folder of them, 8 or 16 bits, the first channel, in pieces of `length` samples in 8-bit mu-law.
+
+    The order is shuffled with a fixed seed, the same on every machine, except that of text and audio, which are cut into
+    consecutive parts; a twelfth of the training images goes to `validation`, another to `fit`. Where the source has test
+    images of its own, they are halved into `calibration` and `test`: calibration images must be as new to the density
+    as those to come, and images held out of the training ones need not be (in Fashion-MNIST they are variants of
+    products that were trained on, and less surprising than test images). Where it has none, two further twelfths are
+    held out.
+    Raises ValueError if the source is of none of these kinds, damaged, or holds too few images.
     """
     path = Path(name)
     if name in DATASETS:
-        x, y, test_x, test_y = DATASETS[name](Path(data_dir))
+        source = DATASETS[name](Path(data_dir))
     elif path.suffix == ".npz":
-        x, y, test_x, test_y = _read_npz(path)
+        source = _read_npz(path)
+    elif path.suffix == ".csv":
+        source = _read_csv(path)
+    elif path.suffix == ".txt":
+        source = _read_text(path, length)
+    elif path.suffix == ".wav" or (path.is_dir() and any(path.rglob("*.wav"))):
+        source = _read_wav(path, length)
     elif path.is_dir():
-        x, y, test_x, test_y = _read_folder(path)
+        source = _read_folder(path)
     else:
-        raise ValueError(f"{name!r} is no data set ({', '.join(DATASETS)}), no folder and no .npz file")
-    everything = _shuffled(_images(x, y))
+        kinds = "no folder and no .npz, .csv, .txt or .wav file"
+        raise ValueError(f"{name!r} is no data set ({', '.join(DATASETS)}), {kinds}")
+    levels = source.levels()
+    everything = _images(source.x, source.y, levels)
+    if not source.ordered:
+        everything = _shuffled(everything)
     held = len(everything) // 12
     if held < 1:
         raise ValueError(f"{name} holds {len(everything)} images, at least 12 are needed")
-    if test_x is not None:
+    if source.test_x is not None:
         validation, fit, train = _parts(everything, held, held)
-        new = _shuffled(_images(test_x, test_y))
+        new = _shuffled(_images(source.test_x, source.test_y, levels))
         calibration, test = _parts(new, len(new) // 2)
+    elif source.ordered:
+        train, validation, fit, calibration, test = _parts(everything, len(everything) - 4 * held, held, held, held)
     else:
         validation, fit, calibration, test, train = _parts(everything, held, held, held, held)
     title = name if name in DATASETS else path.stem
-    return DataSet(title, train, validation, fit, calibration, test)
+    return DataSet(title, train, validation, fit, calibration, test, source.vocabulary)
 
 
 def _shuffled(images: Images) -> Images:
@@ -132,10 +171,14 @@ def _parts(images: Images, *sizes: int) -> list[Images]:
     return [images[start:end] for start, end in pairwise(ends)]
 
 
-def _images(x: np.ndarray, y: np.ndarray | None) -> Images:
+def _images(x: np.ndarray, y: np.ndarray | None, levels: int | None) -> Images:
     tensor = torch.from_numpy(np.ascontiguousarray(x))
-    tensor = tensor.unsqueeze(1) if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2).contiguous()
-    return Images(tensor, None if y is None else torch.from_numpy(np.asarray(y, np.int64)), torch.arange(len(tensor)))
+    if tensor.ndim == 3:
+        tensor = tensor.unsqueeze(1)
+    elif tensor.ndim == 4:
+        tensor = tensor.permute(0, 3, 1, 2).contiguous()
+    labels = None if y is None else torch.from_numpy(np.asarray(y, np.int64))
+    return Images(tensor, labels, torch.arange(len(tensor)), levels)
 
 
 def _read_npz(path: Path) -> Source:
@@ -149,10 +192,10 @@ def _read_npz(path: Path) -> Source:
         arrays = {key: file[key] for key in ("x", "y", "x_test", "y_test") if key in file}
     x, y = arrays["x"], arrays.get("y")
     for key, array in arrays.items():
-        if key.startswith("x") and (
-            array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[3:] not in ((), (1,), (3,))
-        ):
-            wanted = "uint8 (N, H, W) or (N, H, W, 1 or 3)"
+        pixels = array.dtype == np.uint8 and array.ndim in (3, 4) and array.shape[3:] in ((), (1,), (3,))
+        table = array.ndim == 2 and (array.dtype == np.uint8 or array.dtype.kind == "f")
+        if key.startswith("x") and not (pixels or table):
+            wanted = "uint8 (N, H, W) or (N, H, W, 1 or 3), or (N, D) uint8 or floating point"
             raise ValueError(f"{key} in {path} must be {wanted}, got {array.dtype} {array.shape}")
     for images, labels in (("x", "y"), ("x_test", "y_test")):
         if labels in arrays and len(arrays[labels]) != len(arrays.get(images, ())):
@@ -160,7 +203,93 @@ def _read_npz(path: Path) -> Source:
             raise ValueError(f"{path}: {images} holds {counts}")
     if "x_test" in arrays and arrays["x_test"].shape[1:] != x.shape[1:]:
         raise ValueError(f"{path}: x holds images of shape {x.shape[1:]}, x_test of {arrays['x_test'].shape[1:]}")
-    return x, y, arrays.get("x_test"), arrays.get("y_test")
+        if arrays["x_test"].dtype != x.dtype:
+            raise ValueError(f"{path}: x is {x.dtype}, x_test is {arrays['x_test'].dtype}")
+    return Source(_numbers(x, path), y, arrays.get("x_test"), arrays.get("y_test"))
+
+
+def _numbers(x: np.ndarray, path: Path) -> np.ndarray:
+    """Real numbers as float32. Raises ValueError if any is missing or infinite."""
+    if x.dtype == np.uint8:
+        return x
+    if not np.isfinite(x).all():
+        raise ValueError(f"{path} holds {int((~np.isfinite(x)).sum())} missing or infinite numbers")
+    return x.astype(np.float32)
+
+
+def _read_csv(path: Path) -> Source:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        lines = [line for line in csv.reader(file) if line]
+    if not lines:
+        raise ValueError(f"{path} is empty")
+    try:
+        [float(cell) for cell in lines[0]]
+    except ValueError:  # a line of names
+        lines = lines[1:]
+    for number, line in enumerate(lines):
+        if len(line) != len(lines[0]):
+            raise ValueError(f"{path}: row {number + 1} has {len(line)} numbers, row 1 has {len(lines[0])}")
+    try:
+        x = np.array(lines, dtype=np.float64)
+    except ValueError as error:
+        raise ValueError(f"{path} must hold numbers alone: {error}") from None
+    return Source(x.astype(np.uint8) if np.isin(x, (0, 1)).all() else _numbers(x, path))
+
+
+def _read_text(path: Path, length: int) -> Source:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text: {error}") from None
+    vocabulary = "".join(sorted(set(text)))
+    if not 2 <= len(vocabulary) <= 256:
+        raise ValueError(f"{path} has {len(vocabulary)} different characters; from 2 to 256 can be modelled")
+    codes = {character: code for code, character in enumerate(vocabulary)}
+    x = np.array([codes[character] for character in text], dtype=np.uint8)
+    return Source(_pieces(x, length), ordered=True, vocabulary=vocabulary)
+
+
+def _read_wav(path: Path, length: int) -> Source:
+    from .densities.wavenet import mu_law_encode
+
+    files = sorted(path.rglob("*.wav")) if path.is_dir() else [path]
+    pieces = []
+    for file in files:
+        audio = torch.from_numpy(read_wav(file)[0])
+        pieces.append(_pieces((mu_law_encode(audio) * 255).round().to(torch.uint8).numpy(), length))
+    return Source(np.concatenate(pieces), ordered=True)
+
+
+def read_wav(path: str | Path) -> tuple[np.ndarray, int]:
+    """Returns the first channel, (T,) float32 in [-1, 1], and the sample rate in Hz. Raises ValueError if the file is
+    no PCM of 8 or 16 bits."""
+    try:
+        with wave.open(str(path), "rb") as file:
+            width, channels, rate = file.getsampwidth(), file.getnchannels(), file.getframerate()
+            data = file.readframes(file.getnframes())
+    except (wave.Error, EOFError) as error:
+        raise ValueError(f"{path} is no readable WAV file: {error}") from None
+    if width not in (1, 2):
+        raise ValueError(f"{path} has {8 * width} bits a sample, 8 or 16 are read")
+    data = data[: len(data) // (width * channels) * width * channels]
+    samples = np.frombuffer(data, "<i2" if width == 2 else np.uint8)[::channels].astype(np.float32)
+    return (samples / 32768 if width == 2 else (samples - 128) / 128), rate
+
+
+def write_wav(path: str | Path, audio: np.ndarray, rate: int) -> None:
+    """audio: (T,) in [-1, 1], written with 16 bits at `rate` Hz."""
+    with whole_file(path, "wb") as whole, wave.open(whole, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes((np.clip(audio, -1, 1) * 32767).round().astype("<i2").tobytes())
+
+
+def _pieces(x: np.ndarray, length: int) -> np.ndarray:
+    """(T,) -> (T // length, length)."""
+    if length < 1:
+        raise ValueError(f"length must be at least 1, got {length}")
+    return x[: len(x) // length * length].reshape(-1, length)
 
 
 def _read_folder(folder: Path) -> Source:
@@ -181,4 +310,4 @@ def _read_folder(folder: Path) -> Source:
     classes = sorted({file.parent.name for file in files})
     labelled = len(classes) > 1 and all(file.parent.parent == folder for file in files)
     y = np.array([classes.index(file.parent.name) for file in files]) if labelled else None
-    return np.stack(images), y, None, None
+    return Source(np.stack(images), y)

@@ -229,7 +229,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 x = x.reshape(-1, *shape)
         if reset:
             self.n_features_in_ = x[:1].numel()
-        return x
+        return self.density.observe(x)
 
     def _evidence(self, x: Tensor) -> Iterator[Evidence]:
         assert self.density is not None

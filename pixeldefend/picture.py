@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,6 +80,21 @@ def save_contact_sheet(results: Sequence[Screened], path: Path, columns: int = 8
     axes.text(2.6, rows + 0.27, "surprisal of each pixel, nats", va="center", fontsize=8)
     with whole_file(path, "wb") as file:
         figure.savefig(file, format="png", dpi=110)
+
+
+def save_grid(images: np.ndarray, path: Path) -> None:
+    """Writes one PNG of all images, (N, H, W[, 3]) uint8, in a square, enlarged if they are small."""
+    pictures = [_rgb(image) for image in images]
+    h, w, _ = pictures[0].shape
+    columns = math.ceil(math.sqrt(len(pictures)))
+    rows = -(-len(pictures) // columns)
+    grid = np.full((rows * (h + 1) + 1, columns * (w + 1) + 1, 3), 255, np.uint8)
+    for i, picture in enumerate(pictures):
+        top, left = (i // columns) * (h + 1) + 1, (i % columns) * (w + 1) + 1
+        grid[top : top + h, left : left + w] = picture
+    scale = max(1, 512 // max(grid.shape[:2]))
+    with whole_file(path, "wb") as file:
+        Image.fromarray(grid.repeat(scale, 0).repeat(scale, 1)).save(file, "PNG")
 
 
 def _rgb(image: np.ndarray) -> np.ndarray:

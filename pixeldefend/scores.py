@@ -6,7 +6,6 @@ A score is a function of `Evidence`, which computes what it is asked for, once: 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -14,13 +13,13 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from .densities import Autoregressive, Density
-from .densities.base import GridDistribution
+from .densities.base import SiteDistribution
 
 
 class Evidence:
     """What a density says about a batch of images, each part computed when first asked for.
 
-    density: any Density; the parts by site need an Autoregressive one. x: (N, *event), as the density takes it.
+    density: any Density; the parts by site need an Autoregressive one. x: (N, *event), as `density.observe` gives it.
     """
 
     def __init__(self, density: Density, x: Tensor) -> None:
@@ -28,7 +27,7 @@ class Evidence:
         self.x = x
 
     @cached_property
-    def conditionals(self) -> GridDistribution:
+    def conditionals(self) -> SiteDistribution:
         """The distribution of every site given those before it. Raises TypeError if the density has none."""
         if not isinstance(self.density, Autoregressive):
             raise TypeError(f"this score needs an autoregressive density, got {type(self.density).__name__}")
@@ -66,7 +65,7 @@ def bits_per_dim(evidence: Evidence) -> Tensor:
 
     Returns (N,).
     """
-    return -evidence.log_prob / (math.prod(evidence.x.shape[1:]) * math.log(2))
+    return evidence.density.in_bits_per_dim(evidence.log_prob, tuple(evidence.x.shape[1:]))
 
 
 def excess_surprisal(evidence: Evidence) -> Tensor:

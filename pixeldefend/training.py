@@ -11,18 +11,23 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler
 
 from .datasets import Images
 from .densities import Density
 
 
 class Task(lightning.LightningModule):
-    """What both trainings share: Adam, a linear warm-up, then a cosine down to nothing."""
+    """What both trainings share: a linear warm-up, then a cosine down to nothing.
+
+    best: the metric that tells how good the model is, and whether that is its "min" or its "max".
+    """
+
+    best: tuple[str, str]
 
     def __init__(self, model: nn.Module, learning_rate: float, warmup: int) -> None:
         super().__init__()
@@ -43,35 +48,51 @@ class Task(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def optimizer(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), self.learning_rate)
+        raise NotImplementedError
 
 
 class MaximumLikelihood(Task):
-    """Minimises bits/dim."""
+    """Minimises -log p(x), or what the model's `objective` puts in its place, a site and in bits."""
 
     model: Density
+    best = ("nll", "min")
+
+    def __init__(self, model: Density, learning_rate: float, warmup: int, weight_decay: float = 0.0) -> None:
+        super().__init__(model, learning_rate, warmup)
+        self.weight_decay = weight_decay
 
     def training_step(self, batch: tuple[Tensor, ...], index: int) -> Tensor:
-        loss = self.model.bits_per_dim(batch[0] / 255).mean()
+        x = self.model.observe(batch[0], noise=torch.rand_like(batch[0]))
+        loss = self.model.objective(x).mean() / (x[0].numel() * math.log(2))
         self.log("train_bits_per_dim", loss, prog_bar=True)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, ...], index: int) -> None:
-        self.log("bits_per_dim", self.model.bits_per_dim(batch[0] / 255).mean(), prog_bar=True, sync_dist=True)
+        x = self.model.observe(batch[0])
+        log_prob = self.model.log_prob(x)
+        self.log("nll", -log_prob.mean(), prog_bar=True, sync_dist=True)
+        if self.model.levels is not None or x.ndim == 4:
+            bits = self.model.in_bits_per_dim(log_prob, tuple(x.shape[1:]))
+            self.log("bits_per_dim", bits.mean(), prog_bar=True, sync_dist=True)
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), self.learning_rate, weight_decay=self.weight_decay)
 
 
 class Classification(Task):
     """Minimises cross-entropy on images that are mirrored at random."""
 
+    best = ("accuracy", "max")
+
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         x, y = batch
-        loss = F.cross_entropy(self.model(mirrored(x / 255)), y, label_smoothing=0.05)
+        loss = F.cross_entropy(self.model(mirrored(x)), y, label_smoothing=0.05)
         self.log("train_loss", loss, prog_bar=True)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
         x, y = batch
-        accuracy = (self.model(x / 255).argmax(1) == y).float().mean()
+        accuracy = (self.model(x).argmax(1) == y).float().mean()
         self.log("accuracy", accuracy, prog_bar=True, sync_dist=True)
 
     def optimizer(self) -> torch.optim.Optimizer:
@@ -97,6 +118,7 @@ def train(
     precision: str = "32-true",
     accelerator: str = "auto",
     devices: int = 1,
+    patience: int = 0,
     resume: Path | None = None,
     progress: bool = True,
 ) -> dict[str, float]:
@@ -105,8 +127,9 @@ def train(
     out: folder for metrics.csv and the checkpoint last.ckpt, from which `resume` goes on: the order of the images
     depends on seed and epoch alone. ema: decay of the weights' moving average, which becomes the model (0: none).
     clip: largest gradient norm. precision, accelerator, devices: as Lightning's Trainer takes them ("bf16-mixed",
-    "gpu", 2 ...); more than one device trains by DDP. Raises FileNotFoundError if `resume` is missing, ValueError if it
-    has had all its epochs. The metrics before a resumption are kept as metrics.1.csv, metrics.2.csv ...
+    "gpu", 2 ...); more than one device trains by DDP. patience: epochs without a better `task.best` on `validation`
+    after which to stop; the best weights are kept then (0: all epochs and the last weights). Raises FileNotFoundError
+    if `resume` is missing, ValueError if it has had all its epochs. The metrics before a resumption are kept as metrics.1.csv, metrics.2.csv ...
     """
     if resume is not None and not resume.is_file():
         raise FileNotFoundError(f"there is no checkpoint {resume}")
@@ -120,6 +143,10 @@ def train(
     callbacks: list[lightning.Callback] = [ModelCheckpoint(out, "last", enable_version_counter=False)]
     if ema:
         callbacks.append(EMAWeightAveraging(decay=ema, update_starting_at_step=task.warmup))
+    monitor, mode = task.best
+    if patience:
+        best = ModelCheckpoint(out, "best", monitor, mode=mode, enable_version_counter=False)
+        callbacks += [best, EarlyStopping(monitor, patience=patience, mode=mode)]
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=20))
     trainer = lightning.Trainer(
@@ -137,28 +164,27 @@ def train(
         num_sanity_val_steps=0,
     )
     rank = {"num_replicas": trainer.world_size, "rank": trainer.global_rank}
-    batches = DataLoader(
-        _Rows(images),
-        batch_size,
-        sampler=DistributedSampler(images, seed=seed, drop_last=True, **rank),  # type: ignore[arg-type]
-        drop_last=True,
-    )
-    held_out = DataLoader(
-        _Rows(validation),
-        4 * batch_size,
-        sampler=DistributedSampler(validation, shuffle=False, **rank),  # type: ignore[arg-type]
-    )
+    order = DistributedSampler(images, seed=seed, drop_last=True, **rank)  # type: ignore[arg-type]
+    watched = DistributedSampler(validation, shuffle=False, **rank)  # type: ignore[arg-type]
+    batches = DataLoader(_Rows(images), None, sampler=_Epochs(order, batch_size))
+    held_out = DataLoader(_Rows(validation), None, sampler=BatchSampler(watched, 4 * batch_size, drop_last=False))
     trainer.fit(task, batches, held_out, ckpt_path=resume, weights_only=True)
     if not trainer.callback_metrics:
         raise ValueError(f"{resume} has already been trained for {epochs} epochs; ask for more to go on")
     if not trainer.is_global_zero:  # the other processes of DDP hold the same model, and have nothing left to do
         raise SystemExit(0)
     task.model.eval()
+    if patience:
+        task.load_state_dict(torch.load(out / "best.ckpt", weights_only=True)["state_dict"])
+        trainer = lightning.Trainer(
+            accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False
+        )
+        return dict(trainer.validate(task, held_out, verbose=False)[0])
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
 class _Rows(Dataset[tuple[Tensor, ...]]):
-    """Rows of (image, label), or of (image,) where there are no labels."""
+    """Whole batches of (events, labels), or of (events,) where there are no labels, by their positions."""
 
     def __init__(self, images: Images) -> None:
         self.images = images
@@ -166,6 +192,16 @@ class _Rows(Dataset[tuple[Tensor, ...]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, i: int) -> tuple[Tensor, ...]:
-        row = self.images.x[i], self.images.y[i] if self.images.y is not None else None
-        return tuple(part for part in row if part is not None)
+    def __getitem__(self, which: list[int]) -> tuple[Tensor, ...]:
+        batch = self.images[torch.tensor(which)]
+        return (batch.float(),) if batch.y is None else (batch.float(), batch.y)
+
+
+class _Epochs(BatchSampler):
+    """Whole batches; hands the number of the epoch on, which shuffles."""
+
+    def __init__(self, order: DistributedSampler[Any], batch_size: int) -> None:
+        super().__init__(order, batch_size, drop_last=True)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.sampler.set_epoch(epoch)  # type: ignore[union-attr]

@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 
+from . import densities
 from .classifiers import ResNet
+from .densities import Density
 from .detector import Detector
-from .storage import sha256_of
+from .storage import load_tensors, sha256_of
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -50,6 +52,17 @@ def load_classifier(name: str | os.PathLike[str], *, device: str | torch.device 
     """name: of a shipped classifier ("fashion-mnist"), or the path of a file that `ResNet.save` wrote. Raises as
     `load_detector` does."""
     return ResNet.load(_verified(name, "classifier")).to(device)
+
+
+def load_density(name: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Density:
+    """name: of a shipped detector, or the path of a file that `Detector.save` or `Density.save` wrote. Returns its
+    density. Raises as `load_detector` does."""
+    path = _verified(name, "detector")
+    if load_tensors(path)[1].get("kind") == "density":
+        return densities.load(path).to(device)
+    density = Detector.load(path, device=device).density
+    assert density is not None
+    return density
 
 
 @functools.cache

@@ -12,9 +12,9 @@ from scipy.stats import logistic
 
 from pixeldefend.densities.heads import (
     DiscretizedLogisticMixture,
-    PixelLogisticMixtureHead,
     GridCategorical,
     PixelCategoricalHead,
+    PixelLogisticMixtureHead,
 )
 
 GRID = torch.arange(256, dtype=torch.float64) / 255

@@ -6,15 +6,22 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from ..datasets import DataSet
 from ..storage import load_tensors
 from .base import Autoregressive, Density
 from .ensemble import OrderEnsemble
 from .eonade import EoNADE
 from .fvsbn import FVSBN
+from .gated_pixelcnn import GatedPixelCNN
 from .made import MADE
 from .nade import NADE
+from .pixelcnn import PixelCNN
 from .pixelcnnpp import PixelCNNPlusPlus
+from .pixelrnn import DiagonalBiLSTM, RowLSTM
 from .rnade import RNADE
+from .rnn import RNN
+from .sequences import SequenceModel
+from .wavenet import WaveNet
 
 DENSITIES: dict[str, Callable[..., Autoregressive]] = {
     "fvsbn": FVSBN,
@@ -22,7 +29,13 @@ DENSITIES: dict[str, Callable[..., Autoregressive]] = {
     "eonade": EoNADE,
     "rnade": RNADE,
     "made": MADE,
+    "rnn": RNN,
+    "row_lstm": RowLSTM,
+    "diagonal_bilstm": DiagonalBiLSTM,
+    "pixelcnn": PixelCNN,
+    "gated_pixelcnn": GatedPixelCNN,
     "pixelcnnpp": PixelCNNPlusPlus,
+    "wavenet": WaveNet,
 }
 
 
@@ -42,6 +55,28 @@ def build(config: dict[str, Any]) -> Density:
         raise ValueError(f"cannot make {model}: {error}") from None
 
 
+def build_for(data: DataSet, model: str, **arguments: Any) -> Autoregressive:
+    """data: what is to be modelled. Returns the untrained density for events of its shape, with the conditionals that
+    suit its values, unless `arguments` name a `head`: a Bernoulli for 2 levels, a discretized mixture of logistics for
+    256, a categorical distribution for other numbers of levels, a mixture of normals for real numbers.
+
+    A model of two levels may be had for 8-bit images, which it sees binarised, and one of real numbers, which sees them
+    dequantised (`Density.observe`). Raises ValueError as `build` does, and if the values are none that the head can have.
+    """
+    levels, shape = data.train.levels, data.train.shape
+    suited = {2: "bernoulli", 256: "logistics", None: "normals"}.get(levels, "categorical")
+    arguments = {"head": suited, **arguments}
+    if arguments["head"] == "categorical" and levels not in (None, 256):
+        arguments.setdefault("levels", levels)
+    if data.vocabulary is not None and DENSITIES.get(model) in (RNN, WaveNet):
+        arguments["vocabulary"] = data.vocabulary
+    density = build({"model": model, "event_shape": shape, **arguments})
+    if density.levels == levels or (len(shape) == 3 and levels == 256 and density.levels in (2, None)):
+        return density
+    holds, models = ("real numbers" if n is None else f"{n} levels" for n in (levels, density.levels))
+    raise ValueError(f"{data.name} holds {holds}, but the head {arguments['head']!r} models {models}")
+
+
 def load(path: str | os.PathLike[str]) -> Density:
     """Reads what `Density.save` wrote. Raises ValueError if the file is damaged or holds something else,
     FileNotFoundError if it is missing."""
@@ -55,15 +90,23 @@ def load(path: str | os.PathLike[str]) -> Density:
 
 __all__ = [
     "DENSITIES",
-    "EoNADE",
     "FVSBN",
     "MADE",
     "NADE",
     "RNADE",
+    "RNN",
     "Autoregressive",
     "Density",
+    "DiagonalBiLSTM",
+    "EoNADE",
+    "GatedPixelCNN",
     "OrderEnsemble",
+    "PixelCNN",
     "PixelCNNPlusPlus",
+    "RowLSTM",
+    "SequenceModel",
+    "WaveNet",
     "build",
+    "build_for",
     "load",
 ]

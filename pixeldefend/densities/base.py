@@ -53,20 +53,26 @@ class Density(nn.Module, ABC):
         Of a density of real numbers: for images as `observe` dequantises them, 8 bits more, since a value of 8 bits is
         1/256 wide. Raises ValueError for real-valued events that are no images: they have no bits.
         """
-        bits = -self.log_prob(x) / (math.prod(x.shape[1:]) * math.log(2))
+        return self.in_bits_per_dim(self.log_prob(x), tuple(x.shape[1:]))
+
+    def in_bits_per_dim(self, log_prob: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """log_prob: (N,) nats of events of this shape. Returns (N,), as `bits_per_dim`, whose errors it raises."""
+        bits = -log_prob / (math.prod(shape) * math.log(2))
         if self.levels is not None:
             return bits
-        if x.ndim != 4:
-            raise ValueError(f"a density of real numbers has no bits/dim; take log_prob, in nats (x is {tuple(x.shape)})")
+        if len(shape) != 3:
+            raise ValueError(f"a density of real numbers has no bits/dim; take log_prob, in nats (x is {shape})")
         return bits + 8
 
     def observe(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """x: (N, C, H, W) images in [0, 1]. Returns what this density models of them: themselves; binarised at a half
-        if it has 2 levels; dequantised, (255 x + u) / 256, if it models real numbers.
+        if it has 2 levels; dequantised, (255 x + u) / 256, if it models real numbers. Other events are as they are.
 
         noise: u, in [0, 1) and of the shape of x; by default one fixed pattern for all images, so that a score does not
         depend on chance or on the batch.
         """
+        if x.ndim != 4:
+            return x
         if self.levels == 2:
             return (x >= 0.5).to(x.dtype)
         if self.levels is None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .base import Head
 
 
 class ShiftedConv2d(nn.Conv2d):
@@ -31,6 +36,10 @@ class ShiftedConv2d(nn.Conv2d):
         # F.pad counts left, right, top, bottom; a negative pad crops what the shift moves out of the image
         self.pads = (left + shift[1], kw - 1 - left - shift[1], kh - 1 + shift[0], -shift[0])
 
+    def kernel(self) -> Tensor:
+        """Returns (C', C, kh, kw): the weight as it is applied."""
+        return self.weight
+
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(F.pad(x, self.pads))
 
@@ -46,3 +55,94 @@ class ShiftedConvTranspose2d(nn.ConvTranspose2d):
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         h, w = 2 * x.shape[2], 2 * x.shape[3]
         return super().forward(x)[:, :, :h, self.left : self.left + w]
+
+
+CONSTANT = -1  # the group of a feature that knows nothing of the image, which all may see
+
+
+class MaskedConv2d(ShiftedConv2d):
+    """A convolution of features in groups, one group a channel of the image (PixelCNN, section 3.4: R, G|R, B|RG).
+
+    All pixels that come before an output's own one are seen whole; of its own, group g sees groups up to g (mask B) or,
+    strict, those before g only (mask A). The kernel ends at its own row: what lies below does not exist as a weight.
+    inputs, outputs: the group of every feature. (N, C, H, W) -> (N, C', H, W).
+    """
+
+    mask: Tensor
+
+    def __init__(
+        self,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        kernel_size: tuple[int, int],
+        *,
+        right: bool = False,
+        strict: bool = False,
+    ) -> None:
+        super().__init__(len(inputs), len(outputs), kernel_size, right=right)
+        own = self.pads[0]  # the kernel's column that lies on the output's own pixel
+        mask = torch.ones(self.weight.shape, dtype=torch.bool)
+        mask[:, :, -1, own] = torch.tensor(inputs) <= torch.tensor(outputs)[:, None] - int(strict)
+        mask[:, :, -1, own + 1 :] = False
+        self.register_buffer("mask", mask, persistent=False)
+
+    def kernel(self) -> Tensor:
+        return self.weight * self.mask
+
+    def forward(self, x: Tensor) -> Tensor:
+        padded = F.pad(x, self.pads) if any(self.pads) else x  # F.pad copies even if there is nothing to pad
+        return F.conv2d(padded, self.kernel(), self.bias)
+
+
+class CachedConv2d:
+    """A `ShiftedConv2d` of stride 1, computed piece by piece in sampling: it keeps what it was shown of its input
+    (zeros at first) and computes only what is asked for. n, h, w: of the input as a whole."""
+
+    def __init__(self, conv: ShiftedConv2d, n: int, h: int, w: int) -> None:
+        left, right, self.top, _ = conv.pads
+        self.left = left
+        self.kernel, self.bias = conv.kernel(), conv.bias
+        self.seen = self.kernel.new_zeros(n, conv.in_channels, self.top + h, left + w + max(right, 0))
+
+    def write(self, x: Tensor, row: int, column: int) -> None:
+        """x: (N, C, 1, M), the input in one row, from `column` on."""
+        start = self.left + column
+        self.seen[:, :, row + self.top, start : start + x.shape[3]] = x[:, :, 0]
+
+    def __call__(self, x: Tensor, row: int, column: int) -> Tensor:
+        """x: as `write` takes it. Returns (N, C', 1, M): the output in the same places."""
+        self.write(x, row, column)
+        kh, kw = self.kernel.shape[2:]
+        window = self.seen[:, :, row : row + kh, column : column + x.shape[3] + kw - 1]
+        return F.conv2d(window, self.kernel, self.bias)
+
+
+class ChannelOutputs(nn.Module):
+    """The parameters of every sub-pixel, from its own channel's group of features after two more layers.
+
+    (N, F, H, W), with features in groups -> (N, C, H, W, P) for a head of one site.
+    """
+
+    def __init__(self, features: int, channels: int, head: Head) -> None:
+        super().__init__()
+        groups = channel_groups(features, channels)
+        self.hidden = MaskedConv2d(groups, groups, (1, 1))
+        self.last = MaskedConv2d(groups, channel_groups(channels * head.outputs, channels), (1, 1))
+        self.channels = channels
+        with torch.no_grad():
+            self.last.weight.mul_(0.1)
+            self.last.bias = nn.Parameter(head.initial_bias().repeat(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.last(torch.relu(self.hidden(torch.relu(x))))
+        return y.unflatten(1, (self.channels, -1)).movedim(2, -1)
+
+
+def channel_groups(features: int, channels: int) -> list[int]:
+    """Returns the group of every feature: as many of the first channel as of the second, and so on."""
+    return [feature * channels // features for feature in range(features)]
+
+
+def with_constant(x: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, C + 1, H, W): a plane of ones, which tells the image from its padding."""
+    return F.pad(x, (0, 0, 0, 0, 0, 1), value=1.0)

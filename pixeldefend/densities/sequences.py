@@ -1,0 +1,126 @@
+"""What models of sequences share: what their nets see at each site, and text."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .base import Head, RowAutoregressive
+from .heads import LEVELS, CategoricalHead
+
+
+class SequenceModel(RowAutoregressive):
+    """An autoregressive model of sequences of any length, and of images as sequences of their sub-pixels.
+
+    vocabulary: the characters that the levels stand for; None if they are numbers.
+    """
+
+    any_length = True
+
+    def __init__(
+        self,
+        event_shape: tuple[int, ...],
+        net: nn.Module,
+        head: Head,
+        config: dict[str, object],
+        vocabulary: str | None,
+    ) -> None:
+        if vocabulary is not None and head.levels != len(vocabulary):
+            raise ValueError(f"the vocabulary has {len(vocabulary)} characters, the head {head.levels} levels")
+        super().__init__(event_shape, net, head, config)
+        self.vocabulary = vocabulary
+
+    def encode(self, text: str) -> Tensor:
+        """Returns (1, T) in [0, 1]: places in the vocabulary. Raises ValueError at a character that is not in it."""
+        place = {character: k for k, character in enumerate(self._characters())}
+        unknown = next((character for character in text if character not in place), None)
+        if unknown is not None:
+            raise ValueError(f"the vocabulary has no {unknown!r}")
+        indices = torch.tensor([[place[character] for character in text]], device=self.device, dtype=self.dtype)
+        return indices / (len(place) - 1)
+
+    def decode(self, x: Tensor) -> str | list[str]:
+        """x: (T,) or (N, T) in [0, 1]. Returns one text or N, of the characters nearest to the values. Raises
+        ValueError if x has another shape or leaves [0, 1]."""
+        characters = self._characters()
+        if x.ndim not in (1, 2):
+            raise ValueError(f"x must be (T,) or (N, T), got {tuple(x.shape)}")
+        if x.numel() and not (x.min() >= 0 and x.max() <= 1):
+            raise ValueError(f"x must lie in [0, 1], got min {x.min():.3g} and max {x.max():.3g}")
+        indices = (x * (len(characters) - 1)).round().long()
+        texts = ["".join(characters[k] for k in row) for row in torch.atleast_2d(indices).tolist()]
+        return texts if x.ndim == 2 else texts[0]
+
+    def _characters(self) -> str:
+        if self.vocabulary is None:
+            raise ValueError("this density has no vocabulary: its levels are numbers")
+        return self.vocabulary
+
+
+def levels_of(vocabulary: str | None, levels: int) -> int:
+    """Returns the number of levels: as many as the vocabulary, if there is one, has characters. Raises ValueError if a
+    character is repeated, or if levels is neither that number nor left at its default, 256."""
+    if vocabulary is None:
+        return levels
+    repeated = next((character for k, character in enumerate(vocabulary) if character in vocabulary[:k]), None)
+    if repeated is not None:
+        raise ValueError(f"the vocabulary repeats {repeated!r}")
+    if levels not in (LEVELS, len(vocabulary)):
+        raise ValueError(f"the vocabulary has {len(vocabulary)} characters, but levels is {levels}")
+    return len(vocabulary)
+
+
+def at_least_one(**sizes: int) -> None:
+    """Raises ValueError if one of the sizes is below 1."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
+
+
+class SiteEmbedding(nn.Module):
+    """What a net sees at a site: the value of the site before it (at the first one a learnt start) and, in images,
+    the row, the column and the channel, of which raster order says nothing.
+
+    Values of a categorical head have a learnt vector each, with linear interpolation off the grid, so that gradients
+    reach x; other values go through a linear map.
+    """
+
+    def __init__(self, event_shape: tuple[int, ...], features: int, head: Head) -> None:
+        super().__init__()
+        self.event_shape = tuple(event_shape)
+        self.levels = head.levels
+        self.start = nn.Parameter(torch.randn(features))
+        self.value = (
+            nn.Embedding(head.outputs, features) if isinstance(head, CategoricalHead) else nn.Linear(1, features)
+        )
+        axes = event_shape if len(event_shape) == 3 else ()
+        self.places = nn.ParameterList(nn.Parameter(0.1 * torch.randn(size, features)) for size in axes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, D). Returns (N, D, F)."""
+        n, d = x.shape
+        before = torch.cat([self.start.expand(n, 1, -1), self.embed(x[:, :-1])], 1)
+        return self.placed(before, torch.arange(d, device=x.device))
+
+    def at(self, x: Tensor, site: int) -> Tensor:
+        """x: (N, D), read before `site` only. Returns (N, 1, F)."""
+        before = self.embed(x[:, site - 1 : site]) if site else self.start.expand(len(x), 1, -1)
+        return self.placed(before, torch.tensor([site], device=x.device))
+
+    def embed(self, x: Tensor) -> Tensor:
+        """x: (N, T) values. Returns (N, T, F)."""
+        if isinstance(self.value, nn.Linear):
+            return self.value((x if self.levels is None else 2 * x - 1).unsqueeze(-1))
+        last = self.value.num_embeddings - 1
+        position = x * last
+        below = position.detach().floor().clamp(0, last - 1)
+        index = below.long()
+        return torch.lerp(self.value(index), self.value(index + 1), (position - below).unsqueeze(-1))
+
+    def placed(self, features: Tensor, sites: Tensor) -> Tensor:
+        """features: (N, T, F) of these sites, (T,)."""
+        if not self.places:
+            return features
+        c, _, w = self.event_shape
+        channels, rows, columns = self.places
+        return features + rows[sites // (w * c)] + columns[sites // c % w] + channels[sites % c]
