@@ -44,8 +44,9 @@ def run_benchmark(
     attacked 8-bit images that fool the classifier with all the clean ones of the same first `limit` test images.
 
     Returns plain JSON values: `rows` (attack, score, attempted, succeeded, auroc, tpr_at_fpr_0.01, tpr_at_fpr_0.05,
-    each with its _ci), `milliseconds` (an image takes, under all these scores), `false_alarms` (score, fpr, observed, its _ci, and the interval `promised`), `roc` (points of
-    the curves) and what it takes to do it again. Raises ValueError for unknown names, or data without labels.
+    each with its _ci), `bits_per_dim` (mean over the clean images), `milliseconds` (an image takes, under all these
+    scores), `false_alarms` (score, fpr, observed, its _ci, and the interval `promised`), `roc` (points of the curves)
+    and what it takes to do it again. Raises ValueError for unknown names, or data without labels.
     """
     attacks, scores = attacks or list(ATTACKS), scores or list(SCORES)
     for names, known in ((attacks, list(ATTACKS)), (scores, list(SCORES))):

@@ -60,8 +60,8 @@ def comparison_table(results: dict[str, Any]) -> str:
     lines = [
         f"# Detectors compared on {results['data']}",
         "",
-        "The same attacked images for all. A cell: AUROC / share detected at 5 % false alarms, over the attacked images",
-        "that fool the classifier. ms: time an image, under all scores of this page.",
+        "The same attacked images for all. A cell: AUROC / share detected at 5 % false alarms, over the attacked",
+        "images that fool the classifier. ms: time an image, under all scores of this page.",
     ]
     header = ["detector", "bits/dim", "ms", *(f"{name} ({counts[name]})" for name in results["attacks"])]
     for score in results["scores"]:

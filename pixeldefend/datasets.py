@@ -118,12 +118,12 @@ def load_dataset(name: str, data_dir: str | Path = "data", *, length: int = 256)
     - a .txt file, in pieces of `length` characters (UTF-8);
     - a .wav file or a folder of them, 8 or 16 bits, the first channel, in pieces of `length` samples in 8-bit mu-law.
 
-    The order is shuffled with a fixed seed, the same on every machine, except that of text and audio, which are cut into
-    consecutive parts; a twelfth of the training images goes to `validation`, another to `fit`. Where the source has test
-    images of its own, they are halved into `calibration` and `test`: calibration images must be as new to the density
-    as those to come, and images held out of the training ones need not be (in Fashion-MNIST they are variants of
-    products that were trained on, and less surprising than test images). Where it has none, two further twelfths are
-    held out.
+    The order is shuffled with a fixed seed, the same on every machine, except that of text and audio, which are cut
+    into consecutive parts; a twelfth of the training images goes to `validation`, another to `fit`. Where the source
+    has test images of its own, they are halved into `calibration` and `test`: calibration images must be as new to the
+    density as those to come, and images held out of the training ones need not be (in Fashion-MNIST they are variants
+    of products that were trained on, and less surprising than test images). Where it has none, two further twelfths
+    are held out.
     Raises ValueError if the source is of none of these kinds, damaged, or holds too few images.
     """
     path = Path(name)

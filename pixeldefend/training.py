@@ -129,7 +129,8 @@ def train(
     clip: largest gradient norm. precision, accelerator, devices: as Lightning's Trainer takes them ("bf16-mixed",
     "gpu", 2 ...); more than one device trains by DDP. patience: epochs without a better `task.best` on `validation`
     after which to stop; the best weights are kept then (0: all epochs and the last weights). Raises FileNotFoundError
-    if `resume` is missing, ValueError if it has had all its epochs. The metrics before a resumption are kept as metrics.1.csv, metrics.2.csv ...
+    if `resume` is missing, ValueError if it has had all its epochs. The metrics before a resumption are kept as
+    metrics.1.csv, metrics.2.csv ...
     """
     if resume is not None and not resume.is_file():
         raise FileNotFoundError(f"there is no checkpoint {resume}")

@@ -8,11 +8,76 @@ import numpy as np
 import torch
 from torch import nn
 
-from pixeldefend.densities import Density
+from pixeldefend.densities import Autoregressive, Density
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "examples"
 SAMPLE = HERE / "data" / "fashion_mnist_test_500.npz"
+
+
+# name of a density -> small configurations that between them reach every branch
+SMALL = {
+    "fvsbn": [
+        dict(event_shape=(1, 4, 5), head="bernoulli"),
+        dict(event_shape=(7,), head="categorical", levels=5),
+        dict(event_shape=(3, 4, 3), head="logistics", mixtures=2),
+    ],
+    "nade": [
+        dict(event_shape=(1, 5, 6), hidden=12, head="bernoulli"),
+        dict(event_shape=(3, 4, 5), hidden=12, head="logistics", mixtures=2),  # more sites than a block of sums
+        dict(event_shape=(9,), hidden=12, head="categorical", levels=4),
+    ],
+    "eonade": [
+        dict(event_shape=(1, 5, 6), hidden=48, head="bernoulli"),
+        dict(event_shape=(3, 4, 5), hidden=48, head="logistics", mixtures=2, ordering=3),
+        dict(event_shape=(9,), hidden=48, layers=2, head="categorical", levels=4, ordering=1),
+    ],
+    "rnade": [
+        dict(event_shape=(9,), hidden=48, mixtures=3),
+        dict(event_shape=(9,), hidden=48, head="laplacians", mixtures=2),
+        dict(event_shape=(1, 4, 5), hidden=48, mixtures=1),
+    ],
+    "made": [
+        dict(event_shape=(1, 5, 6), hidden=(200,), head="bernoulli"),
+        dict(event_shape=(3, 4, 5), hidden=(600, 400), direct=True, head="logistics", mixtures=2),
+        dict(event_shape=(9,), hidden=(90, 90, 90), masks=4, order_agnostic=True, head="normals", ordering=2),
+    ],
+    "rnn": [
+        dict(event_shape=(9,), hidden=12, levels=5),
+        dict(event_shape=(1, 5, 6), hidden=12, cell="gru", head="bernoulli"),
+        dict(event_shape=(3, 4, 5), hidden=12, cell="rnn", layers=2, head="logistics", mixtures=2, dropout=0.1),
+    ],
+    "row_lstm": [
+        dict(event_shape=(1, 5, 6), filters=12, head="bernoulli"),
+        dict(event_shape=(3, 4, 5), filters=24, layers=2, head="logistics", mixtures=2),
+    ],
+    "diagonal_bilstm": [
+        dict(event_shape=(1, 5, 6), filters=12, head="bernoulli"),
+        dict(event_shape=(3, 4, 5), filters=36, layers=2, head="logistics", mixtures=2),
+    ],
+    "pixelcnn": [
+        dict(event_shape=(1, 5, 6), filters=12, blocks=2, head="bernoulli"),
+        dict(event_shape=(3, 4, 5), filters=24, blocks=2, head="logistics", mixtures=2),
+        dict(event_shape=(2, 3, 4), filters=12, blocks=1, head="categorical", levels=5),
+    ],
+    "gated_pixelcnn": [
+        dict(event_shape=(1, 5, 6), filters=24, blocks=6, head="bernoulli"),
+        dict(event_shape=(3, 4, 5), filters=36, blocks=6, head="logistics", mixtures=2),
+        dict(event_shape=(2, 3, 4), filters=24, blocks=4, kernel=5, classes=3, head="categorical", levels=5),
+    ],
+    "pixelcnnpp": [
+        dict(event_shape=(1, 8, 8), filters=4, blocks=1, scales=1, mixtures=2),
+        dict(event_shape=(1, 9, 11), filters=4, blocks=1, scales=3, mixtures=2),
+        dict(event_shape=(3, 8, 9), filters=4, blocks=1, scales=2, mixtures=2),
+        dict(event_shape=(3, 8, 8), filters=4, blocks=1, scales=2, head="categorical"),
+        dict(event_shape=(1, 13, 8), filters=4, blocks=2, scales=3, mixtures=1, dropout=0.2),
+    ],
+    "wavenet": [
+        dict(event_shape=(9,), residual=8, skip=24, depth=3, stacks=2, levels=5),
+        dict(event_shape=(1, 5, 6), residual=8, skip=24, depth=2, stacks=1, head="bernoulli"),
+        dict(event_shape=(3, 4, 5), residual=8, skip=24, depth=3, stacks=1, head="logistics", mixtures=2),
+    ],
+}
 
 
 def randomised(density: Density, seed: int = 0, scale: float = 0.3) -> Density:
@@ -22,6 +87,38 @@ def randomised(density: Density, seed: int = 0, scale: float = 0.3) -> Density:
         for parameter in density.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
     return density.eval()
+
+
+def values(density: Density, n: int, *, off_grid: bool = False, seed: int = 0) -> torch.Tensor:
+    """(n, *event): random events of the kind that the density models."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (n, *density.event_shape)
+    if density.levels is None:
+        return torch.randn(shape, generator=generator)
+    if off_grid:
+        return 0.1 + 0.8 * torch.rand(shape, generator=generator)
+    return torch.randint(0, density.levels, shape, generator=generator) / (density.levels - 1)
+
+
+def site_order(density: Autoregressive) -> torch.Tensor:
+    """(*event): the position of each site in the model's order."""
+    order = torch.empty(density.event_shape, dtype=torch.long)
+    for place, site in enumerate(density.sites(density.event_shape)):
+        order[site] = place
+    return order
+
+
+def dependence(density: Autoregressive, x: torch.Tensor, site: tuple[int, ...]) -> torch.Tensor:
+    """(*event): |d p(. | before) of one site / d x|, over the whole conditional and not just the value at x."""
+    x = x.clone().requires_grad_()
+    conditionals = density.conditionals(x)
+    if density.levels is None:
+        told = torch.stack([conditionals.log_prob(torch.full_like(x, v)) for v in (-0.3, 0.2, 1.7)], -1)
+    else:
+        told = conditionals.pmf()
+    weights = torch.randn(told.shape[-1], generator=torch.Generator().manual_seed(1), dtype=told.dtype)
+    (gradient,) = torch.autograd.grad((told[(0, *site)] * weights).sum(), x)
+    return gradient[0].abs()
 
 
 def grid_images(*shape: int, seed: int = 0) -> torch.Tensor:

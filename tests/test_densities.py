@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from helpers import SMALL, randomised, site_order, values
+from helpers import SMALL, dependence, randomised, site_order, values
 
 from pixeldefend import densities
 from pixeldefend.densities import DENSITIES, Autoregressive, Density, build
@@ -38,20 +38,8 @@ def every_event(density: Density) -> torch.Tensor:
     """(levels^D, *event)."""
     levels, shape = density.levels, density.event_shape
     grid = torch.arange(levels, dtype=torch.float64) / (levels - 1)
-    return torch.tensor(list(itertools.product(grid.tolist(), repeat=math.prod(shape)))).reshape(-1, *shape)
-
-
-def dependence(density: Autoregressive, x: torch.Tensor, site: tuple[int, ...]) -> torch.Tensor:
-    """(*event): |d p(. | before) of one site / d x|, over the whole conditional and not just the value at x."""
-    x = x.clone().requires_grad_()
-    conditionals = density.conditionals(x)
-    if density.levels is None:
-        told = torch.stack([conditionals.log_prob(torch.full_like(x, v)) for v in (-0.3, 0.2, 1.7)], -1)
-    else:
-        told = conditionals.pmf()
-    weights = torch.randn(told.shape[-1], generator=torch.Generator().manual_seed(1), dtype=told.dtype)
-    (gradient,) = torch.autograd.grad((told[(0, *site)] * weights).sum(), x)
-    return gradient[0].abs()
+    events = list(itertools.product(grid.tolist(), repeat=math.prod(shape)))
+    return torch.tensor(events, dtype=torch.float64).reshape(-1, *shape)
 
 
 # -- the mathematics ---------------------------------------------------------------------------------------------------
@@ -69,7 +57,7 @@ def test_probabilities_of_all_events_sum_to_one(config):
 def test_frequencies_of_samples_match_the_probabilities(config):
     density = made(config, scale=0.2).double()
     events = every_event(density)
-    n = 20_000
+    n = 5_000
     x = density.sample(n, generator=torch.Generator().manual_seed(0))
     base = density.levels ** torch.arange(events[0].numel() - 1, -1, -1)
     counts = torch.bincount(((x.flatten(1) * (density.levels - 1)).round().long() * base).sum(1), minlength=len(events))
@@ -80,7 +68,8 @@ def test_frequencies_of_samples_match_the_probabilities(config):
     statistic = ((counts - expected).square() / expected)[likely].sum()
     degrees = int(likely.sum())
     assert abs(statistic - degrees) < 7 * math.sqrt(2 * degrees + 1)
-    assert counts[~likely].sum() == pytest.approx(expected[~likely].sum(), abs=7 * (1 + expected[~likely].sum()).sqrt())
+    rare = expected[~likely].sum().item()
+    assert abs(counts[~likely].sum().item() - rare) < 7 * math.sqrt(1 + rare)
 
 
 @pytest.mark.parametrize("config", CASES)
@@ -101,10 +90,12 @@ def test_every_site_sees_every_site_before_it(name):
     test_sequences. A PixelCNN++ deep enough: test_pixelcnnpp."""
     for case in SMALL[name]:
         density = made({"model": name, **case}, scale=0.2).double()
-        x = values(density, 1, off_grid=True).double()
+        inputs = [
+            values(density, 1, off_grid=True, seed=seed).double() for seed in range(3)
+        ]  # a relu may be off at one
         order = site_order(density)
         for site in density.sites(density.event_shape)[1:]:
-            gradient = dependence(density, x, site)
+            gradient = sum(dependence(density, x, site) for x in inputs)
             missed = [tuple(i.tolist()) for i in ((gradient == 0) & (order < order[site])).nonzero()]
             assert not missed, f"{site} does not see {missed}"
 
@@ -265,7 +256,7 @@ def test_unknown_names_and_arguments_are_refused():
     for name in DENSITIES:
         with pytest.raises(ValueError, match=f"cannot make {name}.*colour"):
             build({"model": name, **SMALL[name][0], "colour": 1})
-        with pytest.raises(ValueError, match="head must be one of .*, got 'gaussian'"):
+        with pytest.raises(ValueError, match=r"head must be one of .*, got 'gaussian'"):
             build({"model": name, **SMALL[name][0], "head": "gaussian"})
 
 

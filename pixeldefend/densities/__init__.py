@@ -61,7 +61,7 @@ def build_for(data: DataSet, model: str, **arguments: Any) -> Autoregressive:
     256, a categorical distribution for other numbers of levels, a mixture of normals for real numbers.
 
     A model of two levels may be had for 8-bit images, which it sees binarised, and one of real numbers, which sees them
-    dequantised (`Density.observe`). Raises ValueError as `build` does, and if the values are none that the head can have.
+    dequantised (`Density.observe`). Raises ValueError as `build` does, and if the head has other values than the data.
     """
     levels, shape = data.train.levels, data.train.shape
     suited = {2: "bernoulli", 256: "logistics", None: "normals"}.get(levels, "categorical")

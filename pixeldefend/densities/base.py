@@ -257,7 +257,8 @@ class Autoregressive(Density):
 
         progress: wraps the list of sites, as tqdm does. given: (1 or n, k), the values of the first k sites in the
         model's order, to go on from. temperature: 1 samples from p; below it, conditionals are sharpened
-        (p^(1/temperature), normalised). length: of the event, for models of sequences of any length. cached: False computes everything again for every site; the same samples.
+        (p^(1/temperature), normalised). length: of the event, for models of sequences of any length. cached: False
+        computes everything again for every site; the same samples.
         Raises ValueError if given has too many values, temperature is not positive or the length is fixed.
         """
         shape = self.event_shape
@@ -307,7 +308,7 @@ def to_row(x: Tensor) -> Tensor:
     """(N, *event) -> (N, D): the sites in raster order, channel by channel within a pixel."""
     if x.ndim == 4:
         x = x.permute(0, 2, 3, 1)
-    return x.reshape(len(x), -1)
+    return x.flatten(1)
 
 
 def from_row(row: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -7,7 +7,6 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from torch.nn import functional as F
 
 from .base import Autoregressive, Head, SiteDistribution, at_least_float32
 from .heads import make_head
+from .masked import CONSTANT, ChannelOutputs, MaskedConv2d, channel_groups, with_constant
 
 REACH = 3  # rows above a pixel, and columns on either side, that the first convolution sees
 
@@ -79,17 +79,14 @@ class PixelRNNNet(nn.Module):
 
     def __init__(self, channels: int, head: Head, filters: int, layers: int, layer: type[LSTMLayer]) -> None:
         super().__init__()
-        c, f = channels, 2 * filters
-        self.channels = channels
-        self.signed = head.levels not in (None, 2)
+        self.on_grid = head.levels not in (None, 2)
         self.beyond = layer.beyond
-        self.first = MaskedConv2d("A", c, c, f, (2 * REACH + 1, 2 * REACH + 1), ones=True)
-        self.layers = nn.ModuleList(layer(c, filters) for _ in range(layers))
-        out = MaskedConv2d("B", c, f, c * head.outputs, (1, 1))
-        self.last = nn.ModuleList([MaskedConv2d("B", c, f, f, (1, 1)), MaskedConv2d("B", c, f, f, (1, 1)), out])
-        with torch.no_grad():
-            out.weight.mul_(0.1)
-            out.bias = nn.Parameter(head.initial_bias().repeat(c))
+        groups = channel_groups(2 * filters, channels)
+        # 7 x 7, of which the lower three rows are masked whole
+        self.first = MaskedConv2d([*range(channels), CONSTANT], groups, (REACH + 1, 2 * REACH + 1), strict=True)
+        self.layers = nn.ModuleList(layer(channels, filters) for _ in range(layers))
+        self.last = MaskedConv2d(groups, groups, (1, 1))
+        self.outputs = ChannelOutputs(2 * filters, channels, head)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.rows(x, x.shape[2])[0]
@@ -97,19 +94,15 @@ class PixelRNNNet(nn.Module):
     def rows(self, x: Tensor, count: int, above: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
         """x: (N, C, R, W), `count` rows and up to REACH ones above them. above: what the layers remember of the rows
         above those `count`; None if there are none. Returns (N, C, count, W, P) and what they remember now."""
-        if self.signed:
-            x = 2 * x - 1
-        x = F.pad(x, (0, 0, 0, 0, 0, 1), value=1.0)  # a plane of ones tells the image from its padding
-        x = F.pad(x, (0, self.beyond)).to(memory_format=torch.channels_last)
+        w = x.shape[3]
+        x = F.pad(with_constant(2 * x - 1 if self.on_grid else x), (0, self.beyond))
+        x = x.to(memory_format=torch.channels_last)
         y = self.first(x)[:, :, -count:]
         memories = []
         for i, layer in enumerate(self.layers):
             y, memory = layer(y, None if above is None else above[i])
             memories.append(memory)
-        y = y[..., : x.shape[3] - self.beyond]
-        for convolution in self.last:
-            y = convolution(torch.relu(y))
-        return y.unflatten(1, (self.channels, -1)).movedim(2, -1), memories
+        return self.outputs(self.last(torch.relu(y[..., :w]))), memories
 
 
 class LSTMLayer(nn.Module, ABC):
@@ -126,11 +119,12 @@ class LSTMLayer(nn.Module, ABC):
 
     def __init__(self, channels: int, filters: int) -> None:
         super().__init__()
-        c, f, d = channels, filters, self.directions
-        self.input_to_state = MaskedConv2d("B", c, 2 * f, d * 4 * f, (1, self.kernel), parts=d * 4)
+        f, d = filters, self.directions
+        narrow, wide = channel_groups(f, channels), channel_groups(2 * f, channels)
+        self.input_to_state = MaskedConv2d(wide, narrow * (4 * d), (1, self.kernel))
         # no mask: the states seen are of earlier pixels; no bias: the empty corners of a skewed map must stay zero
         self.state_to_state = nn.Parameter(torch.empty(d, self.taps * f, 4 * f))
-        self.up = MaskedConv2d("B", c, f, 2 * f, (1, 1))
+        self.up = MaskedConv2d(narrow, wide, (1, 1))
         bound = 1 / math.sqrt(self.taps * f)
         nn.init.uniform_(self.state_to_state, -bound, bound)
         bias = torch.zeros(d, 4, f)
@@ -224,42 +218,6 @@ class DiagonalBiLSTM(PixelRNN):
 
     name = "diagonal_bilstm"
     layer = DiagonalBiLSTMLayer
-
-
-class MaskedConv2d(nn.Conv2d):
-    """A convolution of which an output sees earlier pixels, and of its own one the channels before its own ("A", for
-    inputs) or these and its own ("B", for features that have been through "A").
-
-    Inputs and outputs are `groups` groups of features, one a channel of the image; outputs are so `parts` times over.
-    ones: whether one more input belongs to no group and is seen by all. kernel_size: odd. Section 3.4.
-    """
-
-    mask: Tensor
-
-    def __init__(
-        self,
-        kind: Literal["A", "B"],
-        groups: int,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: tuple[int, int],
-        *,
-        parts: int = 1,
-        ones: bool = False,
-    ) -> None:
-        row, column = kernel_size[0] // 2, kernel_size[1] // 2
-        super().__init__(in_channels + ones, out_channels, kernel_size, padding=(row, column))
-        inputs = torch.arange(in_channels) // (in_channels // groups)
-        outputs = torch.arange(out_channels // parts).repeat(parts) // (out_channels // parts // groups)
-        inputs = F.pad(inputs, (0, int(ones)), value=-1)
-        mask = torch.zeros_like(self.weight)
-        mask[:, :, :row] = 1
-        mask[:, :, row, :column] = 1
-        mask[:, :, row, column] = (inputs < outputs[:, None] if kind == "A" else inputs <= outputs[:, None]).float()
-        self.register_buffer("mask", mask, persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, self.weight * self.mask, self.bias)
 
 
 def skew(x: Tensor) -> Tensor:

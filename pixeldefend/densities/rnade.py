@@ -16,7 +16,7 @@ class RNADE(RowAutoregressive):
     """NADE for real numbers: conditionals are mixtures of normal or of Laplace distributions, densities and no masses.
 
     event_shape: of one event, (D,) or (C, H, W). hidden: number H of hidden units. head: "normals" or "laplacians"
-    (or any other key of `heads.HEADS`). mixtures: components of every conditional. levels: as `heads.make_head` takes it.
+    (or any other key of `heads.HEADS`). mixtures: components of every conditional. levels: as for `heads.make_head`.
     """
 
     def __init__(
