@@ -537,10 +537,11 @@ def train_classifier(
         from .training import Classification, train
 
         images = load_dataset(data, data_dir)
-        if images.train.y is None:
-            raise ValueError(f"{data} has no labels, which a classifier learns from")
+        if images.train.y is None or len(images.train.shape) != 3:
+            raise ValueError(f"{data} holds no labelled images, which a classifier learns from")
         torch.manual_seed(seed)
-        classifier = ResNet(images.train.shape, classes=int(images.train.y.max()) + 1, width=width, blocks=blocks)
+        c, h, w = images.train.shape
+        classifier = ResNet((c, h, w), classes=int(images.train.y.max()) + 1, width=width, blocks=blocks)
         options: dict[str, Any] = dict(epochs=epochs, batch_size=batch_size, seed=seed, precision=precision)
         metrics = train(
             Classification(classifier, learning_rate, warmup),

@@ -95,7 +95,8 @@ def _torchvision(class_name: str) -> Callable[[Path], Source]:
 
         make = getattr(torchvision.datasets, class_name)
         train, test = make(data_dir, train=True, download=True), make(data_dir, train=False, download=True)
-        return Source(*(np.asarray(part) for part in (train.data, train.targets, test.data, test.targets)))
+        x, y, test_x, test_y = (np.asarray(part) for part in (train.data, train.targets, test.data, test.targets))
+        return Source(x, y, test_x, test_y)
 
     return read
 
@@ -203,9 +204,10 @@ def _read_npz(path: Path) -> Source:
             raise ValueError(f"{path}: {images} holds {counts}")
     if "x_test" in arrays and arrays["x_test"].shape[1:] != x.shape[1:]:
         raise ValueError(f"{path}: x holds images of shape {x.shape[1:]}, x_test of {arrays['x_test'].shape[1:]}")
-        if arrays["x_test"].dtype != x.dtype:
-            raise ValueError(f"{path}: x is {x.dtype}, x_test is {arrays['x_test'].dtype}")
-    return Source(_numbers(x, path), y, arrays.get("x_test"), arrays.get("y_test"))
+    if "x_test" in arrays and arrays["x_test"].dtype != x.dtype:
+        raise ValueError(f"{path}: x is {x.dtype}, x_test is {arrays['x_test'].dtype}")
+    test_x = _numbers(arrays["x_test"], path) if "x_test" in arrays else None
+    return Source(_numbers(x, path), y, test_x, arrays.get("y_test"))
 
 
 def _numbers(x: np.ndarray, path: Path) -> np.ndarray:

@@ -164,11 +164,12 @@ def train(
         log_every_n_steps=50,
         num_sanity_val_steps=0,
     )
-    rank = {"num_replicas": trainer.world_size, "rank": trainer.global_rank}
-    order = DistributedSampler(images, seed=seed, drop_last=True, **rank)  # type: ignore[arg-type]
-    watched = DistributedSampler(validation, shuffle=False, **rank)  # type: ignore[arg-type]
-    batches = DataLoader(_Rows(images), None, sampler=_Epochs(order, batch_size))
-    held_out = DataLoader(_Rows(validation), None, sampler=BatchSampler(watched, 4 * batch_size, drop_last=False))
+    rank: dict[str, Any] = {"num_replicas": trainer.world_size, "rank": trainer.global_rank}
+    rows, held = _Rows(images), _Rows(validation)
+    order: DistributedSampler[Any] = DistributedSampler(rows, seed=seed, drop_last=True, **rank)
+    watched: DistributedSampler[Any] = DistributedSampler(held, shuffle=False, **rank)
+    batches = DataLoader(rows, None, sampler=_Epochs(order, batch_size))
+    held_out = DataLoader(held, None, sampler=BatchSampler(watched, 4 * batch_size, drop_last=False))
     trainer.fit(task, batches, held_out, ckpt_path=resume, weights_only=True)
     if not trainer.callback_metrics:
         raise ValueError(f"{resume} has already been trained for {epochs} epochs; ask for more to go on")

@@ -1,9 +1,13 @@
+import wave
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from pixeldefend.datasets import DATASETS, load_dataset
+from pixeldefend.datasets import DATASETS, load_dataset, read_wav, write_wav
+from pixeldefend.densities import build_for
+from pixeldefend.densities.wavenet import mu_law_decode
 
 
 def numbered(n: int) -> np.ndarray:
@@ -94,3 +98,119 @@ def test_other_sources_are_refused(tmp_path):
         Image.new("L", (size, size)).save(tmp_path / f"{size}.png")
     with pytest.raises(ValueError, match="of one size"):
         load_dataset(str(tmp_path))
+
+
+# -- events that are no images -----------------------------------------------------------------------------------------
+
+
+def test_levels_are_told_by_the_values(tmp_path):
+    bits = np.random.RandomState(0).randint(0, 2, (48, 5)).astype(np.uint8)
+    for name, x, levels in [("bits", bits, 2), ("bytes", bits * 200, 256), ("reals", bits * 0.3, None)]:
+        np.savez(tmp_path / f"{name}.npz", x=x)
+        data = load_dataset(str(tmp_path / f"{name}.npz"))
+        assert data.train.levels == levels
+        assert data.train.shape == (5,)
+        assert data.train.float().dtype == torch.float32
+    assert data.train.float().max().item() == pytest.approx(0.3)
+
+
+def test_binary_images_stay_images(tmp_path):
+    np.savez(tmp_path / "b.npz", x=numbered(24) % 2, x_test=numbered(4) % 2)
+    data = load_dataset(str(tmp_path / "b.npz"))
+    assert data.train.levels == data.test.levels == 2
+    assert data.train.shape == (1, 8, 8)
+
+
+def test_a_csv_file_of_numbers_with_a_line_of_names(tmp_path):
+    x = np.random.RandomState(0).randn(36, 3)
+    lines = [",".join(map(str, row)) for row in x]
+    (tmp_path / "t.csv").write_text("\n".join(["height,width,weight", *lines]) + "\n")
+    data = load_dataset(str(tmp_path / "t.csv"))
+    assert (len(data.train), data.train.shape, data.train.levels) == (24, (3,), None)
+    assert data.train.x.numpy() == pytest.approx(x[data.train.index.numpy()], abs=1e-6)
+    (tmp_path / "b.csv").write_text("\n".join(["0,1,1", "1,0,0"] * 12))
+    assert load_dataset(str(tmp_path / "b.csv")).train.levels == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "is empty"),
+        ("1,2\n3\n", "row 2 has 1 numbers, row 1 has 2"),
+        ("1,2\n3,four\n", "must hold numbers alone"),
+        ("1,2\n3,nan\n", "1 missing or infinite numbers"),
+    ],
+)
+def test_bad_tables_are_refused(tmp_path, text, says):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(ValueError, match=says):
+        load_dataset(str(tmp_path / "t.csv"))
+
+
+def test_text_is_cut_into_consecutive_pieces(tmp_path):
+    text = "".join(chr(ord("a") + i % 26) for i in range(12 * 40 + 3)) + "é"
+    (tmp_path / "t.txt").write_text(text, encoding="utf-8")
+    data = load_dataset(str(tmp_path / "t.txt"), length=10)
+    parts = [data.train, data.validation, data.fit, data.calibration, data.test]
+    assert [len(part) for part in parts] == [32, 4, 4, 4, 4]
+    assert data.vocabulary == "abcdefghijklmnopqrstuvwxyzé"
+    assert data.train.levels == 27
+    joined = "".join(data.vocabulary[i] for part in parts for i in part.x.flatten().tolist())
+    assert joined == text[:480]
+
+
+def test_texts_that_cannot_be_modelled_are_refused(tmp_path):
+    (tmp_path / "t.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="no UTF-8 text"):
+        load_dataset(str(tmp_path / "t.txt"))
+    (tmp_path / "t.txt").write_text("aaaa")
+    with pytest.raises(ValueError, match="1 different characters; from 2 to 256"):
+        load_dataset(str(tmp_path / "t.txt"))
+    (tmp_path / "t.txt").write_text("ab" * 50)
+    with pytest.raises(ValueError, match="length must be at least 1, got 0"):
+        load_dataset(str(tmp_path / "t.txt"), length=0)
+
+
+def test_audio_comes_back_from_a_wav_file(tmp_path):
+    tone = np.sin(np.arange(1200) / 9).astype(np.float32) * 0.8
+    write_wav(tmp_path / "tone.wav", tone, 8000)
+    audio, rate = read_wav(tmp_path / "tone.wav")
+    assert rate == 8000
+    assert audio == pytest.approx(tone, abs=1e-4)
+    data = load_dataset(str(tmp_path / "tone.wav"), length=50)
+    assert (data.train.shape, data.train.levels) == ((50,), 256)
+    heard = mu_law_decode(data.train.float()).flatten().numpy()
+    assert heard == pytest.approx(tone[: heard.size], abs=0.03)
+    assert len(load_dataset(str(tmp_path), length=50).train) == len(data.train)  # a folder of one file
+
+
+def test_bad_audio_is_refused(tmp_path):
+    (tmp_path / "a.wav").write_bytes(b"RIFF not really")
+    with pytest.raises(ValueError, match="no readable WAV file"):
+        load_dataset(str(tmp_path / "a.wav"))
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setparams((1, 3, 8000, 0, "NONE", ""))
+        file.writeframes(bytes(300))
+    with pytest.raises(ValueError, match="24 bits a sample, 8 or 16 are read"):
+        load_dataset(str(tmp_path / "a.wav"))
+
+
+# -- the density that suits the data -----------------------------------------------------------------------------------
+
+
+def test_heads_suit_the_values(tmp_path):
+    bits = np.random.RandomState(0).randint(0, 2, (48, 5)).astype(np.uint8)
+    for x, levels, head in [(bits, 2, "bernoulli"), (bits * 200, 256, "logistics"), (bits * 0.3, None, "normals")]:
+        np.savez(tmp_path / "x.npz", x=x)
+        density = build_for(load_dataset(str(tmp_path / "x.npz")), "nade", hidden=4)
+        assert (density.levels, density.config["head"]) == (levels, head)
+    (tmp_path / "t.txt").write_text("abcdefg " * 40)
+    data = load_dataset(str(tmp_path / "t.txt"), length=10)
+    assert build_for(data, "rnn", hidden=4).vocabulary == " abcdefg"
+    assert build_for(data, "made").levels == 8
+    with pytest.raises(ValueError, match="t holds 8 levels, but the head 'bernoulli' models 2 levels"):
+        build_for(data, "made", head="bernoulli")
+    np.savez(tmp_path / "x.npz", x=numbered(24))
+    images = load_dataset(str(tmp_path / "x.npz"))
+    assert build_for(images, "fvsbn", head="bernoulli").levels == 2  # of 8-bit images, binarised
+    assert build_for(images, "rnade", head="normals").levels is None  # dequantised

@@ -4,11 +4,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import clean_images
+from helpers import SMALL, clean_images
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from pixeldefend.densities import Density, PixelCNNPlusPlus
+from pixeldefend.densities import Density, PixelCNNPlusPlus, build
 from pixeldefend.detector import Detector
 
 
@@ -216,3 +216,51 @@ def test_a_density_without_config_cannot_be_saved(tmp_path):
     detector = Detector(Gaussian(), score="bits_per_dim", fpr=0.2).fit(np.random.RandomState(0).randn(20, 3))
     with pytest.raises(ValueError, match="has no config"):
         detector.save(tmp_path / "x.safetensors")
+
+
+# -- any density drives it ---------------------------------------------------------------------------------------------
+
+TINY_IMAGES = {
+    name: {**cases[-1], "event_shape": (1, 8, 8), "head": "normals" if name == "rnade" else "logistics"}
+    for name, cases in SMALL.items()
+}
+BINARY = {f"{name}, binarised": {**TINY_IMAGES[name], "head": "bernoulli"} for name in ("fvsbn", "made", "pixelcnn")}
+
+
+@pytest.mark.parametrize("name", [*TINY_IMAGES, *BINARY])
+def test_every_density_of_images_drives_the_detector(name, tmp_path):
+    config = {**(TINY_IMAGES | BINARY)[name], "model": name.split(",")[0]}
+    torch.manual_seed(0)
+    density = build(config)
+    optimizer = torch.optim.Adam(density.parameters(), 0.01)
+    for step in range(60):
+        x = torch.from_numpy(clean_images(32, seed=100 + step))[:, None] / 255
+        optimizer.zero_grad()
+        density.objective(density.observe(x, torch.rand_like(x))).mean().backward()
+        optimizer.step()
+    calibration, new = clean_images(60, seed=1), clean_images(20, seed=2)
+    for score in ("bits_per_dim", "excess_surprisal"):
+        detector = Detector(density, score=score, fpr=0.05).fit(calibration)
+        assert detector.is_adversarial(noise(20)).mean() > 0.9
+        assert detector.is_adversarial(new).mean() < 0.3
+        assert detector.p_value(new[0]).item() == pytest.approx(detector.p_value(new)[0])
+    assert detector.surprisal_map(new).shape == (20, 8, 8)
+    detector.save(tmp_path / "d.safetensors")
+    assert Detector.load(tmp_path / "d.safetensors").p_value(new) == pytest.approx(detector.p_value(new))
+
+
+def test_dequantised_images_have_the_bits_of_a_discrete_model():
+    """256 values that a density of real numbers holds to be equally probable have 8 bits."""
+    uniform = build({"model": "rnade", "event_shape": (1, 4, 4), "mixtures": 1, "hidden": 2})
+    with torch.no_grad():
+        for parameter in uniform.parameters():
+            parameter.zero_()
+    sigma = 1.0  # what zero parameters mean: a standard normal, around 0
+    x = torch.full((1, 1, 4, 4), 0.5)
+    seen = uniform.observe(x)
+    expected = 8 + (0.5 * (seen / sigma).square() + 0.5 * math.log(2 * math.pi)).mean().item() / math.log(2)
+    assert uniform.bits_per_dim(seen).item() == pytest.approx(expected, rel=1e-5)
+    assert torch.equal(uniform.observe(x.repeat(3, 1, 1, 1))[2], seen[0])
+    assert ((seen * 256).floor() == 127).all()
+    with pytest.raises(ValueError, match="has no bits/dim"):
+        build({"model": "rnade", "event_shape": (4,), "hidden": 2}).bits_per_dim(torch.zeros(1, 4))

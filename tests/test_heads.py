@@ -8,13 +8,17 @@ import torch
 from helpers import grid_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import logistic
+from scipy.stats import kstest, logistic
 
 from pixeldefend.densities.heads import (
+    HEADS,
     DiscretizedLogisticMixture,
     GridCategorical,
+    LaplaceMixture,
+    NormalMixture,
     PixelCategoricalHead,
     PixelLogisticMixtureHead,
+    make_head,
 )
 
 GRID = torch.arange(256, dtype=torch.float64) / 255
@@ -176,3 +180,77 @@ def test_values_broadcast(distribution):
 def test_a_value_outside_the_support_is_refused():
     with pytest.raises(ValueError, match="value"):
         mixture(0).log_prob(torch.tensor(1.5))
+
+
+# -- real numbers, and heads of one site -------------------------------------------------------------------------------
+
+
+def mixture(kind, *shape, k=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    logits, locations, log_scales = (torch.randn(*shape, k, generator=generator).double() for _ in range(3))
+    return kind(logits, locations, 0.5 * log_scales)
+
+
+@pytest.mark.parametrize("kind", [NormalMixture, LaplaceMixture])
+def test_a_mixture_is_that_of_torch_and_integrates_to_one(kind):
+    made = mixture(kind, 4)
+    component = torch.distributions.Normal if kind is NormalMixture else torch.distributions.Laplace
+    torchs = torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(logits=made.logits), component(made.locations, made.log_scales.exp())
+    )
+    x = torch.linspace(-60, 60, 400_001).double()
+    density = made.log_prob(x[:, None]).exp()
+    torch.testing.assert_close(density, torchs.log_prob(x[:, None]).exp())
+    torch.testing.assert_close(torch.trapezoid(density, x, dim=0), torch.ones(4).double(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [NormalMixture, LaplaceMixture])
+def test_moments_of_the_surprisal_of_real_numbers(kind):
+    made = mixture(kind, 5)
+    x = torch.linspace(-60, 60, 400_001).double()[:, None]
+    p, surprisal = made.log_prob(x).exp(), -made.log_prob(x)
+    mean = torch.trapezoid(p * surprisal, x, dim=0)
+    variance = torch.trapezoid(p * surprisal.square(), x, dim=0) - mean.square()
+    torch.testing.assert_close(made.surprisal_moments()[0], mean, atol=0.02, rtol=0.02)
+    torch.testing.assert_close(made.surprisal_moments()[1], variance, atol=0.05, rtol=0.05)
+    torch.testing.assert_close(made.entropy(), made.surprisal_moments()[0])
+
+
+@pytest.mark.parametrize("kind", [NormalMixture, LaplaceMixture])
+def test_draws_of_real_numbers_follow_their_density(kind):
+    one = mixture(kind, 1)
+    many = kind(*(t.expand(20_000, -1) for t in (one.logits, one.locations, one.log_scales)))
+    drawn = many.draw(torch.Generator().manual_seed(0)).numpy()
+    x = torch.linspace(-40, 40, 200_001).double()
+    cdf = torch.cumulative_trapezoid(one.log_prob(x).exp(), x).numpy()
+    assert kstest(drawn, lambda v: np.interp(v, x[1:].numpy(), cdf)).pvalue > 1e-4
+    with pytest.raises(ValueError, match="sampled at temperature 1, got 0.5"):
+        one.draw(temperature=0.5)
+
+
+def test_a_bernoulli_head_is_a_sigmoid():
+    logits = torch.randn(7, 1)
+    coin = make_head("bernoulli").forward(logits, logits)
+    torch.testing.assert_close(coin.pmf()[:, 1], logits[:, 0].sigmoid())
+    torch.testing.assert_close(
+        coin.log_prob(torch.ones(7)), torch.distributions.Bernoulli(logits=logits[:, 0]).log_prob(torch.ones(7))
+    )
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_of_one_site(name):
+    head = make_head(name, levels=4, mixtures=2)
+    bias = head.initial_bias()
+    assert bias.shape == (head.outputs,)
+    distribution = head(bias.expand(2, 3, 5, -1), torch.zeros(2, 3, 5))
+    assert distribution.batch_shape == (2, 3, 5)
+    assert distribution.draw(torch.Generator().manual_seed(0)).shape == (2, 3, 5)
+    assert distribution.sample((2,)).shape == (2, 2, 3, 5)
+    assert (head.levels is None) == (name in ("normals", "laplacians"))
+
+
+def test_unknown_heads_are_refused():
+    with pytest.raises(ValueError, match="head must be one of bernoulli, .* got 'cauchy'"):
+        make_head("cauchy")
+    with pytest.raises(ValueError, match="mixtures at least 1, got 256 and 0"):
+        make_head("logistics", mixtures=0)

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from helpers import clean_images
+from PIL import Image
 
 from pixeldefend import densities
+from pixeldefend.datasets import load_dataset, read_wav
 from pixeldefend.detector import Detector
 
 PROGRAM = Path(sys.executable).parent / "pixeldefend"
@@ -129,6 +131,14 @@ def test_train_a_classifier_and_benchmark_it(data, tmp_path, tiny_detector):
     assert "| noise-8 |" in result.stdout
     assert (tmp_path / "b" / "roc.png").stat().st_size > 1000
 
+    tiny_detector.save(tmp_path / "other.safetensors")
+    models = ["--detector", tmp_path / "other.safetensors", *models]
+    result = run("benchmark", *models, *choice, "--data", data, "--out", tmp_path / "c")
+    assert result.returncode == 0, result.stderr
+    rows = [line.split("|") for line in result.stdout.splitlines() if line.startswith(("| other", "| detector |"))]
+    assert len(rows) == 2
+    assert "## excess_surprisal" in (tmp_path / "c" / "comparison.md").read_text()
+
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
@@ -146,3 +156,56 @@ def test_bad_input_is_refused(data, tmp_path, arguments, says):
     assert result.returncode == 2
     assert says in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+def test_text_from_training_to_new_text(tmp_path):
+    (tmp_path / "t.txt").write_text("the cat sat on the mat. " * 200)
+    train = ["train", "density", "--data", tmp_path / "t.txt", "--length", "48", "--out", tmp_path / "lstm", *QUICK]
+    result = run(*train, "--model", "rnn", "--set", "hidden=32", "--epochs", "60", "--patience", "20")
+    assert result.returncode == 0, result.stderr
+    assert "held-out events" in result.stdout
+    sampled = run(
+        "sample", tmp_path / "lstm" / "density.safetensors", "-n", "1", "--prompt", "the c", "--length", "40",
+        "--temperature", "0.1",
+    )  # fmt: skip
+    assert sampled.returncode == 0, sampled.stderr
+    assert sampled.stdout.startswith("the cat sat on the mat. the cat sat on")
+    refused = run("sample", tmp_path / "lstm" / "density.safetensors", "--prompt", "XYZ")
+    assert refused.returncode == 2
+    assert "the vocabulary has no 'X'" in refused.stderr
+
+
+@pytest.mark.slow
+def test_the_best_weights_are_kept_and_training_stops_when_they_get_no_better(tmp_path):
+    bits = (np.random.RandomState(0).rand(240, 30) < 0.5).astype(np.uint8)  # nothing to learn but by heart
+    np.savez(tmp_path / "bits.npz", x=bits)
+    train = ["train", "density", "--data", tmp_path / "bits.npz", "--model", "nade", "--ema", "0", *QUICK]
+    result = run(*train, "--out", tmp_path / "out", "--epochs", "200", "--patience", "5")
+    assert result.returncode == 0, result.stderr
+    with open(tmp_path / "out" / "metrics.csv") as file:
+        validation = [float(row["nll"]) for row in csv.DictReader(file) if row["nll"]]
+    assert len(validation) < 100
+    kept = densities.load(tmp_path / "out" / "density.safetensors")
+    held_out = load_dataset(str(tmp_path / "bits.npz")).validation.float()
+    assert -kept.log_prob(held_out).mean().item() == pytest.approx(min(validation), rel=0.02)
+
+
+def test_samples_are_written_as_what_they_are(tiny_density, tmp_path):
+    tiny_density.save(tmp_path / "d.safetensors")
+    result = run("sample", tmp_path / "d.safetensors", "-n", "5", "--out", tmp_path / "grid.png")
+    assert result.returncode == 0, result.stderr
+    assert Image.open(tmp_path / "grid.png").size[0] > 100
+    run("sample", tmp_path / "d.safetensors", "-n", "5", "--out", tmp_path / "x.npz", "--seed", "3")
+    x = np.load(tmp_path / "x.npz")["x"]
+    assert (x.shape, x.dtype) == ((5, 8, 8), np.uint8)
+    expected = tiny_density.sample(5, generator=torch.Generator().manual_seed(3))
+    assert (x == (expected[:, 0] * 255).round().numpy()).all()
+    refused = run("sample", tmp_path / "d.safetensors", "--out", tmp_path / "x.wav")
+    assert refused.returncode == 2
+    assert "models images: --out wants a file .png or .npz" in " ".join(refused.stderr.split())
+    audio = densities.WaveNet((64,), residual=4, skip=4, depth=2, stacks=1)
+    audio.save(tmp_path / "w.safetensors")
+    heard = run("sample", tmp_path / "w.safetensors", "-n", "2", "--length", "100", "--out", tmp_path / "x.wav")
+    assert heard.returncode == 0, heard.stderr
+    assert len(read_wav(tmp_path / "x.wav")[0]) == 200

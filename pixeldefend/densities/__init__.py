@@ -71,6 +71,7 @@ def build_for(data: DataSet, model: str, **arguments: Any) -> Autoregressive:
     if data.vocabulary is not None and DENSITIES.get(model) in (RNN, WaveNet):
         arguments["vocabulary"] = data.vocabulary
     density = build({"model": model, "event_shape": shape, **arguments})
+    assert isinstance(density, Autoregressive)
     if density.levels == levels or (len(shape) == 3 and levels == 256 and density.levels in (2, None)):
         return density
     holds, models = ("real numbers" if n is None else f"{n} levels" for n in (levels, density.levels))

@@ -235,11 +235,15 @@ class Autoregressive(Density):
 
     def steps(self, x: Tensor) -> Iterator[SiteDistribution]:
         """Yields the conditional, over (n,), of site after site. x: (n, *event), into which the caller writes each
-        value before it asks for the next conditional. This one computes everything again for every site; models that
-        can do better override it."""
+        value before it asks for the next conditional. Models that need not recompute what has not changed override
+        it."""
+        return self.steps_anew(x)
+
+    def steps_anew(self, x: Tensor) -> Iterator[SiteDistribution]:
+        """The same as `steps`, but computes everything again for every site."""
         for site in self.sites(tuple(x.shape[1:])):
-            parameters = at_least_float32(self.parameters_of_sites(x)[(slice(None), *site)])
-            yield self.head(parameters, x[(slice(None), *site)])
+            parameters = at_least_float32(self.parameters_of_sites(x)[at(site)])
+            yield self.head(parameters, x[at(site)])
 
     @torch.no_grad()
     def sample(
@@ -276,13 +280,13 @@ class Autoregressive(Density):
         training = self.training
         self.eval()
         try:
-            steps = self.steps(x) if cached else Autoregressive.steps(self, x)
+            steps = self.steps(x) if cached else self.steps_anew(x)
             for i, (site, conditional) in enumerate(zip(progress(sites), steps, strict=True)):
                 if given is not None and i < known:
                     value = given[:, i].to(x)
                 else:
                     value = conditional.draw(generator, temperature)
-                x[(slice(None), *site)] = value
+                x[at(site)] = value
         finally:
             self.train(training)
         return x.contiguous()
@@ -300,8 +304,13 @@ class RowAutoregressive(Autoregressive):
         return from_row(self.net(to_row(x)), tuple(x.shape[1:]))
 
     def steps(self, x: Tensor) -> Iterator[SiteDistribution]:
-        for parameters in self.net.steps(to_row(x)):
+        for parameters in self.net.steps(to_row(x)):  # type: ignore[operator]
             yield self.head(at_least_float32(parameters), x)
+
+
+def at(site: tuple[int, ...]) -> tuple[slice | int, ...]:
+    """Returns the index of a site in a batch of events."""
+    return (slice(None), *site)
 
 
 def to_row(x: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ class Reorderable(RowAutoregressive):
         return from_row(self.net(to_row(x), self.arrangement()), tuple(x.shape[1:]))
 
     def steps(self, x: Tensor) -> Iterator[SiteDistribution]:
-        for parameters in self.net.steps(to_row(x), self.arrangement()):
+        for parameters in self.net.steps(to_row(x), self.arrangement()):  # type: ignore[operator]
             yield self.head(at_least_float32(parameters), x)
 
 

@@ -90,9 +90,13 @@ class MADE(Reorderable):
 class MADENet(nn.Module):
     """(N, D), degrees -> (N, D, P)."""
 
+    hidden: Sequence[nn.Linear]
+
     def __init__(self, sites: int, hidden: tuple[int, ...], direct: bool, head: Head) -> None:
         super().__init__()
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise((sites, *hidden)))
+        self.hidden = nn.ModuleList(  # type: ignore[assignment]
+            nn.Linear(a, b) for a, b in pairwise((sites, *hidden))
+        )
         self.out = nn.Parameter(torch.randn(sites, head.outputs, hidden[-1]) * 0.1 / math.sqrt(hidden[-1]))
         self.direct = nn.Parameter(torch.zeros(sites, head.outputs, sites)) if direct else None
         self.bias = nn.Parameter(head.initial_bias().repeat(sites, 1))

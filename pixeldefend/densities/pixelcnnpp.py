@@ -61,7 +61,7 @@ class PixelCNNPlusPlus(Autoregressive):
         net = PixelCNNPlusPlusNet(channels, heads[head], filters, blocks, scales, dropout)
         super().__init__(event_shape, net, heads[head], config)
 
-    def steps(self, x: Tensor) -> Iterator[SiteDistribution]:
+    def steps_anew(self, x: Tensor) -> Iterator[SiteDistribution]:
         for channel, row, column in self.sites(tuple(x.shape[1:])):
             # a causal net gives the same answer for the image cropped below the row
             parameters = at_least_float32(self.net(x[:, :, : row + 1])[:, :, row, column, None, None])
