@@ -72,7 +72,7 @@ def test_rgb_arrays_become_channels_first(tmp_path):
     [
         ({"z": numbered(24)}, "holds z; an array x"),
         ({"x": numbered(24) / 255}, "must be uint8"),
-        ({"x": numbered(24)[0]}, "must be uint8"),
+        ({"x": numbered(24)[0, 0]}, "must be uint8"),
         ({"x": numbered(24), "y": np.arange(3)}, "24 images and y 3 labels"),
         ({"x": numbered(5)}, "5 images, at least 12"),
     ],

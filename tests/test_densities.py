@@ -53,11 +53,11 @@ def test_probabilities_of_all_events_sum_to_one(config):
     assert total == pytest.approx(1, abs=1e-9)
 
 
-@pytest.mark.parametrize("config", TINY)
+@pytest.mark.parametrize("config", [case for case in TINY if "-0-" in case.id])
 def test_frequencies_of_samples_match_the_probabilities(config):
     density = made(config, scale=0.2).double()
     events = every_event(density)
-    n = 5_000
+    n = 3_000
     x = density.sample(n, generator=torch.Generator().manual_seed(0))
     base = density.levels ** torch.arange(events[0].numel() - 1, -1, -1)
     counts = torch.bincount(((x.flatten(1) * (density.levels - 1)).round().long() * base).sum(1), minlength=len(events))

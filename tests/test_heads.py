@@ -224,7 +224,7 @@ def test_draws_of_real_numbers_follow_their_density(kind):
     x = torch.linspace(-40, 40, 200_001).double()
     cdf = torch.cumulative_trapezoid(one.log_prob(x).exp(), x).numpy()
     assert kstest(drawn, lambda v: np.interp(v, x[1:].numpy(), cdf)).pvalue > 1e-4
-    with pytest.raises(ValueError, match="sampled at temperature 1, got 0.5"):
+    with pytest.raises(ValueError, match=r"sampled at temperature 1, got 0.5"):
         one.draw(temperature=0.5)
 
 
@@ -250,7 +250,7 @@ def test_heads_of_one_site(name):
 
 
 def test_unknown_heads_are_refused():
-    with pytest.raises(ValueError, match="head must be one of bernoulli, .* got 'cauchy'"):
+    with pytest.raises(ValueError, match=r"head must be one of bernoulli, .* got 'cauchy'"):
         make_head("cauchy")
     with pytest.raises(ValueError, match="mixtures at least 1, got 256 and 0"):
         make_head("logistics", mixtures=0)

@@ -15,11 +15,11 @@ def seen_from(density, site):
 def test_a_row_lstm_sees_a_triangle():
     density = randomised(RowLSTM((1, 3, 24), filters=12, head="bernoulli"), scale=0.2).double()
     seen = seen_from(density, (0, 2, 12))
-    # the 7 x 7 convolution reaches 3 columns, and the LSTM's input and state one more each, a row further a row up
+    # the 7 x 7 convolution reaches 3 columns to each side; the LSTM's input one more to the left; its state one more to
+    # each side with every row up
     assert seen[2].nonzero().flatten().tolist() == [8, 9, 10, 11]
-    assert seen[1].nonzero().flatten().tolist() == list(range(7, 18))
-    assert not seen[0, :6].any()
-    assert not seen[0, 19:].any()
+    assert seen[1].nonzero().flatten().tolist() == list(range(7, 16))
+    assert seen[0].nonzero().flatten().tolist() == list(range(6, 17))
 
 
 def test_a_diagonal_bilstm_sees_everything_before():
