@@ -213,14 +213,14 @@ mnist(
     1e-3,
     40,
 )
-mnist("pixelcnn", dict(model="pixelcnn", filters=24, blocks=6), {"PixelCNN": (81.30, 1)}, 2e-3, 3, batch_size=32)
-mnist("row_lstm", dict(model="row_lstm", filters=32, layers=2), {"Row LSTM": (80.54, 1)}, 2e-3, 3, batch_size=32)
+mnist("pixelcnn", dict(model="pixelcnn", filters=24, blocks=6), {"PixelCNN": (81.30, 1)}, 1e-2, 8, batch_size=32)
+mnist("row_lstm", dict(model="row_lstm", filters=32, layers=2), {"Row LSTM": (80.54, 1)}, 1e-2, 4, batch_size=32)
 mnist(
     "diagonal_bilstm",
     dict(model="diagonal_bilstm", filters=24, layers=1),
     {"Diagonal BiLSTM, 1 layer": (80.75, 1)},
-    2e-3,
-    3,
+    1e-2,
+    4,
     batch_size=32,
 )
 
@@ -289,9 +289,9 @@ for name, title, model in (
         "Fashion-MNIST",
         {"model": name.split("-")[0], "head": "normals" if name == "rnade" else "logistics", **model},
         {title: (None, 1)},
-        learning_rate=2e-3,
+        learning_rate=4e-3,
         fit=dict(batch_size=32, precision="bf16-mixed", clip=20.0),
-        minutes=5,
+        minutes=3,
     )
 
 

@@ -52,7 +52,8 @@ class Task(lightning.LightningModule):
 
 
 class MaximumLikelihood(Task):
-    """Minimises -log p(x), or what the model's `objective` puts in its place, a site and in bits."""
+    """Minimises -log p(x), or what the model's `objective` puts in its place, a site and in bits. A model of classes
+    learns from the labels too."""
 
     model: Density
     best = ("nll", "min")
@@ -63,7 +64,9 @@ class MaximumLikelihood(Task):
 
     def training_step(self, batch: tuple[Tensor, ...], index: int) -> Tensor:
         x = self.model.observe(batch[0], noise=torch.rand_like(batch[0]))
-        loss = self.model.objective(x).mean() / (x[0].numel() * math.log(2))
+        labelled = len(batch) > 1 and getattr(self.model, "classes", 0)
+        nats = self.model.objective(x, batch[1]) if labelled else self.model.objective(x)  # type: ignore[call-arg]
+        loss = nats.mean() / (x[0].numel() * math.log(2))
         self.log("train_bits_per_dim", loss, prog_bar=True)
         return loss
 

@@ -213,4 +213,4 @@ def test_heads_suit_the_values(tmp_path):
     np.savez(tmp_path / "x.npz", x=numbered(24))
     images = load_dataset(str(tmp_path / "x.npz"))
     assert build_for(images, "fvsbn", head="bernoulli").levels == 2  # of 8-bit images, binarised
-    assert build_for(images, "rnade", head="normals").levels is None  # dequantised
+    assert build_for(images, "rnade").levels is None  # dequantised

@@ -14,7 +14,7 @@ EVENTS = torch.tensor(list(itertools.product((0.0, 1.0), repeat=6)), dtype=torch
 MODELS = [
     lambda: EoNADE((6,), hidden=8),
     lambda: EoNADE((6,), hidden=8, layers=2),
-    lambda: MADE((6,), hidden=(12, 12), masks=4, order_agnostic=True),
+    lambda: MADE((6,), hidden=(12, 12), masks=5, order_agnostic=True),
 ]
 
 
@@ -93,5 +93,7 @@ def test_the_objective_of_made_draws_its_masks():
 def test_bad_ensembles_are_refused():
     with pytest.raises(ValueError, match="NADE has one order only"):
         OrderEnsemble(NADE((4,)), 2)
+    with pytest.raises(ValueError, match="made for 2 orderings, not for 3"):
+        OrderEnsemble(MADE((4,), masks=2), 3)
     with pytest.raises(ValueError, match="orderings must be at least 1, got 0"):
         OrderEnsemble(EoNADE((4,)), 0)

@@ -58,13 +58,18 @@ def build(config: dict[str, Any]) -> Density:
 def build_for(data: DataSet, model: str, **arguments: Any) -> Autoregressive:
     """data: what is to be modelled. Returns the untrained density for events of its shape, with the conditionals that
     suit its values, unless `arguments` name a `head`: a Bernoulli for 2 levels, a discretized mixture of logistics for
-    256, a categorical distribution for other numbers of levels, a mixture of normals for real numbers.
+    256, a categorical distribution for text and other numbers of levels, a mixture of normals for real numbers and for
+    RNADE.
 
     A model of two levels may be had for 8-bit images, which it sees binarised, and one of real numbers, which sees them
     dequantised (`Density.observe`). Raises ValueError as `build` does, and if the head has other values than the data.
     """
     levels, shape = data.train.levels, data.train.shape
     suited = {2: "bernoulli", 256: "logistics", None: "normals"}.get(levels, "categorical")
+    if data.vocabulary is not None:  # characters have no order, however many they are
+        suited = "categorical"
+    elif model == "rnade":
+        suited = "normals"
     arguments = {"head": suited, **arguments}
     if arguments["head"] == "categorical" and levels not in (None, 256):
         arguments.setdefault("levels", levels)

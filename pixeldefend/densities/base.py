@@ -83,7 +83,7 @@ class Density(nn.Module, ABC):
         return x
 
     def check(self, x: Tensor) -> None:
-        """Raises ValueError unless x is (N, *event), floating point, finite and, if values are on a grid, in [0, 1]."""
+        """Raises ValueError unless x is (N, *event), floating point and finite."""
         any_length = self.any_length and len(self.event_shape or ()) == 1 and x.ndim == 2
         if self.event_shape is not None and tuple(x.shape[1:]) != self.event_shape and not any_length:
             raise ValueError(f"this density models events of shape {self.event_shape}, got x of shape {tuple(x.shape)}")
@@ -91,8 +91,6 @@ class Density(nn.Module, ABC):
             raise ValueError(f"x must be floating point, got {x.dtype}")
         if not torch.isfinite(x).all():
             raise ValueError(f"x must be finite, got {int((~torch.isfinite(x)).sum())} NaN or infinite values")
-        if self.levels is not None and x.numel() and not (x.min() >= 0 and x.max() <= 1):
-            raise ValueError(f"x must lie in [0, 1], got min {x.min():.3g} and max {x.max():.3g}")
 
     def save(self, path: str | os.PathLike[str], **notes: Any) -> None:
         """Writes one safetensors file that `densities.load` reads; notes (recipe, metrics: plain JSON values) are kept
@@ -203,6 +201,12 @@ class Autoregressive(Density):
         self.net = net
         self.head = head
         self.levels = head.levels
+
+    def check(self, x: Tensor) -> None:
+        """Raises ValueError unless x is (N, *event), floating point, finite and, if values are on a grid, in [0, 1]."""
+        super().check(x)
+        if self.levels is not None and x.numel() and not (x.min() >= 0 and x.max() <= 1):
+            raise ValueError(f"x must lie in [0, 1], got min {x.min():.3g} and max {x.max():.3g}")
 
     def parameters_of_sites(self, x: Tensor) -> Tensor:
         """x: (N, *event). Returns what the head takes."""

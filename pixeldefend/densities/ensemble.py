@@ -16,8 +16,11 @@ from .base import Density, Head, RowAutoregressive, SiteDistribution, at_least_f
 class Reorderable(RowAutoregressive):
     """A row model that is a density in any order of its sites, with the same weights.
 
-    ordering: 0 for raster order, k for the k-th random one (the same on every machine).
+    ordering: 0 for raster order, k for the k-th random one (the same on every machine). trained_orderings: how many of
+    them training goes through; None for all that there are.
     """
+
+    trained_orderings: int | None = None
 
     def __init__(
         self, event_shape: tuple[int, ...], net: nn.Module, head: Head, config: dict[str, Any], ordering: int
@@ -74,6 +77,8 @@ class OrderEnsemble(Density):
             raise ValueError(f"{type(density).__name__} has one order only; an ensemble needs EoNADE or MADE")
         if orderings < 1:
             raise ValueError(f"orderings must be at least 1, got {orderings}")
+        if density.trained_orderings is not None and orderings > density.trained_orderings:
+            raise ValueError(f"this density was made for {density.trained_orderings} orderings, not for {orderings}")
         config = {"model": "order_ensemble", "density": density.config, "orderings": orderings}
         super().__init__(density.event_shape, config)
         self.density = density

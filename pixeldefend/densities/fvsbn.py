@@ -1,4 +1,4 @@
-"""FVSBN, the fully visible sigmoid belief network (Frey, Hinton & Dayan 1996; named by Gan et al. 2015)."""
+"""FVSBN, the fully visible sigmoid belief network (Frey, Hinton & Dayan 1996)."""
 
 from __future__ import annotations
 

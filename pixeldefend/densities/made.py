@@ -63,7 +63,7 @@ class MADE(Reorderable):
         )
         net = MADENet(math.prod(event_shape), tuple(hidden), direct, made)
         super().__init__(event_shape, net, made, config, ordering)
-        self.masks = masks
+        self.masks = self.trained_orderings = masks
         self.order_agnostic = order_agnostic
 
     def objective(self, x: Tensor) -> Tensor:
