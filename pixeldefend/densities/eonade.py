@@ -24,7 +24,7 @@ class EoNADE(Reorderable):
     event_shape: of one event, (D,) or (C, H, W). hidden: number H of units in each hidden layer. layers: number of
     hidden layers; with one, a likelihood costs O(D H) as NADE's does, with more O(D H^2). head: a key of `heads.HEADS`,
     "bernoulli" in the paper. levels, mixtures: as `heads.make_head` takes them. ordering: 0 for raster order, k for the
-    k-th random one.
+    k-th random one: training sees random sets of sites, among which the beginnings of raster order are rare.
     """
 
     net: EoNADENet
@@ -38,7 +38,7 @@ class EoNADE(Reorderable):
         head: str = "bernoulli",
         levels: int = 256,
         mixtures: int = 5,
-        ordering: int = 0,
+        ordering: int = 1,
     ) -> None:
         if hidden < 1 or layers < 1:
             raise ValueError(f"hidden and layers must be at least 1, got {hidden} and {layers}")

@@ -34,9 +34,9 @@ class PixelCNNPlusPlus(Autoregressive):
         head: Literal["logistics", "categorical"] = "logistics",
         mixtures: int = 10,
     ) -> None:
-        channels, height, width = event_shape
-        if channels not in (1, 3) or min(height, width) < 8:
+        if len(event_shape) != 3 or event_shape[0] not in (1, 3) or min(event_shape[1:]) < 8:
             raise ValueError(f"event_shape must be (1 or 3, H >= 8, W >= 8), got {tuple(event_shape)}")
+        channels = event_shape[0]
         if scales not in (1, 2, 3):
             raise ValueError(f"scales must be 1, 2 or 3, got {scales}")
         for name, value in {"filters": filters, "blocks": blocks, "mixtures": mixtures}.items():
