@@ -11,6 +11,7 @@ of each to docs/samples.png.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -42,9 +43,9 @@ def main() -> None:
         if name.startswith("fashion/") and file.is_file():
             models[next(iter(experiment.rows))] = load(file)
     data = load_dataset("fashion-mnist", arguments.data)
+    data = dataclasses.replace(data, calibration=data.calibration[: arguments.calibration])
     detectors = {
-        title: Detector(density, score="excess_surprisal").fit(data.calibration.x[: arguments.calibration])
-        for title, density in models.items()
+        title: Detector(density, score="excess_surprisal").fit(data.calibration.x) for title, density in models.items()
     }
     results = compare(
         detectors,

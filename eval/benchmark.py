@@ -48,11 +48,7 @@ def run_benchmark(
     scores), `false_alarms` (score, fpr, observed, its _ci, and the interval `promised`), `roc` (points of the curves)
     and what it takes to do it again. Raises ValueError for unknown names, or data without labels.
     """
-    attacks, scores = attacks or list(ATTACKS), scores or list(SCORES)
-    for names, known in ((attacks, list(ATTACKS)), (scores, list(SCORES))):
-        for name in names:
-            if name not in known:
-                raise ValueError(f"unknown name {name!r}; there are: {', '.join(known)}")
+    attacks, scores = known(attacks, ATTACKS), known(scores, SCORES)
     victims = _victims(data, limit)
     clean_images = data.test[: clean or len(victims)]
 
@@ -137,6 +133,14 @@ def run_benchmark(
         "rows": rows,
         "roc": curves,
     }
+
+
+def known(names: list[str] | None, there: dict[str, Any]) -> list[str]:
+    """Returns names, or all that there are. Raises ValueError if one is unknown."""
+    for name in names or ():
+        if name not in there:
+            raise ValueError(f"unknown name {name!r}; there are: {', '.join(there)}")
+    return names or list(there)
 
 
 def attack_all(

@@ -13,7 +13,7 @@ from ..datasets import DataSet
 from ..detector import Detector
 from ..scores import SCORES
 from ..storage import whole_file
-from .benchmark import attack_all, run_benchmark
+from .benchmark import attack_all, known, run_benchmark
 
 
 def compare(
@@ -30,7 +30,7 @@ def compare(
     Every detector sees the very same attacked images. Returns {"data", "attacks": names, "scores": names, "detectors":
     name -> what `run_benchmark` returns, less the curves}.
     """
-    attacks, scores = attacks or list(ATTACKS), scores or list(SCORES)
+    attacks, scores = known(attacks, ATTACKS), known(scores, SCORES)
     log = options.get("log", lambda line: None)
     chosen = {name: options[name] for name in ("limit", "seed") if name in options}
     attacked = attack_all(classifier, data, attacks, **chosen, log=log)

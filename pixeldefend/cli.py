@@ -1,4 +1,4 @@
-"""The command line: pixeldefend screen, train, benchmark."""
+"""The command line: pixeldefend screen, train, calibrate, sample, benchmark."""
 
 from __future__ import annotations
 
@@ -247,8 +247,10 @@ def calibrate(
     from .storage import load_tensors
 
     with _refusals():
-        images = load_dataset(data, data_dir)
-        detector = Detector(densities.load(density).to(device), score=score, fpr=fpr, confidence=confidence)
+        model = densities.load(density).to(device)
+        shape = model.event_shape or ()
+        images = load_dataset(data, data_dir, length=shape[0] if len(shape) == 1 else 256)
+        detector = Detector(model, score=score, fpr=fpr, confidence=confidence)
         detector.fit(images.calibration.x, X_fit=images.fit.x)
         verdicts = detector.judge(images.test.x)
         metrics = {
@@ -304,12 +306,19 @@ def sample(
             raise ValueError(f"{density} is a {type(model).__name__}; its samples are had in Python, by .sample(n)")
         text = model.vocabulary if isinstance(model, SequenceModel) else None
         suffix = "" if out is None else out.suffix.lower()
-        kinds = {"text": ("", ".txt"), "images": (".png", ".npz"), "numbers": (".wav", ".npz")}
-        kind = "text" if text else "images" if len(model.event_shape) == 3 else "numbers"
+        kinds = {"text": ("", ".txt"), "images": (".png", ".npz"), "sequences": (".wav", ".npz"), "rows": (".npz",)}
+        if len(model.event_shape) == 3:
+            kind = "images"
+        elif isinstance(model, SequenceModel):
+            kind = "text" if text else "sequences" if model.levels == 256 else "rows"
+        else:
+            kind = "rows"
         if suffix not in kinds[kind]:
             raise ValueError(f"{density} models {kind}: --out wants a file {' or '.join(kinds[kind])}, got {out}")
-        if prompt and not isinstance(model, SequenceModel):
+        if prompt and kind != "text":
             raise ValueError(f"{density} models {kind}, which have no prompt")
+        if out is not None and not out.parent.is_dir():
+            raise FileNotFoundError(f"cannot write {out}: there is no folder {out.parent}")
         x = model.sample(
             n,
             generator=torch.Generator(device).manual_seed(seed),
@@ -498,6 +507,7 @@ def train_density(
             data=data,
             train_sha256=images.train.digest(),
             images=len(images.train[:limit]),
+            length=length,
             learning_rate=learning_rate,
             warmup=warmup,
             weight_decay=weight_decay,

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import wave
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,7 +23,8 @@ from .storage import whole_file
 class Images:
     """Images, or events of another kind. x: (N, C, H, W) uint8, or (N, D) uint8 or float32. y: (N,) int64 labels, or
     None. index: (N,) positions in the source, test or training. levels: how many values x takes, 0 ... levels - 1: 256
-    for 8-bit images and audio, 2 for binary data, the number of characters for text; None for real numbers."""
+    for 8-bit images and audio, 2 for binary data (of images, 0 and 255), the number of characters for text; None for
+    real numbers."""
 
     x: Tensor
     y: Tensor | None
@@ -46,7 +48,9 @@ class Images:
 
     def float(self) -> Tensor:
         """Returns (N, *event): on the grid of `levels` values in [0, 1], or the real numbers as they are."""
-        return self.x.float() if self.levels is None else self.x / (self.levels - 1)
+        if self.levels is None:
+            return self.x.float()
+        return self.x / (255 if self.x.ndim == 4 else self.levels - 1)
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ def load_dataset(name: str, data_dir: str | Path = "data", *, length: int = 256)
         source = _read_csv(path)
     elif path.suffix == ".txt":
         source = _read_text(path, length)
-    elif path.suffix == ".wav" or (path.is_dir() and any(path.rglob("*.wav"))):
+    elif path.suffix.lower() == ".wav" or (path.is_dir() and _wav_files(path)):
         source = _read_wav(path, length)
     elif path.is_dir():
         source = _read_folder(path)
@@ -149,7 +153,8 @@ def load_dataset(name: str, data_dir: str | Path = "data", *, length: int = 256)
         everything = _shuffled(everything)
     held = len(everything) // 12
     if held < 1:
-        raise ValueError(f"{name} holds {len(everything)} images, at least 12 are needed")
+        what = f"pieces of length {length}" if source.ordered else "images"
+        raise ValueError(f"{name} holds {len(everything)} {what}, at least 12 are needed")
     if source.test_x is not None:
         validation, fit, train = _parts(everything, held, held)
         new = _shuffled(_images(source.test_x, source.test_y, levels))
@@ -178,6 +183,8 @@ def _images(x: np.ndarray, y: np.ndarray | None, levels: int | None) -> Images:
         tensor = tensor.unsqueeze(1)
     elif tensor.ndim == 4:
         tensor = tensor.permute(0, 3, 1, 2).contiguous()
+    if tensor.ndim == 4 and levels == 2:
+        tensor = 255 * tensor  # black and white, for all that take 8-bit images
     labels = None if y is None else torch.from_numpy(np.asarray(y, np.int64))
     return Images(tensor, labels, torch.arange(len(tensor)), levels)
 
@@ -187,10 +194,15 @@ def _read_npz(path: Path) -> Source:
         opened = np.load(path, allow_pickle=False)
     except (zipfile.BadZipFile, EOFError) as error:
         raise ValueError(f"{path} is not a readable .npz file: {error}") from None
+    if not isinstance(opened, np.lib.npyio.NpzFile):
+        raise ValueError(f"{path} is no .npz file; write one with numpy.savez(path, x=...)")
     with opened as file:
         if "x" not in file:
             raise ValueError(f"{path} holds {', '.join(file.files) or 'nothing'}; an array x (and y) is wanted")
-        arrays = {key: file[key] for key in ("x", "y", "x_test", "y_test") if key in file}
+        try:
+            arrays = {key: file[key] for key in ("x", "y", "x_test", "y_test") if key in file}
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise ValueError(f"{path} is damaged: {error}") from None
     x, y = arrays["x"], arrays.get("y")
     for key, array in arrays.items():
         pixels = array.dtype == np.uint8 and array.ndim in (3, 4) and array.shape[3:] in ((), (1,), (3,))
@@ -214,20 +226,23 @@ def _numbers(x: np.ndarray, path: Path) -> np.ndarray:
     """Real numbers as float32. Raises ValueError if any is missing or infinite."""
     if x.dtype == np.uint8:
         return x
+    with np.errstate(over="ignore"):
+        x = x.astype(np.float32)
     if not np.isfinite(x).all():
         raise ValueError(f"{path} holds {int((~np.isfinite(x)).sum())} missing or infinite numbers")
-    return x.astype(np.float32)
+    return x
 
 
 def _read_csv(path: Path) -> Source:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        lines = [line for line in csv.reader(file) if line]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = [line for line in csv.reader(file) if line]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no table in UTF-8: {error}") from None
+    if lines and not any(map(_is_number, lines[0])):  # a line of names
+        lines = lines[1:]
     if not lines:
         raise ValueError(f"{path} is empty")
-    try:
-        [float(cell) for cell in lines[0]]
-    except ValueError:  # a line of names
-        lines = lines[1:]
     for number, line in enumerate(lines):
         if len(line) != len(lines[0]):
             raise ValueError(f"{path}: row {number + 1} has {len(line)} numbers, row 1 has {len(lines[0])}")
@@ -236,6 +251,14 @@ def _read_csv(path: Path) -> Source:
     except ValueError as error:
         raise ValueError(f"{path} must hold numbers alone: {error}") from None
     return Source(x.astype(np.uint8) if np.isin(x, (0, 1)).all() else _numbers(x, path))
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def _read_text(path: Path, length: int) -> Source:
@@ -254,12 +277,22 @@ def _read_text(path: Path, length: int) -> Source:
 def _read_wav(path: Path, length: int) -> Source:
     from .densities.wavenet import mu_law_encode
 
-    files = sorted(path.rglob("*.wav")) if path.is_dir() else [path]
-    pieces = []
+    files = _wav_files(path) if path.is_dir() else [path]
+    pieces: list[np.ndarray] = []
+    rates: dict[int, Path] = {}
     for file in files:
-        audio = torch.from_numpy(read_wav(file)[0])
+        samples, rate = read_wav(file)
+        rates.setdefault(rate, file)
+        if len(rates) > 1:
+            told = ", ".join(f"{name} has {hertz} Hz" for hertz, name in rates.items())
+            raise ValueError(f"audio must be of one sample rate: {told}")
+        audio = torch.from_numpy(samples)
         pieces.append(_pieces((mu_law_encode(audio) * 255).round().to(torch.uint8).numpy(), length))
     return Source(np.concatenate(pieces), ordered=True)
+
+
+def _wav_files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() == ".wav")
 
 
 def read_wav(path: str | Path) -> tuple[np.ndarray, int]:

@@ -26,7 +26,8 @@ from .storage import load_tensors, save_tensors
 @dataclass(frozen=True)
 class Verdicts:
     """What the detector says of N images. is_adversarial: (N,) bool. p_value: (N,). score: (N,), higher = more
-    suspicious. bits_per_dim: (N,). surprisal_map: (N, H, W) nats a pixel, if asked for."""
+    suspicious. bits_per_dim: (N,), NaN for rows of real numbers. surprisal_map: (N, H, W) nats a pixel (of rows: (N, D)),
+    if asked for."""
 
     is_adversarial: np.ndarray
     p_value: np.ndarray
@@ -142,9 +143,9 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         with torch.inference_mode():
             for evidence in self._evidence(self._events(X)):
                 scores.append(_numbers(self.score_(evidence)))
-                bits.append(_numbers(bits_per_dim(evidence)))
+                bits.append(_numbers(bits_per_dim(evidence)) if self._has_bits() else np.full(len(scores[-1]), np.nan))
                 if maps:
-                    surprisals.append(_numbers(evidence.surprisal.sum(1)))
+                    surprisals.append(_numbers(_by_pixel(evidence)))
         score = np.concatenate(scores)
         return Verdicts(
             is_adversarial=score > -self.offset_,
@@ -170,9 +171,9 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return self._each(bits_per_dim, self._events(X))
 
     def surprisal_map(self, X: Any) -> Array:
-        """Returns (N, H, W) nats: -log p(pixel | pixels before it), summed over channels."""
+        """Returns (N, H, W) nats: -log p(pixel | pixels before it), summed over channels; of rows (N, D)."""
         check_is_fitted(self)
-        return self._each(lambda evidence: evidence.surprisal.sum(1), self._events(X))
+        return self._each(_by_pixel, self._events(X))
 
     # -- files -----------------------------------------------------------------------------------------------------
 
@@ -221,7 +222,9 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             x = match_channels(x, shape[0])
         else:
             X = validate_data(self, X, reset=reset, ensure_min_samples=2 if reset else 1)
-            scale = 255 if X.dtype == np.uint8 else 1
+            # flattened images, or the codes of rows
+            levels = 256 if shape is None or len(shape) == 3 else self.density.levels or 2
+            scale = levels - 1 if X.dtype == np.uint8 else 1
             x = torch.from_numpy(np.asarray(X, dtype=np.float32)) / scale
             if shape is not None:
                 if x.shape[1] != math.prod(shape):
@@ -246,8 +249,16 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         with torch.inference_mode():
             return np.concatenate([_numbers(function(evidence)) for evidence in self._evidence(x)])
 
+    def _has_bits(self) -> bool:
+        assert self.density is not None
+        return self.density.levels is not None or len(self.density.event_shape or ()) == 3
+
     def _suspicion(self, x: Tensor) -> Array:
         return self._each(self.score_, x)
+
+
+def _by_pixel(evidence: Evidence) -> Tensor:
+    return evidence.surprisal.sum(1) if evidence.surprisal.ndim == 4 else evidence.surprisal
 
 
 def _is_images(X: Any, shape: tuple[int, ...]) -> bool:

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from .densities import Autoregressive, Density
+from .densities import Autoregressive, Density, OrderEnsemble
 from .densities.base import SiteDistribution
 
 
@@ -28,14 +28,19 @@ class Evidence:
 
     @cached_property
     def conditionals(self) -> SiteDistribution:
-        """The distribution of every site given those before it. Raises TypeError if the density has none."""
+        """The distribution of every site given those before it. Raises ValueError if the density has none."""
         if not isinstance(self.density, Autoregressive):
-            raise TypeError(f"this score needs an autoregressive density, got {type(self.density).__name__}")
+            kind = type(self.density).__name__
+            raise ValueError(
+                f"this score needs a density with conditionals; {kind} has only bits_per_dim and typicality"
+            )
         return self.density.conditionals(self.x)
 
     @cached_property
     def surprisal(self) -> Tensor:
         """(N, *sites) nats: s_i = -log p(x_i | x_<i)."""
+        if isinstance(self.density, OrderEnsemble):
+            return -self.density.log_prob_map(self.x)
         return -self.conditionals.log_prob(self.x)
 
     @cached_property

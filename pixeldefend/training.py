@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, Model
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, SequentialSampler
 
 from .datasets import Images
 from .densities import Density
@@ -64,11 +64,10 @@ class MaximumLikelihood(Task):
 
     def training_step(self, batch: tuple[Tensor, ...], index: int) -> Tensor:
         x = self.model.observe(batch[0], noise=torch.rand_like(batch[0]))
-        labelled = len(batch) > 1 and getattr(self.model, "classes", 0)
+        labelled = len(batch) > 1 and getattr(self.model, "classes", 0) > 0
         nats = self.model.objective(x, batch[1]) if labelled else self.model.objective(x)  # type: ignore[call-arg]
-        loss = nats.mean() / (x[0].numel() * math.log(2))
-        self.log("train_bits_per_dim", loss, prog_bar=True)
-        return loss
+        self.log("train_nll", nats.mean(), prog_bar=True)
+        return nats.mean() / (x[0].numel() * math.log(2))
 
     def validation_step(self, batch: tuple[Tensor, ...], index: int) -> None:
         x = self.model.observe(batch[0])
@@ -135,8 +134,8 @@ def train(
     if `resume` is missing, ValueError if it has had all its epochs. The metrics before a resumption are kept as
     metrics.1.csv, metrics.2.csv ...
     """
-    if resume is not None and not resume.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {resume}")
+    if resume is not None:
+        _check_checkpoint(resume)
     batch_size = min(batch_size, len(images))
     steps = epochs * (len(images) // (batch_size * devices))
     task.warmup = min(task.warmup, steps // 5)  # also the start of the moving average: a short run must reach it
@@ -146,13 +145,17 @@ def train(
     lightning.seed_everything(seed, verbose=False)
     callbacks: list[lightning.Callback] = [ModelCheckpoint(out, "last", enable_version_counter=False)]
     if ema:
-        callbacks.append(EMAWeightAveraging(decay=ema, update_starting_at_step=task.warmup))
+        # the average is what is validated, and must have begun by the end of the first epoch
+        first = max(0, min(task.warmup, steps // epochs - 1))
+        callbacks.append(EMAWeightAveraging(decay=ema, update_starting_at_step=first))
     monitor, mode = task.best
     if patience:
         best = ModelCheckpoint(out, "best", monitor, mode=mode, enable_version_counter=False)
         callbacks += [best, EarlyStopping(monitor, patience=patience, mode=mode)]
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=20))
+    if steps < 1:
+        raise ValueError(f"{len(images)} training images are too few for {devices} devices and batches of {batch_size}")
     trainer = lightning.Trainer(
         max_epochs=epochs,
         accelerator=accelerator,
@@ -182,10 +185,27 @@ def train(
     if patience:
         task.load_state_dict(torch.load(out / "best.ckpt", weights_only=True)["state_dict"])
         trainer = lightning.Trainer(
-            accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False
+            accelerator=accelerator,
+            devices=1,
+            precision=precision,  # type: ignore[arg-type]
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
         )
-        return dict(trainer.validate(task, held_out, verbose=False)[0])
+        everything = BatchSampler(SequentialSampler(held), 4 * batch_size, drop_last=False)
+        return dict(trainer.validate(task, DataLoader(held, None, sampler=everything), verbose=False)[0])
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def _check_checkpoint(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}")
+    try:
+        whole = "state_dict" in torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch.load raises what its readers happen to run into
+        whole = False
+    if not whole:
+        raise ValueError(f"{path} is no checkpoint of a training: --resume wants OUT/last.ckpt")
 
 
 class _Rows(Dataset[tuple[Tensor, ...]]):

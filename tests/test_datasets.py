@@ -89,6 +89,19 @@ def test_pickles_inside_an_npz_are_refused(tmp_path):
         load_dataset(str(tmp_path / "set.npz"))
 
 
+def test_damaged_files_are_refused(tmp_path):
+    np.save(tmp_path / "x.npy", numbered(24))
+    (tmp_path / "x.npy").rename(tmp_path / "x.npz")
+    with pytest.raises(ValueError, match="is no .npz file"):
+        load_dataset(str(tmp_path / "x.npz"))
+    np.savez_compressed(tmp_path / "x.npz", x=np.random.RandomState(0).randint(0, 256, (24, 8, 8), np.uint8))
+    data = bytearray((tmp_path / "x.npz").read_bytes())
+    data[700:710] = bytes(10)
+    (tmp_path / "x.npz").write_bytes(data)
+    with pytest.raises(ValueError, match="is damaged"):
+        load_dataset(str(tmp_path / "x.npz"))
+
+
 def test_other_sources_are_refused(tmp_path):
     with pytest.raises(ValueError, match=f"'nope' is no data set .{', '.join(DATASETS)}"):
         load_dataset("nope")
@@ -136,6 +149,9 @@ def test_a_csv_file_of_numbers_with_a_line_of_names(tmp_path):
     ("text", "says"),
     [
         ("", "is empty"),
+        ("height,width\n", "is empty"),
+        ("1.0,,3\n1,2,3\n", "must hold numbers alone"),
+        ("1,1e300\n3,4\n", "1 missing or infinite numbers"),
         ("1,2\n3\n", "row 2 has 1 numbers, row 1 has 2"),
         ("1,2\n3,four\n", "must hold numbers alone"),
         ("1,2\n3,nan\n", "1 missing or infinite numbers"),
@@ -182,6 +198,9 @@ def test_audio_comes_back_from_a_wav_file(tmp_path):
     heard = mu_law_decode(data.train.float()).flatten().numpy()
     assert heard == pytest.approx(tone[: heard.size], abs=0.03)
     assert len(load_dataset(str(tmp_path), length=50).train) == len(data.train)  # a folder of one file
+    write_wav(tmp_path / "other.WAV", tone, 16000)
+    with pytest.raises(ValueError, match="of one sample rate: tone.wav has 8000 Hz|other.WAV has 16000 Hz"):
+        load_dataset(str(tmp_path))
 
 
 def test_bad_audio_is_refused(tmp_path):
@@ -210,7 +229,13 @@ def test_heads_suit_the_values(tmp_path):
     assert build_for(data, "made").levels == 8
     with pytest.raises(ValueError, match="t holds 8 levels, but the head 'bernoulli' models 2 levels"):
         build_for(data, "made", head="bernoulli")
+    with pytest.raises(ValueError, match="pixelcnnpp models images, t holds rows of 10: take fvsbn, nade"):
+        build_for(data, "pixelcnnpp")
+    with pytest.raises(ValueError, match="event_shape is given by the data"):
+        build_for(data, "made", event_shape=[3])
     np.savez(tmp_path / "x.npz", x=numbered(24))
     images = load_dataset(str(tmp_path / "x.npz"))
     assert build_for(images, "fvsbn", head="bernoulli").levels == 2  # of 8-bit images, binarised
+    with pytest.raises(ValueError, match="x has no labels, from which gated_pixelcnn could learn classes"):
+        build_for(images, "gated_pixelcnn", classes=3)
     assert build_for(images, "rnade").levels is None  # dequantised

@@ -154,6 +154,10 @@ def test_what_cannot_be_sampled_is_refused(name):
     density = made({"model": name, **SMALL[name][0]})
     with pytest.raises(ValueError, match="temperature must be positive, got 0"):
         density.sample(1, temperature=0)
+    with pytest.raises(ValueError, match=r"given must be \(1 or 2, k\), got \(3, 1\)"):
+        density.sample(2, given=torch.zeros(3, 1))
+    with pytest.raises(ValueError, match="given must be finite"):
+        density.sample(1, given=torch.full((1, 1), math.nan))
     with pytest.raises(ValueError, match="given holds 10000 values"):
         density.sample(1, given=torch.zeros(1, 10000))
 

@@ -4,11 +4,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import SMALL, clean_images
+from helpers import SMALL, clean_images, randomised
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from pixeldefend.densities import Density, PixelCNNPlusPlus, build
+from pixeldefend.datasets import load_dataset
+from pixeldefend.densities import Density, OrderEnsemble, PixelCNNPlusPlus, build
 from pixeldefend.detector import Detector
 
 
@@ -247,6 +248,48 @@ def test_every_density_of_images_drives_the_detector(name, tmp_path):
     assert detector.surprisal_map(new).shape == (20, 8, 8)
     detector.save(tmp_path / "d.safetensors")
     assert Detector.load(tmp_path / "d.safetensors").p_value(new) == pytest.approx(detector.p_value(new))
+
+
+def test_rows_drive_it_too():
+    """Binary rows by their codes, real ones as they are; what has no bits/dim says so by NaN."""
+    random = np.random.RandomState(0)
+    bits = (random.rand(80, 6) < [0.1, 0.9, 0.1, 0.9, 0.1, 0.9]).astype(np.uint8)
+    density = randomised(build({"model": "nade", "event_shape": (6,), "hidden": 4}), scale=0.5)
+    detector = Detector(density, score="bits_per_dim", fpr=0.1).fit(bits)
+    expected = density.bits_per_dim(torch.from_numpy(bits).float()).detach().numpy()
+    assert detector.bits_per_dim(bits) == pytest.approx(expected)
+    assert detector.surprisal_map(bits).shape == (80, 6)
+    with pytest.raises(ValueError, match=r"\[0, 1\], got min 0 and max 2"):
+        detector.p_value(2 * bits)
+    real = randomised(build({"model": "rnade", "event_shape": (6,), "hidden": 4, "mixtures": 2}), scale=0.1)
+    detector = Detector(real, fpr=0.1).fit(random.randn(80, 6))
+    verdicts = detector.judge(np.r_[random.randn(1, 6), np.full((1, 6), 50.0)], maps=True)
+    assert verdicts.is_adversarial[1]
+    assert np.isnan(verdicts.bits_per_dim).all()
+    assert verdicts.surprisal_map.shape == (2, 6)
+
+
+def test_binary_images_are_black_and_white_everywhere(tmp_path):
+    x = (np.random.RandomState(0).rand(600, 8, 8) < 0.3).astype(np.uint8)
+    np.savez(tmp_path / "b.npz", x=x)
+    data = load_dataset(str(tmp_path / "b.npz"))
+    density = randomised(build({"model": "fvsbn", "event_shape": (1, 8, 8)}), scale=0.2)
+    detector = Detector(density, score="bits_per_dim", fpr=0.1).fit(data.calibration.x)
+    expected = density.bits_per_dim(data.calibration.float()).detach().numpy()
+    assert sorted(detector.calibration_scores_) == pytest.approx(sorted(expected))
+    assert data.calibration.float().unique().tolist() == [0, 1]
+
+
+def test_an_ensemble_over_orders_drives_it(tmp_path):
+    ensemble = OrderEnsemble(randomised(build({"model": "eonade", "event_shape": (1, 8, 8), "hidden": 4})), 3)
+    detector = Detector(ensemble, score="bits_per_dim", fpr=0.1).fit(clean_images(40))
+    assert detector.judge(clean_images(3), maps=True).surprisal_map.shape == (3, 8, 8)
+    detector.save(tmp_path / "d.safetensors")
+    assert Detector.load(tmp_path / "d.safetensors").p_value(clean_images(3)) == pytest.approx(
+        detector.p_value(clean_images(3))
+    )
+    with pytest.raises(ValueError, match="needs a density with conditionals; OrderEnsemble has only"):
+        Detector(ensemble, score="excess_surprisal").fit(clean_images(40))
 
 
 def test_dequantised_images_have_the_bits_of_a_discrete_model():

@@ -103,7 +103,7 @@ def test_scores_by_site_say_what_they_need():
 
     evidence = Evidence(Flat((2,)), torch.zeros(3, 2))
     assert np.allclose(bits_per_dim(evidence), 0)
-    with pytest.raises(TypeError, match="needs an autoregressive density, got Flat"):
+    with pytest.raises(ValueError, match="needs a density with conditionals; Flat has only"):
         excess_surprisal(evidence)
 
 

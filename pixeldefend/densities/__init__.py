@@ -39,13 +39,16 @@ DENSITIES: dict[str, Callable[..., Autoregressive]] = {
 }
 
 
+OF_ROWS = ("fvsbn", "nade", "eonade", "rnade", "made", "rnn", "wavenet")  # those that model more than images
+
+
 def build(config: dict[str, Any]) -> Density:
     """config: {"model": a name in `DENSITIES`, ...its arguments}. Returns the untrained density.
 
     Raises ValueError if the name or an argument is unknown.
     """
     model = config.get("model")
-    if model == "order_ensemble":
+    if model == "order_ensemble" and {"density", "orderings"} <= config.keys():
         return OrderEnsemble(build(config["density"]), config["orderings"])  # type: ignore[arg-type]
     if model not in DENSITIES:
         raise ValueError(f"unknown density {model!r}; there are: {', '.join(DENSITIES)}")
@@ -55,7 +58,7 @@ def build(config: dict[str, Any]) -> Density:
         raise ValueError(f"cannot make {model}: {error}") from None
 
 
-def build_for(data: DataSet, model: str, **arguments: Any) -> Autoregressive:
+def build_for(data: DataSet, model: str, /, **arguments: Any) -> Autoregressive:
     """data: what is to be modelled. Returns the untrained density for events of its shape, with the conditionals that
     suit its values, unless `arguments` name a `head`: a Bernoulli for 2 levels, a discretized mixture of logistics for
     256, a categorical distribution for text and other numbers of levels, a mixture of normals for real numbers and for
@@ -65,6 +68,13 @@ def build_for(data: DataSet, model: str, **arguments: Any) -> Autoregressive:
     dequantised (`Density.observe`). Raises ValueError as `build` does, and if the head has other values than the data.
     """
     levels, shape = data.train.levels, data.train.shape
+    for name in ("model", "event_shape"):
+        if name in arguments:
+            raise ValueError(f"{name} is given by the data and --model, it cannot be set to {arguments[name]!r}")
+    if len(shape) != 3 and model in DENSITIES and model not in OF_ROWS:
+        raise ValueError(f"{model} models images, {data.name} holds rows of {shape[0]}: take {', '.join(OF_ROWS)}")
+    if model == "pixelcnnpp" and levels != 256:
+        raise ValueError(f"pixelcnnpp models 8-bit images, {data.name} holds images of {levels} levels: take pixelcnn")
     suited = {2: "bernoulli", 256: "logistics", None: "normals"}.get(levels, "categorical")
     if data.vocabulary is not None:  # characters have no order, however many they are
         suited = "categorical"
@@ -77,6 +87,8 @@ def build_for(data: DataSet, model: str, **arguments: Any) -> Autoregressive:
         arguments["vocabulary"] = data.vocabulary
     density = build({"model": model, "event_shape": shape, **arguments})
     assert isinstance(density, Autoregressive)
+    if getattr(density, "classes", 0) and data.train.y is None:
+        raise ValueError(f"{data.name} has no labels, from which {model} could learn classes")
     if density.levels == levels or (len(shape) == 3 and levels == 256 and density.levels in (2, None)):
         return density
     holds, models = ("real numbers" if n is None else f"{n} levels" for n in (levels, density.levels))

@@ -160,7 +160,8 @@ class GridDistribution(SiteDistribution):
     def draw(self, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
         pmf = self.pmf()
         if temperature != 1:
-            pmf = (pmf.log() / temperature).softmax(-1)
+            logits = pmf.log()
+            pmf = ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1)
         index = torch.multinomial(pmf.reshape(-1, self.levels), 1, generator=generator)
         return index.reshape(self.batch_shape).to(pmf) / (self.levels - 1)
 
@@ -267,7 +268,7 @@ class Autoregressive(Density):
         model's order, to go on from. temperature: 1 samples from p; below it, conditionals are sharpened
         (p^(1/temperature), normalised). length: of the event, for models of sequences of any length. cached: False
         computes everything again for every site; the same samples.
-        Raises ValueError if given has too many values, temperature is not positive or the length is fixed.
+        Raises ValueError if given is of another shape or out of range, temperature is not positive or the length fixed.
         """
         shape = self.event_shape
         if length is not None:
@@ -276,12 +277,10 @@ class Autoregressive(Density):
             shape = (length,)
         x = self._blank(n, shape)
         sites = self.sites(tuple(x.shape[1:]))
-        known = 0 if given is None else given.shape[1]
-        if known > len(sites):
-            raise ValueError(f"given holds {known} values, the event has {len(sites)} sites")
+        known = self._checked_given(given, n, len(sites))
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
-        training = self.training
+        training = self.net.training
         self.eval()
         try:
             steps = self.steps(x) if cached else self.steps_anew(x)
@@ -294,6 +293,18 @@ class Autoregressive(Density):
         finally:
             self.train(training)
         return x.contiguous()
+
+    def _checked_given(self, given: Tensor | None, n: int, sites: int) -> int:
+        """Returns how many values are given."""
+        if given is None:
+            return 0
+        if given.ndim != 2 or given.shape[0] not in (1, n):
+            raise ValueError(f"given must be (1 or {n}, k), got {tuple(given.shape)}")
+        if given.shape[1] > sites:
+            raise ValueError(f"given holds {given.shape[1]} values, the event has {sites} sites")
+        if not torch.isfinite(given).all() or (self.levels is not None and ((given < 0) | (given > 1)).any()):
+            raise ValueError("given must be finite, and lie in [0, 1] where values are on a grid")
+        return given.shape[1]
 
     def _blank(self, n: int, shape: tuple[int, ...]) -> Tensor:
         """Returns (n, *shape) zeros, in memory in the order of the sites, so that `to_row` is a view."""

@@ -113,6 +113,8 @@ class GatedPixelCNN(Autoregressive):
 
     def _checked(self, y: int | Tensor) -> int | Tensor:
         labels = torch.as_tensor(y)
+        if labels.is_floating_point():
+            raise ValueError(f"y must be whole numbers, got {y}")
         if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
             got = f"{int(labels.min())} to {int(labels.max())}"
             raise ValueError(f"y must be at least 0 and below the number of classes, {self.classes}, got {got}")

@@ -154,7 +154,7 @@ class RealMixture(SiteDistribution):
         return torch.logsumexp(self.logits + self._log_standard(z) - self.log_scales, -1)
 
     def surprisal_moments(self) -> tuple[Tensor, Tensor]:
-        # Gauss quadrature within each component
+        # Gauss quadrature within each component: exact for one, close for several
         nodes, weights = (torch.from_numpy(array).to(self.logits) for array in self.quadrature)
         scales, mixture = self.log_scales.exp(), self.logits.exp()
         mean, square = torch.zeros_like(mixture[..., 0]), torch.zeros_like(mixture[..., 0])
@@ -203,7 +203,7 @@ class LaplaceMixture(RealMixture):
 
     def _draw_standard(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
         u = torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype) - 0.5
-        return -u.sign() * torch.log1p(-2 * u.abs())
+        return -u.sign() * torch.log1p((-2 * u.abs()).clamp(min=-1 + torch.finfo(u.dtype).eps))
 
 
 # -- heads of one site, which any net can have -------------------------------------------------------------------------
