@@ -239,6 +239,7 @@ def calibrate(
     device: Annotated[str, typer.Option(help="cpu, cuda ...")] = "cpu",
 ) -> None:
     """Make a detector of a trained density, and try it on the data set's clean test images."""
+    import numpy as np
     import torch
 
     from . import densities
@@ -255,9 +256,11 @@ def calibrate(
         verdicts = detector.judge(images.test.x)
         metrics = {
             "test_images": len(images.test),
-            "test_bits_per_dim": verdicts.bits_per_dim.mean(),
-            "test_false_alarms": verdicts.is_adversarial.mean(),
+            "test_bits_per_dim": float(verdicts.bits_per_dim.mean()),
+            "test_false_alarms": float(verdicts.is_adversarial.mean()),
         }
+        if np.isnan(metrics["test_bits_per_dim"]):  # of rows of real numbers
+            del metrics["test_bits_per_dim"]
         recipe = {**load_tensors(density)[1].get("recipe", {}), "torch": torch.__version__}
         if recipe.get("train_sha256", images.train.digest()) != images.train.digest():
             raise ValueError(
@@ -265,10 +268,9 @@ def calibrate(
             )
         notes = {"data": data, "calibration_images": len(images.calibration), "metrics": metrics, "recipe": recipe}
         detector.save(out, **notes)
-    typer.echo(
-        f"{out}: on {metrics['test_images']} clean test images {metrics['test_bits_per_dim']:.4f} bits/dim, "
-        f"{metrics['test_false_alarms']:.2%} flagged"
-    )
+    bits = f" {metrics['test_bits_per_dim']:.4f} bits/dim," if "test_bits_per_dim" in metrics else ""
+    what = "images" if len(shape) == 3 else "events"
+    typer.echo(f"{out}: on {metrics['test_images']} clean test {what}{bits} {metrics['test_false_alarms']:.2%} flagged")
 
 
 # -- sample --------------------------------------------------------------------------------------------------------

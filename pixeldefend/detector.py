@@ -26,8 +26,8 @@ from .storage import load_tensors, save_tensors
 @dataclass(frozen=True)
 class Verdicts:
     """What the detector says of N images. is_adversarial: (N,) bool. p_value: (N,). score: (N,), higher = more
-    suspicious. bits_per_dim: (N,), NaN for rows of real numbers. surprisal_map: (N, H, W) nats a pixel (of rows: (N, D)),
-    if asked for."""
+    suspicious. bits_per_dim: (N,), NaN for rows of real numbers. surprisal_map: (N, H, W) nats a pixel (of rows:
+    (N, D)), if asked for."""
 
     is_adversarial: np.ndarray
     p_value: np.ndarray

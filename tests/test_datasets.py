@@ -92,7 +92,7 @@ def test_pickles_inside_an_npz_are_refused(tmp_path):
 def test_damaged_files_are_refused(tmp_path):
     np.save(tmp_path / "x.npy", numbered(24))
     (tmp_path / "x.npy").rename(tmp_path / "x.npz")
-    with pytest.raises(ValueError, match="is no .npz file"):
+    with pytest.raises(ValueError, match=r"is no .npz file"):
         load_dataset(str(tmp_path / "x.npz"))
     np.savez_compressed(tmp_path / "x.npz", x=np.random.RandomState(0).randint(0, 256, (24, 8, 8), np.uint8))
     data = bytearray((tmp_path / "x.npz").read_bytes())
@@ -199,7 +199,7 @@ def test_audio_comes_back_from_a_wav_file(tmp_path):
     assert heard == pytest.approx(tone[: heard.size], abs=0.03)
     assert len(load_dataset(str(tmp_path), length=50).train) == len(data.train)  # a folder of one file
     write_wav(tmp_path / "other.WAV", tone, 16000)
-    with pytest.raises(ValueError, match="of one sample rate: tone.wav has 8000 Hz|other.WAV has 16000 Hz"):
+    with pytest.raises(ValueError, match=r"of one sample rate: .*(8000|16000) Hz, .*(8000|16000) Hz"):
         load_dataset(str(tmp_path))
 
 

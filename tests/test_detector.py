@@ -299,7 +299,7 @@ def test_dequantised_images_have_the_bits_of_a_discrete_model():
         for parameter in uniform.parameters():
             parameter.zero_()
     sigma = 1.0  # what zero parameters mean: a standard normal, around 0
-    x = torch.full((1, 1, 4, 4), 0.5)
+    x = torch.full((1, 1, 4, 4), 127 / 255)
     seen = uniform.observe(x)
     expected = 8 + (0.5 * (seen / sigma).square() + 0.5 * math.log(2 * math.pi)).mean().item() / math.log(2)
     assert uniform.bits_per_dim(seen).item() == pytest.approx(expected, rel=1e-5)
