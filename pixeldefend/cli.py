@@ -441,7 +441,7 @@ Limit = Annotated[int | None, typer.Option(min=1, help="Train on the first N tra
 Resume = Annotated[Path | None, typer.Option(help="Go on from this checkpoint (OUT/last.ckpt).")]
 Precision = Annotated[str, typer.Option(help="32-true, bf16-mixed, ... as Lightning's Trainer takes it.")]
 Accelerator = Annotated[str, typer.Option(help="auto, cpu, gpu ...")]
-Devices = Annotated[int, typer.Option(help="How many; more than one trains by DDP.")]
+Devices = Annotated[int, typer.Option(min=1, help="How many; more than one trains by DDP.")]
 
 
 @train_app.command("density")

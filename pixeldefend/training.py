@@ -13,6 +13,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, SequentialSampler
@@ -131,13 +132,15 @@ def train(
     clip: largest gradient norm. precision, accelerator, devices: as Lightning's Trainer takes them ("bf16-mixed",
     "gpu", 2 ...); more than one device trains by DDP. patience: epochs without a better `task.best` on `validation`
     after which to stop; the best weights are kept then (0: all epochs and the last weights). Raises FileNotFoundError
-    if `resume` is missing, ValueError if it has had all its epochs. The metrics before a resumption are kept as
-    metrics.1.csv, metrics.2.csv ...
+    if `resume` is missing, ValueError if it is no checkpoint or has had all its epochs, if there is no such
+    accelerator, or if the images are too few. The metrics before a resumption are kept as metrics.1.csv ...
     """
     if resume is not None:
         _check_checkpoint(resume)
     batch_size = min(batch_size, len(images))
     steps = epochs * (len(images) // (batch_size * devices))
+    if steps < 1:
+        raise ValueError(f"{len(images)} training images are too few for {devices} devices and batches of {batch_size}")
     task.warmup = min(task.warmup, steps // 5)  # also the start of the moving average: a short run must reach it
     metrics = out / "metrics.csv"
     if resume is not None and metrics.exists():  # the logger would delete what was measured before
@@ -154,22 +157,23 @@ def train(
         callbacks += [best, EarlyStopping(monitor, patience=patience, mode=mode)]
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=20))
-    if steps < 1:
-        raise ValueError(f"{len(images)} training images are too few for {devices} devices and batches of {batch_size}")
-    trainer = lightning.Trainer(
-        max_epochs=epochs,
-        accelerator=accelerator,
-        devices=devices,
-        precision=precision,  # type: ignore[arg-type]
-        gradient_clip_val=clip,
-        use_distributed_sampler=False,
-        callbacks=callbacks,
-        logger=CSVLogger(out, name=None, version=""),
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-        log_every_n_steps=50,
-        num_sanity_val_steps=0,
-    )
+    try:
+        trainer = lightning.Trainer(
+            max_epochs=epochs,
+            accelerator=accelerator,
+            devices=devices,
+            precision=precision,  # type: ignore[arg-type]
+            gradient_clip_val=clip,
+            use_distributed_sampler=False,
+            callbacks=callbacks,
+            logger=CSVLogger(out, name=None, version=""),
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            log_every_n_steps=50,
+            num_sanity_val_steps=0,
+        )
+    except MisconfigurationException as error:  # no such accelerator, or not so many
+        raise ValueError(str(error)) from None
     rank: dict[str, Any] = {"num_replicas": trainer.world_size, "rank": trainer.global_rank}
     rows, held = _Rows(images), _Rows(validation)
     order: DistributedSampler[Any] = DistributedSampler(rows, seed=seed, drop_last=True, **rank)
