@@ -63,22 +63,30 @@ def comparison_table(results: dict[str, Any]) -> str:
         "The same attacked images for all. A cell: AUROC / share detected at 5 % false alarms, over the attacked",
         "images that fool the classifier. ms: time an image, under all scores of this page.",
     ]
-    header = ["detector", "bits/dim", "ms", *(f"{name} ({counts[name]})" for name in results["attacks"])]
+    header = ["detector", "bits/dim", "ms"]
+    lines += ["", "## Means over the attacks", "", _row([*header, *results["scores"]])]
+    lines.append(_row(["---"] * (3 + len(results["scores"]))))
+    for name, found in results["detectors"].items():
+        lines.append(_row([*_about(name, found), *(_cell(_mean(found["rows"], score)) for score in results["scores"])]))
+    header += [f"{name} ({counts[name]})" for name in results["attacks"]]
     for score in results["scores"]:
         lines += ["", f"## {score}", "", _row(header), _row(["---"] * len(header))]
         for name, found in results["detectors"].items():
             cells = {row["attack"]: row for row in found["rows"] if row["score"] == score}
-            lines.append(
-                _row(
-                    [
-                        name,
-                        f"{found['bits_per_dim']:.3f}",
-                        f"{found['milliseconds']:.1f}",
-                        *(_cell(cells[attack]) for attack in results["attacks"]),
-                    ]
-                )
-            )
+            lines.append(_row([*_about(name, found), *(_cell(cells[attack]) for attack in results["attacks"])]))
     return "\n".join([*lines, ""])
+
+
+def _about(name: str, found: dict[str, Any]) -> list[str]:
+    return [name, f"{found['bits_per_dim']:.3f}", f"{found['milliseconds']:.1f}"]
+
+
+def _mean(rows: list[dict[str, Any]], score: str) -> dict[str, Any]:
+    """Of the attacks that succeeded on any image."""
+    chosen = [row for row in rows if row["score"] == score and row["auroc"] is not None]
+    if not chosen:
+        return {"auroc": None}
+    return {key: sum(row[key] for row in chosen) / len(chosen) for key in ("auroc", "tpr_at_fpr_0.05")}
 
 
 def _cell(row: dict[str, Any]) -> str:

@@ -6,14 +6,15 @@ The dependency is the extra `train`: pip install "pixeldefend[train]".
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, SequentialSampler
@@ -141,16 +142,14 @@ def train(
     steps = epochs * (len(images) // (batch_size * devices))
     if steps < 1:
         raise ValueError(f"{len(images)} training images are too few for {devices} devices and batches of {batch_size}")
-    task.warmup = min(task.warmup, steps // 5)  # also the start of the moving average: a short run must reach it
+    task.warmup = min(task.warmup, steps // 5)
     metrics = out / "metrics.csv"
     if resume is not None and metrics.exists():  # the logger would delete what was measured before
         metrics.rename(out / f"metrics.{len(list(out.glob('metrics*.csv')))}.csv")
     lightning.seed_everything(seed, verbose=False)
     callbacks: list[lightning.Callback] = [ModelCheckpoint(out, "last", enable_version_counter=False)]
     if ema:
-        # the average is what is validated, and must have begun by the end of the first epoch
-        first = max(0, min(task.warmup, steps // epochs - 1))
-        callbacks.append(EMAWeightAveraging(decay=ema, update_starting_at_step=first))
+        callbacks.append(WeightAveraging(use_buffers=False, avg_fn=_moving_average(ema)))
     monitor, mode = task.best
     if patience:
         best = ModelCheckpoint(out, "best", monitor, mode=mode, enable_version_counter=False)
@@ -199,6 +198,15 @@ def train(
         everything = BatchSampler(SequentialSampler(held), 4 * batch_size, drop_last=False)
         return dict(trainer.validate(task, DataLoader(held, None, sampler=everything), verbose=False)[0])
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """An exponential one, over fewer steps at first: a short run must not keep its untrained weights."""
+
+    def average(averaged: Tensor, weight: Tensor, steps: Tensor | int) -> Tensor:
+        return torch.lerp(averaged, weight, max(1 - decay, 9 / (10 + int(steps))))
+
+    return average
 
 
 def _check_checkpoint(path: Path) -> None:
