@@ -185,7 +185,7 @@ def test_a_value_outside_the_support_is_refused():
 # -- real numbers, and heads of one site -------------------------------------------------------------------------------
 
 
-def mixture(kind, *shape, k=3, seed=0):
+def real_mixture(kind, *shape, k=3, seed=0):
     generator = torch.Generator().manual_seed(seed)
     logits, locations, log_scales = (torch.randn(*shape, k, generator=generator).double() for _ in range(3))
     return kind(logits, locations, 0.5 * log_scales)
@@ -193,7 +193,7 @@ def mixture(kind, *shape, k=3, seed=0):
 
 @pytest.mark.parametrize("kind", [NormalMixture, LaplaceMixture])
 def test_a_mixture_is_that_of_torch_and_integrates_to_one(kind):
-    made = mixture(kind, 4)
+    made = real_mixture(kind, 4)
     component = torch.distributions.Normal if kind is NormalMixture else torch.distributions.Laplace
     torchs = torch.distributions.MixtureSameFamily(
         torch.distributions.Categorical(logits=made.logits), component(made.locations, made.log_scales.exp())
@@ -206,7 +206,7 @@ def test_a_mixture_is_that_of_torch_and_integrates_to_one(kind):
 
 @pytest.mark.parametrize("kind", [NormalMixture, LaplaceMixture])
 def test_moments_of_the_surprisal_of_real_numbers(kind):
-    made = mixture(kind, 5)
+    made = real_mixture(kind, 5)
     x = torch.linspace(-60, 60, 400_001).double()[:, None]
     p, surprisal = made.log_prob(x).exp(), -made.log_prob(x)
     mean = torch.trapezoid(p * surprisal, x, dim=0)
@@ -218,7 +218,7 @@ def test_moments_of_the_surprisal_of_real_numbers(kind):
 
 @pytest.mark.parametrize("kind", [NormalMixture, LaplaceMixture])
 def test_draws_of_real_numbers_follow_their_density(kind):
-    one = mixture(kind, 1)
+    one = real_mixture(kind, 1)
     many = kind(*(t.expand(20_000, -1) for t in (one.logits, one.locations, one.log_scales)))
     drawn = many.draw(torch.Generator().manual_seed(0)).numpy()
     x = torch.linspace(-40, 40, 200_001).double()
