@@ -50,6 +50,7 @@ def run_benchmark(
     """
     attacks, scores = known(attacks, ATTACKS), known(scores, SCORES)
     victims = _victims(data, limit)
+    assert victims.y is not None
     clean_images = data.test[: clean or len(victims)]
 
     log("freezing thresholds on clean calibration images")
