@@ -173,7 +173,6 @@ for key, data, published in (
         data,
         dict(model="eonade", hidden=500),
         {"EoNADE, 64 orders": (eonade, 64)},
-        learning_rate=3e-3 if key == "mushrooms" else 1e-3,
         fit=LONG,
     )
     made, rate, decay, fit = {
