@@ -6,8 +6,9 @@
 DATA holds nade_binary/{dna,mushrooms,nips}.npz (the splits of the NADE and MADE papers: github.com/mgermain/MADE),
 binarized_mnist.npz with train, valid and test (N, 784), uci/red_wine_nade.hdf5 (github.com/MarcCote/NADE; needs h5py),
 text/tinyshakespeare.txt (github.com/karpathy/char-rnn) and fsdd/fsdd.npz (the free spoken digit dataset's clips as
-audio, offset and speaker); Fashion-MNIST is downloaded to it. Settings were chosen on validation data; the test data
-are looked at at the end (of a few rows more than once, when settings were changed after a first run). Times are of one core if OMP_NUM_THREADS=1, and more where other things ran beside.
+audio, offset and speaker); Fashion-MNIST is downloaded to it. Settings were chosen on validation data; of a few rows,
+whose settings were changed after a first run, the test data were looked at more than once. Times are of one core if
+OMP_NUM_THREADS=1, and longer where other things ran beside.
 """
 
 from __future__ import annotations
