@@ -479,8 +479,7 @@ def train_density(
         import torch
 
         from .datasets import load_dataset
-        from .densities import build_for
-        from .training import MaximumLikelihood, train
+        from .training import MaximumLikelihood, build_for, train
 
         images = load_dataset(data, data_dir, length=length)
         torch.manual_seed(seed)

@@ -143,7 +143,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         with torch.inference_mode():
             for evidence in self._evidence(self._events(X)):
                 scores.append(_numbers(self.score_(evidence)))
-                bits.append(_numbers(bits_per_dim(evidence)) if self._has_bits() else np.full(len(scores[-1]), np.nan))
+                has_bits = evidence.density.has_bits(tuple(evidence.x.shape[1:]))
+                bits.append(_numbers(bits_per_dim(evidence)) if has_bits else np.full(len(scores[-1]), np.nan))
                 if maps:
                     surprisals.append(_numbers(_by_pixel(evidence)))
         score = np.concatenate(scores)
@@ -248,10 +249,6 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """function of every batch, joined."""
         with torch.inference_mode():
             return np.concatenate([_numbers(function(evidence)) for evidence in self._evidence(x)])
-
-    def _has_bits(self) -> bool:
-        assert self.density is not None
-        return self.density.levels is not None or len(self.density.event_shape or ()) == 3
 
     def _suspicion(self, x: Tensor) -> Array:
         return self._each(self.score_, x)

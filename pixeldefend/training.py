@@ -19,8 +19,47 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, SequentialSampler
 
-from .datasets import Images
-from .densities import Density
+from .datasets import DataSet, Images
+from .densities import DENSITIES, Autoregressive, Density, build
+
+OF_ROWS = ("fvsbn", "nade", "eonade", "rnade", "made", "rnn", "wavenet")  # those that model more than images
+
+
+def build_for(data: DataSet, model: str, /, **arguments: Any) -> Autoregressive:
+    """data: what is to be modelled. Returns the untrained density for events of its shape, with the conditionals that
+    suit its values, unless `arguments` name a `head`: a Bernoulli for 2 levels, a discretized mixture of logistics for
+    256, a categorical distribution for text and other numbers of levels, a mixture of normals for real numbers and for
+    RNADE.
+
+    A model of two levels may be had for 8-bit images, which it sees binarised, and one of real numbers, which sees them
+    dequantised (`Density.observe`). Raises ValueError as `build` does, and if the head has other values than the data.
+    """
+    levels, shape = data.train.levels, data.train.shape
+    for name in ("model", "event_shape"):
+        if name in arguments:
+            raise ValueError(f"{name} is given by the data and --model, it cannot be set to {arguments[name]!r}")
+    if len(shape) != 3 and model in DENSITIES and model not in OF_ROWS:
+        raise ValueError(f"{model} models images, {data.name} holds rows of {shape[0]}: take {', '.join(OF_ROWS)}")
+    if model == "pixelcnnpp" and levels != 256:
+        raise ValueError(f"pixelcnnpp models 8-bit images, {data.name} holds images of {levels} levels: take pixelcnn")
+    suited = {2: "bernoulli", 256: "logistics", None: "normals"}.get(levels, "categorical")
+    if data.vocabulary is not None:  # characters have no order, however many they are
+        suited = "categorical"
+    elif model == "rnade":
+        suited = "normals"
+    arguments = {"head": suited, **arguments}
+    if arguments["head"] == "categorical" and levels not in (None, 256):
+        arguments.setdefault("levels", levels)
+    if data.vocabulary is not None and model in ("rnn", "wavenet"):
+        arguments["vocabulary"] = data.vocabulary
+    density = build({"model": model, "event_shape": shape, **arguments})
+    assert isinstance(density, Autoregressive)
+    if getattr(density, "classes", 0) and data.train.y is None:
+        raise ValueError(f"{data.name} has no labels, from which {model} could learn classes")
+    if density.levels == levels or (len(shape) == 3 and levels == 256 and density.levels in (2, None)):
+        return density
+    holds, models = ("real numbers" if n is None else f"{n} levels" for n in (levels, density.levels))
+    raise ValueError(f"{data.name} holds {holds}, but the head {arguments['head']!r} models {models}")
 
 
 class Task(lightning.LightningModule):
@@ -75,8 +114,9 @@ class MaximumLikelihood(Task):
         x = self.model.observe(batch[0])
         log_prob = self.model.log_prob(x)
         self.log("nll", -log_prob.mean(), prog_bar=True, sync_dist=True)
-        if self.model.levels is not None or x.ndim == 4:
-            bits = self.model.in_bits_per_dim(log_prob, tuple(x.shape[1:]))
+        shape = tuple(x.shape[1:])
+        if self.model.has_bits(shape):
+            bits = self.model.in_bits_per_dim(log_prob, shape)
             self.log("bits_per_dim", bits.mean(), prog_bar=True, sync_dist=True)
 
     def optimizer(self) -> torch.optim.Optimizer:

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from pixeldefend.datasets import DATASETS, load_dataset, read_wav, write_wav
-from pixeldefend.densities import build_for
 from pixeldefend.densities.wavenet import mu_law_decode
+from pixeldefend.training import build_for
 
 
 def numbered(n: int) -> np.ndarray:

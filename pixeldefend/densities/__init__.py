@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from ..datasets import DataSet
 from ..storage import load_tensors
 from .base import Autoregressive, Density
 from .ensemble import OrderEnsemble
@@ -39,9 +38,6 @@ DENSITIES: dict[str, Callable[..., Autoregressive]] = {
 }
 
 
-OF_ROWS = ("fvsbn", "nade", "eonade", "rnade", "made", "rnn", "wavenet")  # those that model more than images
-
-
 def build(config: dict[str, Any]) -> Density:
     """config: {"model": a name in `DENSITIES`, ...its arguments}. Returns the untrained density.
 
@@ -56,43 +52,6 @@ def build(config: dict[str, Any]) -> Density:
         return DENSITIES[model](**{key: value for key, value in config.items() if key != "model"})
     except TypeError as error:  # an argument that it does not have, or of the wrong type
         raise ValueError(f"cannot make {model}: {error}") from None
-
-
-def build_for(data: DataSet, model: str, /, **arguments: Any) -> Autoregressive:
-    """data: what is to be modelled. Returns the untrained density for events of its shape, with the conditionals that
-    suit its values, unless `arguments` name a `head`: a Bernoulli for 2 levels, a discretized mixture of logistics for
-    256, a categorical distribution for text and other numbers of levels, a mixture of normals for real numbers and for
-    RNADE.
-
-    A model of two levels may be had for 8-bit images, which it sees binarised, and one of real numbers, which sees them
-    dequantised (`Density.observe`). Raises ValueError as `build` does, and if the head has other values than the data.
-    """
-    levels, shape = data.train.levels, data.train.shape
-    for name in ("model", "event_shape"):
-        if name in arguments:
-            raise ValueError(f"{name} is given by the data and --model, it cannot be set to {arguments[name]!r}")
-    if len(shape) != 3 and model in DENSITIES and model not in OF_ROWS:
-        raise ValueError(f"{model} models images, {data.name} holds rows of {shape[0]}: take {', '.join(OF_ROWS)}")
-    if model == "pixelcnnpp" and levels != 256:
-        raise ValueError(f"pixelcnnpp models 8-bit images, {data.name} holds images of {levels} levels: take pixelcnn")
-    suited = {2: "bernoulli", 256: "logistics", None: "normals"}.get(levels, "categorical")
-    if data.vocabulary is not None:  # characters have no order, however many they are
-        suited = "categorical"
-    elif model == "rnade":
-        suited = "normals"
-    arguments = {"head": suited, **arguments}
-    if arguments["head"] == "categorical" and levels not in (None, 256):
-        arguments.setdefault("levels", levels)
-    if data.vocabulary is not None and DENSITIES.get(model) in (RNN, WaveNet):
-        arguments["vocabulary"] = data.vocabulary
-    density = build({"model": model, "event_shape": shape, **arguments})
-    assert isinstance(density, Autoregressive)
-    if getattr(density, "classes", 0) and data.train.y is None:
-        raise ValueError(f"{data.name} has no labels, from which {model} could learn classes")
-    if density.levels == levels or (len(shape) == 3 and levels == 256 and density.levels in (2, None)):
-        return density
-    holds, models = ("real numbers" if n is None else f"{n} levels" for n in (levels, density.levels))
-    raise ValueError(f"{data.name} holds {holds}, but the head {arguments['head']!r} models {models}")
 
 
 def load(path: str | os.PathLike[str]) -> Density:
@@ -125,6 +84,5 @@ __all__ = [
     "SequenceModel",
     "WaveNet",
     "build",
-    "build_for",
     "load",
 ]

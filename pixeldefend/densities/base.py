@@ -57,12 +57,13 @@ class Density(nn.Module, ABC):
 
     def in_bits_per_dim(self, log_prob: Tensor, shape: tuple[int, ...]) -> Tensor:
         """log_prob: (N,) nats of events of this shape. Returns (N,), as `bits_per_dim`, whose errors it raises."""
-        bits = -log_prob / (math.prod(shape) * math.log(2))
-        if self.levels is not None:
-            return bits
-        if len(shape) != 3:
+        if not self.has_bits(shape):
             raise ValueError(f"a density of real numbers has no bits/dim; take log_prob, in nats (x is {shape})")
-        return bits + 8
+        return -log_prob / (math.prod(shape) * math.log(2)) + (8 if self.levels is None else 0)
+
+    def has_bits(self, shape: tuple[int, ...]) -> bool:
+        """Whether events of this shape have bits/dim: all but real numbers that are no dequantised images."""
+        return self.levels is not None or len(shape) == 3
 
     def observe(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """x: (N, C, H, W) images in [0, 1]. Returns what this density models of them: themselves; binarised at a half

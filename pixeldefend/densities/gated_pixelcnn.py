@@ -19,6 +19,7 @@ from .masked import (
     MaskedConv2d,
     ShiftedConv2d,
     channel_groups,
+    channels_of,
     with_constant,
 )
 
@@ -49,11 +50,7 @@ class GatedPixelCNN(Autoregressive):
         mixtures: int = 5,
         label: int | None = None,
     ) -> None:
-        if len(event_shape) != 3 or min(event_shape) < 1:
-            raise ValueError(f"event_shape must be (C, H, W), all at least 1, got {tuple(event_shape)}")
-        channels = event_shape[0]
-        if filters < 1 or filters % channels:
-            raise ValueError(f"filters must be a multiple of the {channels} channels, got {filters}")
+        channels = channels_of(event_shape, filters)
         if blocks < 1 or classes < 0:
             raise ValueError(f"blocks must be at least 1 and classes at least 0, got {blocks} and {classes}")
         if kernel < 3 or kernel % 2 == 0:

@@ -138,6 +138,15 @@ class ChannelOutputs(nn.Module):
         return y.unflatten(1, (self.channels, -1)).movedim(2, -1)
 
 
+def channels_of(event_shape: tuple[int, ...], filters: int) -> int:
+    """Returns C. Raises ValueError unless event_shape is (C, H, W) and filters can be split into C groups."""
+    if len(event_shape) != 3 or min(event_shape) < 1:
+        raise ValueError(f"event_shape must be (C, H, W), all at least 1, got {tuple(event_shape)}")
+    if filters < 1 or filters % event_shape[0]:
+        raise ValueError(f"filters must be a multiple of the {event_shape[0]} channels, got {filters}")
+    return event_shape[0]
+
+
 def channel_groups(features: int, channels: int) -> list[int]:
     """Returns the group of every feature: as many of the first channel as of the second, and so on."""
     return [feature * channels // features for feature in range(features)]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .base import Autoregressive, Head, SiteDistribution, at_least_float32
 from .heads import make_head
-from .masked import CONSTANT, CachedConv2d, ChannelOutputs, MaskedConv2d, channel_groups, with_constant
+from .masked import CONSTANT, CachedConv2d, ChannelOutputs, MaskedConv2d, channel_groups, channels_of, with_constant
 
 
 class PixelCNN(Autoregressive):
@@ -37,11 +37,7 @@ class PixelCNN(Autoregressive):
         levels: int = 256,
         mixtures: int = 5,
     ) -> None:
-        if len(event_shape) != 3 or min(event_shape) < 1:
-            raise ValueError(f"event_shape must be (C, H, W), all at least 1, got {tuple(event_shape)}")
-        channels = event_shape[0]
-        if filters < 1 or filters % channels:
-            raise ValueError(f"filters must be a multiple of the {channels} channels, got {filters}")
+        channels = channels_of(event_shape, filters)
         if blocks < 1:
             raise ValueError(f"blocks must be at least 1, got {blocks}")
         made = make_head(head, levels=levels, mixtures=mixtures)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from .base import Autoregressive, Head, SiteDistribution, at_least_float32
 from .heads import make_head
-from .masked import CONSTANT, ChannelOutputs, MaskedConv2d, channel_groups, with_constant
+from .masked import CONSTANT, ChannelOutputs, MaskedConv2d, channel_groups, channels_of, with_constant
 
 REACH = 3  # rows above a pixel, and columns on either side, that the first convolution sees
 
@@ -41,10 +41,7 @@ class PixelRNN(Autoregressive):
         levels: int = 256,
         mixtures: int = 5,
     ) -> None:
-        if len(event_shape) != 3 or min(event_shape) < 1:
-            raise ValueError(f"event_shape must be (C, H, W), got {tuple(event_shape)}")
-        if filters < 1 or filters % event_shape[0]:
-            raise ValueError(f"filters must be a multiple of the {event_shape[0]} channels, got {filters}")
+        channels = channels_of(event_shape, filters)
         if layers < 1:
             raise ValueError(f"layers must be at least 1, got {layers}")
         made = make_head(head, levels=levels, mixtures=mixtures)
@@ -57,7 +54,7 @@ class PixelRNN(Autoregressive):
             levels=levels,
             mixtures=mixtures,
         )
-        super().__init__(event_shape, PixelRNNNet(event_shape[0], made, filters, layers, self.layer), made, config)
+        super().__init__(event_shape, PixelRNNNet(channels, made, filters, layers, self.layer), made, config)
 
     def steps(self, x: Tensor) -> Iterator[SiteDistribution]:
         _, channels, height, width = x.shape
