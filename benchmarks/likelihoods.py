@@ -235,8 +235,8 @@ mnist(
     1e-3,
     40,
 )
-mnist("pixelcnn", dict(model="pixelcnn", filters=24, blocks=6), {"PixelCNN": (81.30, 1)}, 1e-2, 5, batch_size=32)
-mnist("row_lstm", dict(model="row_lstm", filters=32, layers=2), {"Row LSTM": (80.54, 1)}, 1e-2, 2, batch_size=32)
+mnist("pixelcnn", dict(model="pixelcnn", filters=32, blocks=7), {"PixelCNN": (81.30, 1)}, 6e-3, 11, batch_size=16)
+mnist("row_lstm", dict(model="row_lstm", filters=32, layers=2), {"Row LSTM": (80.54, 1)}, 6e-3, 7, batch_size=16)
 mnist(
     "diagonal_bilstm",
     dict(model="diagonal_bilstm", filters=24, layers=1),

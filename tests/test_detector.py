@@ -244,7 +244,9 @@ def test_every_density_of_images_drives_the_detector(name, tmp_path):
         detector = Detector(density, score=score, fpr=0.05).fit(calibration)
         assert detector.is_adversarial(noise(20)).mean() > 0.9
         assert detector.is_adversarial(new).mean() < 0.3
-        assert detector.p_value(new[0]).item() == pytest.approx(detector.p_value(new)[0])
+        # scores, not p-values: binarised images may tie with a calibration image but for the last bit of a float
+        alone = detector.score_samples(new[0]).item()
+        assert alone == pytest.approx(detector.score_samples(new)[0], rel=1e-4, abs=1e-4)
     assert detector.surprisal_map(new).shape == (20, 8, 8)
     detector.save(tmp_path / "d.safetensors")
     assert Detector.load(tmp_path / "d.safetensors").p_value(new) == pytest.approx(detector.p_value(new))
