@@ -43,6 +43,9 @@ ATTACKS: dict[str, Attack] = {
     **{
         f"pgd-l2-{eps}": Attack(_foolbox("L2ProjectedGradientDescentAttack", steps=40), eps) for eps in (0.25, 0.5, 1.0)
     },
+    # the fewest pixels: by gradients (Pintor et al. 2021), and black or white at random without any
+    "fmn-l0": Attack(_foolbox("L0FMNAttack", steps=100), None),
+    "salt-and-pepper": Attack(_foolbox("SaltAndPepperNoiseAttack", steps=300), None),
     # the nearest boundary of a linearised classifier, again and again (Moosavi-Dezfooli et al. 2016)
     "deepfool-linf": Attack(_foolbox("LinfDeepFoolAttack", steps=50), None),
     "deepfool-l2": Attack(_foolbox("L2DeepFoolAttack", steps=50), None),

@@ -223,17 +223,18 @@ mnist(
     "eonade-2",
     dict(model="eonade", hidden=500, layers=2),
     {"EoNADE, 2 layers, 32 orders": (85.10, 32)},
-    1e-3,
+    2e-3,
     80,
     tested=2000,
 )
-mnist("made", dict(model="made", hidden=[2000]), {"MADE": (88.40, 1)}, 1e-3, 15)
+mnist("made", dict(model="made", hidden=[500], direct=True), {"MADE": (88.40, 1)}, 5e-3, 30, patience=10)
 mnist(
     "made-32",
-    dict(model="made", hidden=[1000, 1000], masks=32),
-    {"MADE, 2 layers, 32 masks": (86.64, 32)},
-    1e-3,
-    40,
+    dict(model="made", hidden=[500], direct=True, masks=32),
+    {"MADE, 32 masks": (86.64, 32)},
+    5e-3,
+    80,
+    patience=20,
 )
 mnist("pixelcnn", dict(model="pixelcnn", filters=32, blocks=7), {"PixelCNN": (81.30, 1)}, 6e-3, 11, batch_size=16)
 mnist("row_lstm", dict(model="row_lstm", filters=32, layers=2), {"Row LSTM": (80.54, 1)}, 6e-3, 7, batch_size=16)

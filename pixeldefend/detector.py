@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import conformal
 from .conformal import Array
@@ -21,6 +21,7 @@ from .densities import Density, build
 from .images import match_channels, to_batch
 from .scores import Evidence, LearnedScore, bits_per_dim, make_score
 from .storage import load_tensors, save_tensors
+from .transformations import transform
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,16 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     # -- learning ------------------------------------------------------------------------------------------------
 
-    def fit(self, X: Any, y: Any = None, *, X_fit: Any = None) -> Detector:
+    def fit(self, X: Any, y: Any = None, *, X_fit: Any = None, transformations: Sequence[str] = ()) -> Detector:
         """Calibrates on clean images X that the density was not trained on. y is ignored.
 
-        X_fit: further clean images for a score that learns (typicality); without them, the first fifth of X is taken
-        for it and the rest calibrates, since no image may do both.
-        Raises ValueError if X is malformed, or too small for fpr (see `conformal.rank`).
+        X_fit: further clean images for a score that learns (typicality, fused ...); without them, the first fifth of X
+        is taken for it and the rest calibrates, since no image may do both.
+        transformations: names in `pixeldefend.transformations.TRANSFORMATIONS` that clean images to come may have gone
+        through. A calibration image then counts with its highest score, as it is or under any one of them, so that the
+        rate holds whichever they went through, in whatever proportions; attacks have to stand out from all of these.
+        Raises ValueError if X is malformed, or too small for fpr (see `conformal.rank`), if images repeat each other
+        or are in X_fit too, or if all scores are the same.
         """
         score = make_score(self.score_name)
         x = self._events(X, reset=True)
@@ -99,9 +104,18 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 learn, x = x[:held], x[held:]
             else:
                 learn = self._events(X_fit)
+            _check_disjoint(learn, x)
             score.fit(torch.from_numpy(self._each(score.features, learn)))
+        _check_distinct(x)
         self.score_ = score
         self.calibration_scores_ = self._suspicion(x)
+        for name in transformations:
+            self.calibration_scores_ = np.maximum(self.calibration_scores_, self._suspicion(transform(x, name)))
+        if len(x) > 1 and np.ptp(self.calibration_scores_) == 0:
+            raise ValueError(
+                f"all {len(x)} calibration images have the score {self.calibration_scores_[0]:.4g}: they are constant, "
+                f"or {self.score_name} tells nothing of them; calibrate on images as they will come, or take another score"
+            )
         return self._set_threshold()
 
     def with_fpr(self, fpr: float) -> Detector:
@@ -211,7 +225,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _events(self, X: Any, *, reset: bool = False) -> Tensor:
-        """Whatever the user holds -> (N, *event), float32."""
+        """Whatever the user holds -> (N, *event), float32; images as they came, not yet as the density sees them."""
         if self.density is None:
             raise ValueError("Detector needs a density: Detector(density, ...), or load_detector(name)")
         shape = self.density.event_shape
@@ -233,7 +247,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 x = x.reshape(-1, *shape)
         if reset:
             self.n_features_in_ = x[:1].numel()
-        return self.density.observe(x)
+        return x
 
     def _evidence(self, x: Tensor) -> Iterator[Evidence]:
         assert self.density is not None
@@ -241,7 +255,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         try:
             self.density.eval()  # dropout would make every score a matter of chance
             for batch in x.split(self.batch_size):
-                yield Evidence(self.density, batch.to(self.density.device))
+                yield Evidence(self.density, self.density.observe(batch.to(self.density.device)))
         finally:
             self.density.train(training)
 
@@ -252,6 +266,118 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _suspicion(self, x: Tensor) -> Array:
         return self._each(self.score_, x)
+
+
+class ClassConditional:
+    """A detector whose rate of false alarms holds within every class of images, not only on average over them.
+
+    Each class has a calibration and a threshold of its own (`conformal.class_p_values`). detector: a `Detector`, whose
+    parameters are used; it is fitted here. classifier: None if labels are given with the images; otherwise a module,
+    (N, C, H, W) in [0, 1] -> logits, whose predictions are the labels, of calibration images and of those to come.
+
+    After `fit`: classes_ (K,), calibration_labels_ (n,), thresholds_ (K,).
+    """
+
+    def __init__(self, detector: Detector, classifier: nn.Module | None = None) -> None:
+        self.detector = detector
+        self.classifier = classifier
+
+    def fit(self, X: Any, y: Any = None, **arguments: Any) -> ClassConditional:
+        """X: clean images. y: (N,) their labels, None with a classifier. arguments: X_fit and transformations, as
+        `Detector.fit` takes them. Raises ValueError as it does, if labels do not match the images, and if there is one
+        class only or one has too few images for the rate."""
+        labels = self._labels(X, y)
+        classes = np.unique(labels)
+        if len(classes) < 2:
+            raise ValueError(f"all images are of class {classes[0]}: a Detector alone calibrates for one class")
+        self.detector.fit(X, **arguments)
+        self.calibration_labels_ = labels[-len(self.detector.calibration_scores_) :]
+        return self._set_thresholds()
+
+    def _set_thresholds(self) -> ClassConditional:
+        thresholds = []
+        self.classes_ = np.unique(self.calibration_labels_)
+        for label in self.classes_:
+            scores = self.detector.calibration_scores_[self.calibration_labels_ == label]
+            try:
+                thresholds.append(conformal.threshold(scores, self.detector.fpr, self.detector.confidence))
+            except ValueError as error:
+                raise ValueError(f"class {label}: {error}") from None
+        self.thresholds_ = np.array(thresholds)
+        return self
+
+    def p_value(self, X: Any, y: Any = None) -> Array:
+        """Returns (N,): the share of clean images of the same class at least as suspicious. Raises ValueError for a
+        label that calibration has not seen."""
+        check_is_fitted(self, "thresholds_")
+        scores, labels = -self.detector.score_samples(X), self._labels(X, y)
+        return conformal.class_p_values(scores, labels, self.detector.calibration_scores_, self.calibration_labels_)
+
+    def is_adversarial(self, X: Any, y: Any = None) -> np.ndarray:
+        """Returns (N,) bool: flagged at the detector's rate, in each class. Raises ValueError as `p_value` does."""
+        check_is_fitted(self, "thresholds_")
+        scores, labels = -self.detector.score_samples(X), self._labels(X, y)
+        unknown = np.setdiff1d(labels, self.classes_)
+        if len(unknown):
+            raise ValueError(f"label {unknown[0]} has no calibration image; there are {self.classes_}")
+        return scores > self.thresholds_[np.searchsorted(self.classes_, labels)]
+
+    def save(self, path: str | os.PathLike[str], **notes: Any) -> None:
+        """Writes the detector with its labels, as one file; the classifier is not in it."""
+        check_is_fitted(self, "thresholds_")
+        self.detector.save(path, calibration_labels=self.calibration_labels_.tolist(), **notes)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], classifier: nn.Module | None = None) -> ClassConditional:
+        """Reads what `save` wrote. Raises ValueError if the file is a detector without labels, or as
+        `Detector.load`."""
+        detector = Detector.load(path)
+        labels = load_tensors(path)[1].get("calibration_labels")
+        if labels is None:
+            raise ValueError(f"{path} holds a detector that was not calibrated by class")
+        conditional = cls(detector, classifier)
+        conditional.calibration_labels_ = np.array(labels)
+        return conditional._set_thresholds()
+
+    def _labels(self, X: Any, y: Any) -> np.ndarray:
+        """Returns (N,) whole numbers."""
+        if self.classifier is None:
+            if y is None:
+                raise ValueError("give the images' labels, y, or ClassConditional a classifier that predicts them")
+            labels = np.atleast_1d(np.asarray(y))
+        else:
+            if y is not None:
+                raise ValueError("labels are the classifier's here: leave y out, in fit as afterwards")
+            self.classifier.eval()
+            with torch.inference_mode():
+                batches = to_batch(X)[0].split(self.detector.batch_size)
+                labels = np.concatenate([self.classifier(batch).argmax(1).cpu().numpy() for batch in batches])
+        n = len(to_batch(X)[0]) if _is_images(X, self.detector.density.event_shape) else len(X)
+        if labels.shape != (n,) or labels.dtype.kind not in "iub":
+            raise ValueError(f"labels must be {n} whole numbers, got {labels.dtype} of shape {labels.shape}")
+        return labels.astype(np.int64)
+
+
+def _rows(x: Tensor) -> list[bytes]:
+    return [row.tobytes() for row in x.flatten(1).cpu().numpy()]
+
+
+def _check_disjoint(learn: Tensor, calibrate: Tensor) -> None:
+    """Raises ValueError if an image is in both. Neither may the score be fitted on what calibrates it."""
+    shared = len(set(_rows(learn)) & set(_rows(calibrate)))
+    if shared:
+        raise ValueError(
+            f"{shared} calibration images are among those that the score is fitted on (X_fit): its p-values would "
+            "be too high for them; give disjoint images"
+        )
+
+
+def _check_distinct(x: Tensor) -> None:
+    """Raises ValueError if more than a tenth of the images are copies: n copies of one image are not n images, and
+    the rate would not hold. (Natural data hold a few; rows of few values may hold many.)"""
+    copies = len(x) - len(set(_rows(x)))
+    if x.ndim == 4 and copies > max(1, len(x) // 10):
+        raise ValueError(f"{copies} of {len(x)} calibration images are copies of others among them: give each once")
 
 
 def _by_pixel(evidence: Evidence) -> Tensor:

@@ -1,19 +1,28 @@
 """From p(x) to suspicion: numbers that are higher the less an image looks like the clean ones.
 
 A score is a function of `Evidence`, which computes what it is asked for, once: `bits_per_dim(Evidence(density, x))`.
-`SCORES` names them all. One that learns something from clean images first is a class with a `fit`.
+`SCORES` names them all. One that learns something from clean images first is a class with a `fit`. Those in `DEAR` take
+further passes of the density, or a gradient.
 """
 
 from __future__ import annotations
 
+import copy
+import io
+import math
 from collections.abc import Callable
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
+import torch
+from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from .densities import Autoregressive, Density, OrderEnsemble
 from .densities.base import SiteDistribution
+
+TINY = 1e-12  # a model that is certain of every site expects no variance at all
 
 
 class Evidence:
@@ -64,6 +73,30 @@ class Evidence:
         """(N, *sites) nats squared: V_i, the variance of s_i under p(. | x_<i)."""
         return self._moments[1]
 
+    @cached_property
+    def standardised(self) -> Tensor:
+        """(N, *sites): (s_i - H_i) / sqrt(V_i), of mean 0 and variance 1 under the model."""
+        excess = self.surprisal - self.expected_surprisal
+        return excess / self.surprisal_variance.clamp(min=TINY).sqrt()
+
+    @cached_property
+    def pit(self) -> Tensor:
+        """(N, *sites) in (0, 1): the randomised probability integral transform P(v < x_i) + u_i p(x_i), independent and
+        uniform under the model (Rosenblatt 1952; for discrete values Brockwell 2007).
+
+        u, uniform noise, is one fixed pattern for all images, so that a score does not depend on chance or on the batch.
+        """
+        generator = torch.Generator().manual_seed(0)
+        u = torch.rand(self.x.shape[1:], generator=generator).to(self.x)
+        if self.density.levels is None:
+            return self.conditionals.below(self.x)
+        return self.conditionals.below(self.x) + u * torch.exp(-self.surprisal)
+
+    @cached_property
+    def residuals(self) -> Tensor:
+        """(N, *sites): the randomised PIT as standard normal numbers."""
+        return torch.special.ndtri(self.pit.clamp(1e-6, 1 - 1e-6))
+
 
 def bits_per_dim(evidence: Evidence) -> Tensor:
     """-log2 p(x) a sub-pixel: thresholding it is thresholding log p(x), as PixelDefend does (Song et al. 2018).
@@ -90,9 +123,129 @@ LOW_ENTROPY = 1.0
 def low_entropy_excess_surprisal(evidence: Evidence) -> Tensor:
     """Excess surprisal over the sites whose predicted entropy is below 1 nat: where the model is sure, a small change
     shows. Returns (N,), in standard deviations; 0 for an image without such a site."""
-    sure = evidence.expected_surprisal < LOW_ENTROPY
+    return BandExcess(0, LOW_ENTROPY)(evidence)
+
+
+class BandExcess:
+    """Excess surprisal over the sites whose predicted entropy lies in [low, high) nats. The band in which an attack
+    shows moves up with its strength: a strong one raises the predicted entropy itself."""
+
+    def __init__(self, low: float, high: float) -> None:
+        self.low = low
+        self.high = high
+
+    def __call__(self, evidence: Evidence) -> Tensor:
+        """Returns (N,), in standard deviations; 0 for an image without such a site."""
+        entropy = evidence.expected_surprisal
+        inside = (entropy >= self.low) & (entropy < self.high)
+        excess = evidence.surprisal - entropy
+        return _standardised(excess.where(inside, 0), evidence.surprisal_variance.where(inside, 0))
+
+
+def first_channel_excess_surprisal(evidence: Evidence) -> Tensor:
+    """Excess surprisal over the first channel of each pixel, red, which no other of its pixel explains. Returns (N,)."""
     excess = evidence.surprisal - evidence.expected_surprisal
-    return _standardised(excess.where(sure, 0), evidence.surprisal_variance.where(sure, 0))
+    return _standardised(excess[:, :1], evidence.surprisal_variance[:, :1])
+
+
+def later_channels_excess_surprisal(evidence: Evidence) -> Tensor:
+    """Excess surprisal over green given red and blue given both: in natural images the channels predict each other
+    closely, and an attack that does not know it shows. Returns (N,); 0 for images of one channel, and for rows."""
+    if evidence.x.ndim < 4 or evidence.x.shape[1] == 1:
+        return evidence.x.new_zeros(len(evidence.x))
+    excess = evidence.surprisal - evidence.expected_surprisal
+    return _standardised(excess[:, 1:], evidence.surprisal_variance[:, 1:])
+
+
+def top_surprisal(evidence: Evidence) -> Tensor:
+    """Mean of the highest 1 % of (s_i - H_i) / sqrt(V_i), at least one site: for attacks on a few pixels. Returns (N,),
+    in standard deviations."""
+    values = evidence.standardised.flatten(1)
+    return values.topk(max(1, values.shape[1] // 100), 1).values.mean(1)
+
+
+def patch_surprisal(evidence: Evidence) -> Tensor:
+    """The highest excess surprisal of any patch of 4 x 4 pixels (of rows: of 16 sites in a row). Returns (N,), in
+    standard deviations."""
+    excess, variance = (
+        t.flatten(1).unsqueeze(1).unsqueeze(1) if t.ndim < 4 else t.sum(1, keepdim=True)
+        for t in (evidence.surprisal - evidence.expected_surprisal, evidence.surprisal_variance)
+    )
+    size = (min(4, excess.shape[2]), min(16 if evidence.x.ndim < 4 else 4, excess.shape[3]))
+    sums = [F.avg_pool2d(t, size, stride=1, divisor_override=1) for t in (excess, variance)]
+    return (sums[0] / sums[1].clamp(min=TINY).sqrt()).flatten(1).amax(1)
+
+
+def pit_uniformity(evidence: Evidence) -> Tensor:
+    """The Kolmogorov-Smirnov distance of the randomised PIT from uniform, times sqrt(sites). Returns (N,)."""
+    u = evidence.pit.flatten(1).sort(1).values
+    d = u.shape[1]
+    steps = torch.arange(d, device=u.device, dtype=u.dtype) / d
+    return torch.maximum((u - steps).amax(1), (steps + 1 / d - u).amax(1)) * math.sqrt(d)
+
+
+def pit_tails(evidence: Evidence) -> Tensor:
+    """The share of sites whose randomised PIT lies in the outer hundredths: more than 0.02 if the image has values that
+    the model took for nearly impossible. Returns (N,)."""
+    return ((evidence.pit - 0.5).abs() > 0.49).flatten(1).to(evidence.x.dtype).mean(1)
+
+
+class PitLag:
+    """Minus the correlation of the PIT's normal residuals with those of the neighbouring site along an axis.
+
+    Under the model there is none; under a model that misses some structure of clean images the residuals of these are
+    faintly correlated, and those of noise are not. axis: 1 channels, 2 columns (with the pixel above), 3 rows (with the
+    pixel to the left).
+    """
+
+    def __init__(self, axis: int) -> None:
+        self.axis = axis
+
+    def __call__(self, evidence: Evidence) -> Tensor:
+        """Returns (N,), minus a correlation; 0 if the axis has one site, or is not there."""
+        z = evidence.residuals if evidence.x.ndim == 4 else evidence.residuals.flatten(1)[:, None, None]
+        n = z.shape[self.axis]
+        if n < 2:
+            return z.new_zeros(len(z))
+        a, b = z.narrow(self.axis, 0, n - 1).flatten(1), z.narrow(self.axis, 1, n - 1).flatten(1)
+        return -F.cosine_similarity(a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True), dim=1)
+
+
+def smoothing_gain(evidence: Evidence) -> Tensor:
+    """How many bits/dim a 3 x 3 median filter takes off: a clean image, which is smooth already, gains little. Two
+    passes of the density. Returns (N,). Raises ValueError for events that are no images."""
+    x = evidence.x
+    if x.ndim != 4:
+        raise ValueError(f"smoothing_gain is for images (N, C, H, W), got events of shape {tuple(x.shape[1:])}")
+    n, c, h, w = x.shape
+    patches = F.unfold(F.pad(x, (1, 1, 1, 1), mode="reflect"), 3).reshape(n, c, 9, h, w)
+    return _gain(evidence, patches.median(2).values)
+
+
+def likeliest_gain(evidence: Evidence) -> Tensor:
+    """How many bits/dim it takes off to move every sub-pixel to its most probable value within 8/255, given the
+    others as they are: one sweep of purification (PixelDefend, Song et al. 2018). Two passes of the density, which must
+    model 8-bit images. Returns (N,)."""
+    if evidence.x.ndim != 4 or evidence.density.levels != 256:
+        raise ValueError("likeliest_gain is for densities of 8-bit images")
+    distribution = evidence.conditionals
+    value, best = evidence.x, torch.full_like(evidence.x, -math.inf)
+    for step in range(-8, 9):
+        moved = (evidence.x + step / 255).clamp(0, 1)
+        log_prob = distribution.log_prob(moved)
+        value, best = torch.where(log_prob > best, moved, value), torch.maximum(log_prob, best)
+    return _gain(evidence, value)
+
+
+def gradient_norm(evidence: Evidence) -> Tensor:
+    """L2 norm of the gradient of log p(x) over x, in nats a unit of [0, 1]: away from the data log p is steep. One pass
+    forward and one back. Returns (N,). Raises ValueError for densities of two levels, which are not smooth."""
+    if evidence.density.levels == 2:
+        raise ValueError("gradient_norm needs a density that is smooth between its levels, this one has two")
+    with torch.inference_mode(False), torch.enable_grad():
+        x = evidence.x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(evidence.density.log_prob(x).sum(), x)
+    return gradient.flatten(1).norm(dim=1)
 
 
 class Typicality:
@@ -114,6 +267,57 @@ class Typicality:
         return (self.features(evidence) - self.center_).abs()
 
 
+class SurprisalGiven:
+    """What is left of an image's mean surprisal after regression on a predictor of its complexity, over clean images,
+    by least squares; positive if it surprises more than others as complex.
+
+    With slope 1 and intercept 0, and the length of a lossless code as predictor, it would be the score S of Serra et
+    al. (2020, arXiv:1909.11480).
+    """
+
+    slope_: float
+    intercept_: float
+
+    def __init__(self, predictor: Callable[[Evidence], Tensor]) -> None:
+        self.predictor = predictor
+
+    def features(self, evidence: Evidence) -> Tensor:
+        """Returns (N, 2): nats a site, and the predictor."""
+        return torch.stack([evidence.surprisal.flatten(1).mean(1), self.predictor(evidence)], 1)
+
+    def fit(self, features: Tensor) -> SurprisalGiven:
+        """features: (N, 2) of clean images. Learns `slope_` and `intercept_`."""
+        y, x = features.double().unbind(1)
+        spread = (x - x.mean()).square().sum()
+        self.slope_ = ((x - x.mean()) * (y - y.mean())).sum().div(spread.clamp(min=TINY)).item()
+        self.intercept_ = (y.mean() - self.slope_ * x.mean()).item()
+        return self
+
+    def __call__(self, evidence: Evidence) -> Tensor:
+        y, x = self.features(evidence).unbind(1)
+        return y - self.slope_ * x - self.intercept_
+
+
+def mean_entropy(evidence: Evidence) -> Tensor:
+    """Returns (N,) nats a site: the mean of H_i."""
+    return evidence.expected_surprisal.flatten(1).mean(1)
+
+
+def compressed_length(evidence: Evidence) -> Tensor:
+    """Returns (N,) nats a site: the length of the image as lossless WebP. Raises ValueError for what is no 8-bit
+    image."""
+    x = evidence.x
+    if x.ndim != 4 or x.shape[1] not in (1, 3) or evidence.density.levels != 256:
+        raise ValueError("compressed lengths are for densities of 8-bit images of 1 or 3 channels")
+    images = (x * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    lengths = []
+    for image in images:
+        file = io.BytesIO()
+        Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(file, "WEBP", lossless=True)
+        lengths.append(8 * math.log(2) * len(file.getbuffer()) / image.size)
+    return torch.tensor(lengths, dtype=x.dtype, device=x.device)
+
+
 Score = Callable[[Evidence], Tensor]
 
 
@@ -129,22 +333,45 @@ class LearnedScore(Protocol):
     def __call__(self, evidence: Evidence) -> Tensor: ...
 
 
-SCORES: dict[str, Score | type[LearnedScore]] = {
+SCORES: dict[str, Score] = {
     "bits_per_dim": bits_per_dim,
-    "typicality": Typicality,
+    "typicality": Typicality(),
+    "surprisal_given_entropy": SurprisalGiven(mean_entropy),
+    "surprisal_given_length": SurprisalGiven(compressed_length),
     "excess_surprisal": excess_surprisal,
     "low_entropy_excess_surprisal": low_entropy_excess_surprisal,
+    "excess_surprisal_1_2": BandExcess(1, 2),
+    "excess_surprisal_2_2.75": BandExcess(2, 2.75),
+    "excess_surprisal_2.75_3.5": BandExcess(2.75, 3.5),
+    "excess_surprisal_3.5": BandExcess(3.5, math.inf),
+    "first_channel_excess_surprisal": first_channel_excess_surprisal,
+    "later_channels_excess_surprisal": later_channels_excess_surprisal,
+    "top_surprisal": top_surprisal,
+    "patch_surprisal": patch_surprisal,
+    "pit_uniformity": pit_uniformity,
+    "pit_tails": pit_tails,
+    "pit_lag_channels": PitLag(1),
+    "pit_lag_columns": PitLag(2),
+    "pit_lag_rows": PitLag(3),
+    "smoothing_gain": smoothing_gain,
+    "likeliest_gain": likeliest_gain,
+    "gradient_norm": gradient_norm,
 }
+DEAR = ("smoothing_gain", "likeliest_gain", "gradient_norm")
 
 
 def make_score(name: str) -> Score:
     """name: a key of `SCORES`. Returns the score, yet to be fitted if it learns. Raises ValueError if unknown."""
     if name not in SCORES:
         raise ValueError(f"unknown score {name!r}; there are: {', '.join(SCORES)}")
-    score = SCORES[name]
-    return score() if isinstance(score, type) else score
+    return copy.deepcopy(SCORES[name])
+
+
+def _gain(evidence: Evidence, x: Tensor) -> Tensor:
+    """x: (N, C, H, W) images in place of the evidence's. Returns (N,): how many bits/dim fewer they have."""
+    moved = Evidence(evidence.density, (x * 255).round() / 255)
+    return bits_per_dim(evidence) - bits_per_dim(moved)
 
 
 def _standardised(excess: Tensor, variance: Tensor) -> Tensor:
-    tiny = 1e-12  # a model that is certain of every site expects no variance at all
-    return excess.flatten(1).sum(1) / variance.flatten(1).sum(1).clamp(min=tiny).sqrt()
+    return excess.flatten(1).sum(1) / variance.flatten(1).sum(1).clamp(min=TINY).sqrt()

@@ -124,6 +124,10 @@ class SiteDistribution(Distribution, ABC):
         nats and squared nats."""
 
     @abstractmethod
+    def below(self, value: Tensor) -> Tensor:
+        """value: broadcastable to batch_shape. Returns P(v < value) for v drawn from p, in [0, 1]."""
+
+    @abstractmethod
     def draw(self, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
         """Returns (*batch_shape) values drawn from p^(1/temperature), normalised."""
 

@@ -65,6 +65,11 @@ class DiscretizedLogisticMixture(GridDistribution):
             self._validate_sample(value)
         return torch.logsumexp(self.logits + self.component_log_masses(value), -1)
 
+    def below(self, value: Tensor) -> Tensor:
+        x = value.unsqueeze(-1)
+        edge = (2 * x - 1 - 1 / (LEVELS - 1) - self.means) * torch.exp(-self.log_scales)
+        return (self.logits.exp() * edge.sigmoid()).sum(-1).where(value > 0, 0)
+
     def surprisal_moments(self) -> tuple[Tensor, Tensor]:
         # a table of 256 values for every site of a batch would be written to memory and read again many times: blocks
         # of sites whose table fits into a cache are several times faster
@@ -114,6 +119,12 @@ class GridCategorical(GridDistribution):
         left, right = logits.gather(-1, index), logits.gather(-1, index + 1)
         return torch.lerp(left, right, position - below).squeeze(-1)
 
+    def below(self, value: Tensor) -> Tensor:
+        value = value.expand(torch.broadcast_shapes(value.shape, self.batch_shape))
+        index = (value * (self.levels - 1)).round().long().unsqueeze(-1)
+        pmf = self.pmf().expand(*value.shape, -1)
+        return (pmf.cumsum(-1) - pmf).gather(-1, index).squeeze(-1)
+
     def pmf(self) -> Tensor:
         return self.logits.exp()
 
@@ -146,12 +157,20 @@ class RealMixture(SiteDistribution):
         """Log of the standard density at z."""
 
     @abstractmethod
+    def _standard_below(self, z: Tensor) -> Tensor:
+        """The standard distribution function at z."""
+
+    @abstractmethod
     def _draw_standard(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
         """Standard numbers of the shape of `like`."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         z = (value.unsqueeze(-1) - self.locations) * torch.exp(-self.log_scales)
         return torch.logsumexp(self.logits + self._log_standard(z) - self.log_scales, -1)
+
+    def below(self, value: Tensor) -> Tensor:
+        z = (value.unsqueeze(-1) - self.locations) * torch.exp(-self.log_scales)
+        return (self.logits.exp() * self._standard_below(z)).sum(-1)
 
     def surprisal_moments(self) -> tuple[Tensor, Tensor]:
         # Gauss quadrature within each component: exact for one, close for several
@@ -186,6 +205,9 @@ class NormalMixture(RealMixture):
     def _log_standard(self, z: Tensor) -> Tensor:
         return -0.5 * z.square() - 0.5 * math.log(2 * math.pi)
 
+    def _standard_below(self, z: Tensor) -> Tensor:
+        return torch.special.ndtr(z)
+
     def _draw_standard(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
         return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
 
@@ -200,6 +222,9 @@ class LaplaceMixture(RealMixture):
 
     def _log_standard(self, z: Tensor) -> Tensor:
         return -z.abs() - math.log(2)
+
+    def _standard_below(self, z: Tensor) -> Tensor:
+        return 0.5 - 0.5 * z.sign() * torch.expm1(-z.abs())
 
     def _draw_standard(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
         u = torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype) - 0.5
