@@ -71,7 +71,9 @@ def threshold(calibration_scores: Array, fpr: float, confidence: float | None = 
     return float(np.sort(calibration_scores)[-k])
 
 
-def class_p_values(scores: Array, labels: np.ndarray, calibration_scores: Array, calibration_labels: np.ndarray) -> Array:
+def class_p_values(
+    scores: Array, labels: np.ndarray, calibration_scores: Array, calibration_labels: np.ndarray
+) -> Array:
     """scores, labels: (N,). calibration_scores, calibration_labels: (n,).
 
     Returns (N,): each image's p-value among the calibration images of its own label, so that P(p <= a) <= a for clean

@@ -93,8 +93,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         transformations: names in `pixeldefend.transformations.TRANSFORMATIONS` that clean images to come may have gone
         through. A calibration image then counts with its highest score, as it is or under any one of them, so that the
         rate holds whichever they went through, in whatever proportions; attacks have to stand out from all of these.
-        Raises ValueError if X is malformed, or too small for fpr (see `conformal.rank`), if images repeat each other
-        or are in X_fit too, or if all scores are the same.
+        Raises ValueError if X is malformed, or too small for fpr (see `conformal.rank`), if many images are copies of
+        others, if X_fit holds mostly the same images, or if all scores are the same.
         """
         score = make_score(self.score_name)
         x = self._events(X, reset=True)
@@ -104,8 +104,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 learn, x = x[:held], x[held:]
             else:
                 learn = self._events(X_fit)
-            _check_disjoint(learn, x)
-            score.fit(torch.from_numpy(self._each(score.features, learn)))
+            score.fit(torch.from_numpy(self._each(score.features, _without(learn, x))))
         _check_distinct(x)
         self.score_ = score
         self.calibration_scores_ = self._suspicion(x)
@@ -268,7 +267,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return self._each(self.score_, x)
 
 
-class ClassConditional:
+class ClassConditional(BaseEstimator):  # type: ignore[misc]
     """A detector whose rate of false alarms holds within every class of images, not only on average over them.
 
     Each class has a calibration and a threshold of its own (`conformal.class_p_values`). detector: a `Detector`, whose
@@ -362,14 +361,17 @@ def _rows(x: Tensor) -> list[bytes]:
     return [row.tobytes() for row in x.flatten(1).cpu().numpy()]
 
 
-def _check_disjoint(learn: Tensor, calibrate: Tensor) -> None:
-    """Raises ValueError if an image is in both. Neither may the score be fitted on what calibrates it."""
-    shared = len(set(_rows(learn)) & set(_rows(calibrate)))
-    if shared:
+def _without(learn: Tensor, calibrate: Tensor) -> Tensor:
+    """Returns the images to fit a score on that do not calibrate it too. Raises ValueError if those are less than half
+    of them: the two sets have been mixed up."""
+    calibrating = set(_rows(calibrate))
+    kept = [i for i, row in enumerate(_rows(learn)) if row not in calibrating]
+    if 2 * len(kept) < len(learn):
         raise ValueError(
-            f"{shared} calibration images are among those that the score is fitted on (X_fit): its p-values would "
-            "be too high for them; give disjoint images"
+            f"{len(learn) - len(kept)} of the {len(learn)} images to fit the score on (X_fit) are calibration images "
+            "too, and p-values would not hold: give other images"
         )
+    return learn[kept]
 
 
 def _check_distinct(x: Tensor) -> None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import copy
 import io
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
-from typing import Protocol, runtime_checkable
 
 import torch
 from PIL import Image
@@ -248,26 +248,47 @@ def gradient_norm(evidence: Evidence) -> Tensor:
     return gradient.flatten(1).norm(dim=1)
 
 
-class Typicality:
+class LearnedScore(ABC):
+    """A score that learns something from clean images, which must not be those that calibrate it. What it learns are
+    plain JSON values, in attributes that end in an underscore."""
+
+    @abstractmethod
+    def features(self, evidence: Evidence) -> Tensor:
+        """Returns (N,) or (N, K): what `fit` learns from."""
+
+    @abstractmethod
+    def fit(self, features: Tensor) -> LearnedScore:
+        """features: of clean images."""
+
+    @abstractmethod
+    def of(self, features: Tensor) -> Tensor:
+        """Returns (N,): the score of images with these features."""
+
+    def __call__(self, evidence: Evidence) -> Tensor:
+        """Returns (N,)."""
+        return self.of(self.features(evidence))
+
+
+class Typicality(LearnedScore):
     """| bits/dim - its mean over clean images |: an image can also be too probable (Nalisnick et al. 2019, for a batch
     of one)."""
 
     center_: float
 
     def features(self, evidence: Evidence) -> Tensor:
-        """Returns (N,): what `fit` learns from."""
+        """Returns (N,): bits/dim."""
         return bits_per_dim(evidence)
 
     def fit(self, features: Tensor) -> Typicality:
-        """features: (N,) of clean images. Learns `center_`, their mean, in bits/dim."""
+        """features: (N,). Learns `center_`, their mean."""
         self.center_ = features.double().mean().item()
         return self
 
-    def __call__(self, evidence: Evidence) -> Tensor:
-        return (self.features(evidence) - self.center_).abs()
+    def of(self, features: Tensor) -> Tensor:
+        return (features - self.center_).abs()
 
 
-class SurprisalGiven:
+class SurprisalGiven(LearnedScore):
     """What is left of an image's mean surprisal after regression on a predictor of its complexity, over clean images,
     by least squares; positive if it surprises more than others as complex.
 
@@ -286,15 +307,15 @@ class SurprisalGiven:
         return torch.stack([evidence.surprisal.flatten(1).mean(1), self.predictor(evidence)], 1)
 
     def fit(self, features: Tensor) -> SurprisalGiven:
-        """features: (N, 2) of clean images. Learns `slope_` and `intercept_`."""
+        """features: (N, 2). Learns `slope_` and `intercept_`."""
         y, x = features.double().unbind(1)
         spread = (x - x.mean()).square().sum()
         self.slope_ = ((x - x.mean()) * (y - y.mean())).sum().div(spread.clamp(min=TINY)).item()
         self.intercept_ = (y.mean() - self.slope_ * x.mean()).item()
         return self
 
-    def __call__(self, evidence: Evidence) -> Tensor:
-        y, x = self.features(evidence).unbind(1)
+    def of(self, features: Tensor) -> Tensor:
+        y, x = features.unbind(1)
         return y - self.slope_ * x - self.intercept_
 
 
@@ -319,19 +340,6 @@ def compressed_length(evidence: Evidence) -> Tensor:
 
 
 Score = Callable[[Evidence], Tensor]
-
-
-@runtime_checkable
-class LearnedScore(Protocol):
-    """A score that learns something from clean images, which must not be those that calibrate it. What it learns are
-    plain JSON values in attributes that end in an underscore."""
-
-    def features(self, evidence: Evidence) -> Tensor: ...
-
-    def fit(self, features: Tensor) -> LearnedScore: ...
-
-    def __call__(self, evidence: Evidence) -> Tensor: ...
-
 
 SCORES: dict[str, Score] = {
     "bits_per_dim": bits_per_dim,

@@ -6,15 +6,17 @@ import pytest
 import torch
 from helpers import SMALL, clean_images, randomised
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from pixeldefend.datasets import load_dataset
 from pixeldefend.densities import Density, OrderEnsemble, PixelCNNPlusPlus, build
-from pixeldefend.detector import Detector
+from pixeldefend.detector import ClassConditional, Detector
+from pixeldefend.transformations import transform
 
 
-def noise(n: int) -> np.ndarray:
-    return np.random.RandomState(0).randint(0, 256, (n, 8, 8), np.uint8)
+def noise(n: int, seed: int = 0) -> np.ndarray:
+    return np.random.RandomState(seed).randint(0, 256, (n, 8, 8), np.uint8)
 
 
 class Gaussian(Density):
@@ -309,3 +311,118 @@ def test_dequantised_images_have_the_bits_of_a_discrete_model():
     assert ((seen * 256).floor() == 127).all()
     with pytest.raises(ValueError, match="has no bits/dim"):
         build({"model": "rnade", "event_shape": (4,), "hidden": 2}).bits_per_dim(torch.zeros(1, 4))
+
+
+# -- guarantees --------------------------------------------------------------------------------------------------------
+
+
+def test_no_image_both_fits_and_calibrates(tiny_density):
+    """The fitting set given as the calibration set is refused, a few shared images are not fitted on."""
+    fit, calibration = noise(60, seed=1), noise(60, seed=2)
+    detector = Detector(tiny_density, score="typicality", fpr=0.05)
+    with pytest.raises(
+        ValueError, match=r"60 of the 60 images to fit the score on \(X_fit\) are calibration images too"
+    ):
+        detector.fit(fit, X_fit=fit)
+    honest = detector.fit(calibration, X_fit=fit).score_.center_
+    assert len(detector.calibration_scores_) == 60
+    mixed = detector.fit(calibration, X_fit=np.concatenate([calibration[:20], fit])).score_.center_
+    assert mixed == pytest.approx(honest)  # those 20 did not count
+
+
+def test_copies_of_calibration_images_are_refused(tiny_density):
+    images = np.repeat(noise(50), 2, axis=0)
+    with pytest.raises(ValueError, match="50 of 100 calibration images are copies"):
+        Detector(tiny_density, fpr=0.05).fit(images)
+
+
+def test_constant_scores_are_refused(tiny_density):
+    """No pixel of these images is below 1 nat, so the score is 0 for all."""
+
+    class Unsure(PixelCNNPlusPlus):
+        def conditionals(self, x):
+            distribution = super().conditionals(x)
+            distribution.log_scales = torch.full_like(distribution.log_scales, 1.0)
+            return distribution
+
+    density = Unsure((1, 8, 8), filters=4, blocks=1, scales=1, mixtures=2)
+    with pytest.raises(ValueError, match="all 30 calibration images have the score 0"):
+        Detector(density, score="low_entropy_excess_surprisal", fpr=0.05).fit(noise(30))
+
+
+def test_the_rate_holds_under_any_of_the_transformations_calibrated_for(tiny_density):
+    names = ("noise-4", "jpeg-50")
+    calibration, new = clean_images(300, seed=1), torch.from_numpy(clean_images(300, seed=2))[:, None] / 255
+    plain = Detector(tiny_density, fpr=0.1).fit(calibration)
+    wide = Detector(tiny_density, fpr=0.1).fit(calibration, transformations=names)
+    for name in names:
+        changed = transform(new, name, seed=5)
+        assert plain.is_adversarial(changed).mean() > 0.16
+        assert wide.is_adversarial(changed).mean() < 0.16
+    assert wide.is_adversarial(new).mean() <= plain.is_adversarial(new).mean()
+    with pytest.raises(ValueError, match="unknown transformation"):
+        Detector(tiny_density, fpr=0.1).fit(calibration, transformations=["sepia"])
+
+
+def two_classes(n, seed):
+    """Clean images, and as many of a noisier sort; labels 3 and 7."""
+    smooth, noisy = clean_images(n, seed), clean_images(n, seed + 50) // 2 + noise(n, seed + 99) // 8
+    order = np.random.RandomState(seed).permutation(2 * n)
+    return np.concatenate([smooth, noisy.astype(np.uint8)])[order], np.repeat([3, 7], n)[order]
+
+
+def test_every_class_has_its_own_threshold(tiny_density, tmp_path):
+    x, y = two_classes(200, seed=1)
+    new, new_y = two_classes(200, seed=2)
+    detector = ClassConditional(Detector(tiny_density, fpr=0.1)).fit(x, y)
+    flagged = detector.is_adversarial(new, new_y)
+    pooled = Detector(tiny_density, fpr=0.1).fit(x).is_adversarial(new)
+    for label in (3, 7):
+        assert 0.03 < flagged[new_y == label].mean() < 0.18
+    assert pooled[new_y == 7].mean() > 0.18
+    assert np.array_equal(flagged, detector.p_value(new, new_y) <= 0.1 + 1e-9)
+    detector.save(tmp_path / "d.safetensors")
+    loaded = ClassConditional.load(tmp_path / "d.safetensors")
+    assert np.array_equal(loaded.is_adversarial(new, new_y), flagged)
+    Detector(tiny_density, fpr=0.1).fit(x).save(tmp_path / "plain.safetensors")
+    with pytest.raises(ValueError, match="was not calibrated by class"):
+        ClassConditional.load(tmp_path / "plain.safetensors")
+
+
+def test_classes_by_a_classifier(tiny_density):
+    class Contrast(torch.nn.Module):
+        def forward(self, x):
+            rough = (x - x.roll(1, 3)).abs().mean((1, 2, 3))
+            return torch.stack([torch.full_like(rough, 0.02), rough], 1)
+
+    x, _ = two_classes(200, seed=1)
+    new, _ = two_classes(200, seed=2)
+    detector = ClassConditional(Detector(tiny_density, fpr=0.1), Contrast()).fit(x)
+    assert detector.classes_.tolist() == [0, 1]
+    assert detector.is_adversarial(new).mean() < 0.16
+    assert detector.is_adversarial(new[0]).shape == (1,)
+    with pytest.raises(ValueError, match="leave y out"):
+        detector.p_value(new, np.zeros(len(new), int))
+
+
+def test_classes_are_refused_that_cannot_be_calibrated(tiny_density):
+    x, y = two_classes(30, seed=1)
+    detector = Detector(tiny_density, fpr=0.05)
+    with pytest.raises(NotFittedError):
+        ClassConditional(detector).p_value(x, y)
+    with pytest.raises(ValueError, match="give the images' labels"):
+        ClassConditional(detector).fit(x)
+    with pytest.raises(ValueError, match="all images are of class 3"):
+        ClassConditional(detector).fit(x[y == 3], y[y == 3])
+    with pytest.raises(ValueError, match="labels must be 60 whole numbers, got int64 of shape"):
+        ClassConditional(detector).fit(x, y[:10])
+    with pytest.raises(ValueError, match="labels must be 60 whole numbers, got float64"):
+        ClassConditional(detector).fit(x, y / 2)
+    few = np.r_[np.flatnonzero(y == 3), np.flatnonzero(y == 7)[:5]]
+    with pytest.raises(ValueError, match="class 7: fpr 0.05 needs at least 19 calibration images, there are 5"):
+        ClassConditional(detector).fit(x[few], y[few])
+    fitted = ClassConditional(detector).fit(x, y)
+    with pytest.raises(ValueError, match="label 4 has no calibration image"):
+        fitted.is_adversarial(x[:1], [4])
+    with pytest.raises(ValueError, match="label 4 has no calibration image"):
+        fitted.p_value(x[:1], [4])
