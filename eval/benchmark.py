@@ -6,20 +6,26 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from torch import Tensor, nn
 
 from .. import conformal
 from ..attacks import ATTACKS, Attacked, craft
 from ..datasets import DataSet, Images
 from ..detector import Detector
-from ..scores import SCORES, Evidence, LearnedScore, Score, bits_per_dim, make_score
+from ..images import to_uint8
+from ..scores import DEAR, SCORES, Evidence, LearnedScore, Score, bits_per_dim, make_score
+from ..transformations import TRANSFORMATIONS, transform
 from .metrics import auroc, promised_interval, rate
 
 RATES = (0.01, 0.05)
+FOLDS = 5
 
 
 def run_benchmark(
@@ -33,11 +39,17 @@ def run_benchmark(
     clean: int | None = None,
     seed: int = 0,
     attacked: dict[str, Attacked] | None = None,
+    controls: bool = False,
+    others: list[DataSet] | None = None,
+    oracle: bool = False,
     log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """detector: its density is measured under every score. classifier: what is attacked, (N, C, H, W) in [0, 1] ->
-    logits. attacks, scores: names, None for all. limit: attack the first so many test images. clean: count false
-    alarms on the first so many (None: on those that are attacked).
+    logits. attacks: names, None for all. scores: names, None for all but the dear ones; the detector's own is always
+    among them. limit: attack the first so many test images. clean: count false alarms on the first so many (None: on
+    those that are attacked). controls: also count how many clean images are flagged after each benign transformation.
+    others: data sets of the same shape, whose test images are flagged or not. oracle: also fit, to each attack, a
+    classifier of all these scores that has seen it: what no detector of these scores can do much better than.
 
     Thresholds are frozen before any attack, at false-alarm rates of 1 % and 5 % on average: the detector's own score
     keeps its calibration, other scores are fitted on data.fit and calibrated on data.calibration. AUROC compares
@@ -45,10 +57,18 @@ def run_benchmark(
 
     Returns plain JSON values: `rows` (attack, score, attempted, succeeded, auroc, tpr_at_fpr_0.01, tpr_at_fpr_0.05,
     each with its _ci), `bits_per_dim` (mean over the clean images), `milliseconds` (an image takes, under all these
-    scores), `false_alarms` (score, fpr, observed, its _ci, and the interval `promised`), `roc` (points of the curves)
-    and what it takes to do it again. Raises ValueError for unknown names, or data without labels.
+    scores), `false_alarms` (score, fpr, observed, its _ci, and the interval `promised`), `controls` (what, images,
+    score, flagged_at_0.01, flagged_at_0.05), `oracle` (attack, auroc), `roc` (points of the curves of the detector's
+    own score and of bits/dim) and what it takes to do it again. Raises ValueError for unknown names, data without
+    labels, or other data of another shape.
     """
-    attacks, scores = known(attacks, ATTACKS), known(scores, SCORES)
+    attacks = known(attacks, ATTACKS)
+    scores = known(scores, SCORES) if scores is not None else [name for name in SCORES if name not in DEAR]
+    if detector.score_name not in scores:
+        scores = [*scores, detector.score_name]
+    for other in others or ():
+        if other.test.shape != data.test.shape:
+            raise ValueError(f"{other.name} holds images of shape {other.test.shape}, {data.name} {data.test.shape}")
     victims = _victims(data, limit)
     assert victims.y is not None
     clean_images = data.test[: clean or len(victims)]
@@ -82,7 +102,7 @@ def run_benchmark(
 
     if attacked is None:
         attacked = attack_all(classifier, data, attacks, limit=limit, seed=seed, log=log)
-    rows, curves = [], []
+    rows, curves, seen_by_oracle = [], [], []
     for attack in attacks:
         result = attacked[attack]
         attempted, succeeded = int(result.attempted.sum()), int(result.succeeded.sum())
@@ -95,11 +115,15 @@ def run_benchmark(
             "model_calls": result.model_calls,
         }
         suspicious = _suspicions(detector, functions, result.images[result.succeeded]) if succeeded else {}
+        if oracle and succeeded >= FOLDS:
+            area, interval = _oracle(normal, suspicious)
+            seen_by_oracle.append({"attack": attack, "auroc": area, "auroc_ci": interval})
         for name in scores:
             row: dict[str, Any] = {**base, "score": name, "auroc": None, "auroc_ci": None}
             if succeeded:
                 row["auroc"], row["auroc_ci"] = auroc(normal[name], suspicious[name])
-                curves.append({"attack": attack, "score": name, **_curve(normal[name], suspicious[name])})
+                if name in (detector.score_name, "bits_per_dim"):
+                    curves.append({"attack": attack, "score": name, **_curve(normal[name], suspicious[name])})
             for fpr in RATES:
                 key = f"tpr_at_fpr_{fpr}"
                 row[key], row[f"{key}_ci"] = None, None
@@ -107,6 +131,19 @@ def run_benchmark(
                     detected = int((suspicious[name] > thresholds[name][fpr]).sum())
                     row[key], row[f"{key}_ci"] = rate(detected, succeeded)
             rows.append(row)
+
+    changed: dict[str, Callable[[], Tensor]] = {}
+    if controls:
+        changed = {name: partial(_transformed, victims.x, name, seed) for name in TRANSFORMATIONS}
+    for other in others or ():
+        changed[other.name] = partial(getattr, other.test[: len(victims)], "x")
+    flagged = []
+    for what, images in changed.items():
+        log(f"scoring {what}")
+        x = images()
+        for name, values in _suspicions(detector, functions, x).items():
+            shares = {f"flagged_at_{fpr}": float((values > thresholds[name][fpr]).mean()) for fpr in RATES}
+            flagged.append({"what": what, "images": len(x), "score": name, **shares})
 
     density = detector.density
     assert density is not None
@@ -131,7 +168,10 @@ def run_benchmark(
         },
         "thresholds": {name: {str(fpr): value for fpr, value in by.items()} for name, by in thresholds.items()},
         "false_alarms": false_alarms,
+        "score": detector.score_name,
         "rows": rows,
+        "controls": flagged,
+        "oracle": seen_by_oracle,
         "roc": curves,
     }
 
@@ -177,14 +217,35 @@ def _calibrated(detector: Detector, names: list[str], data: DataSet) -> tuple[di
         if name == detector.score_name:
             functions[name], calibration[name] = detector.score_, detector.calibration_scores_
             continue
-        score = make_score(name)
-        if isinstance(score, LearnedScore):
-            score.fit(torch.from_numpy(_suspicions(detector, {name: score.features}, data.fit.x)[name]))
-        functions[name] = score
+        functions[name] = make_score(name)
+    learners = {
+        name: score for name, score in functions.items() if isinstance(score, LearnedScore) and name not in calibration
+    }
+    if learners:
+        features = _suspicions(detector, {name: score.features for name, score in learners.items()}, data.fit.x)
+        for name, score in learners.items():
+            score.fit(torch.from_numpy(features[name]))
     others = {name: function for name, function in functions.items() if name not in calibration}
     if others:
         calibration |= _suspicions(detector, others, data.calibration.x)
     return functions, calibration
+
+
+def _transformed(x: Tensor, name: str, seed: int) -> Tensor:
+    """x: (N, C, H, W) uint8. Returns the same."""
+    return to_uint8(transform(x / 255, name, seed=seed))
+
+
+def _oracle(clean: dict[str, np.ndarray], attacked: dict[str, np.ndarray]) -> tuple[float, list[float]]:
+    """clean, attacked: (m,) and (n,) of every score. Returns the AUROC, with its interval, of boosted trees of all
+    scores, each image judged by those that were fitted on the other folds."""
+    x = np.stack([np.r_[clean[name], attacked[name]] for name in clean], 1)
+    m = len(next(iter(clean.values())))
+    y = np.arange(len(x)) >= m
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
+    trees = HistGradientBoostingClassifier(max_iter=60, learning_rate=0.1, min_samples_leaf=5, random_state=0)
+    p = cross_val_predict(trees, x, y, cv=folds, method="predict_proba")[:, 1]
+    return auroc(p[:m], p[m:])
 
 
 def _suspicions(detector: Detector, scores: dict[str, Score], x: Tensor) -> dict[str, np.ndarray]:
@@ -196,7 +257,7 @@ def _suspicions(detector: Detector, scores: dict[str, Score], x: Tensor) -> dict
             seen = detector.density.observe(batch.to(detector.density.device) / 255)
             evidence = Evidence(detector.density, seen)
             for name, score in scores.items():
-                parts[name].append(score(evidence).double().cpu())
+                parts[name].append(evidence.once(score).double().cpu())
     return {name: torch.cat(values).numpy() for name, values in parts.items()}
 
 

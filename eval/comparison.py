@@ -15,6 +15,8 @@ from ..scores import SCORES
 from ..storage import whole_file
 from .benchmark import attack_all, known, run_benchmark
 
+COMPARED = ["bits_per_dim", "excess_surprisal"]  # what every density has that models images
+
 
 def compare(
     detectors: dict[str, Detector],
@@ -30,7 +32,8 @@ def compare(
     Every detector sees the very same attacked images. Returns {"data", "attacks": names, "scores": names, "detectors":
     name -> what `run_benchmark` returns, less the curves}.
     """
-    attacks, scores = known(attacks, ATTACKS), known(scores, SCORES)
+    attacks = known(attacks, ATTACKS)
+    scores = known(scores, SCORES) if scores is not None else COMPARED
     log = options.get("log", lambda line: None)
     chosen = {name: options[name] for name in ("limit", "seed") if name in options}
     attacked = attack_all(classifier, data, attacks, **chosen, log=log)

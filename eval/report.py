@@ -21,11 +21,16 @@ def write_report(results: dict[str, Any], out: Path) -> None:
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """Returns two Markdown tables: detection by attack and score, and false alarms."""
+    """Returns Markdown tables: detection by attack, what each score adds, false alarms, and what else is flagged."""
     from jinja2 import Environment, PackageLoader
 
     environment = Environment(loader=PackageLoader("pixeldefend.eval"), keep_trailing_newline=True, autoescape=False)
-    return environment.get_template("results.md.j2").render(results, number=_number)
+    attacks, scores = (list(dict.fromkeys(row[key] for row in results["rows"])) for key in ("attack", "score"))
+    found = {(row["attack"], row["score"]): row["auroc"] for row in results["rows"]}
+    found |= {(row["attack"], "oracle"): row["auroc"] for row in results["oracle"]}
+    areas = {score: [found.get((attack, score)) for attack in attacks] for score in [*scores, "oracle"]}
+    template = environment.get_template("results.md.j2")
+    return template.render(results, attacks=attacks, scores=scores, areas=areas, number=_number, mean=_mean)
 
 
 def plot_roc(results: dict[str, Any], file: Any) -> None:
@@ -56,6 +61,11 @@ def plot_roc(results: dict[str, Any], file: Any) -> None:
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(scores), fontsize=9, frameon=False)
     figure.savefig(file, format="png", dpi=90)
+
+
+def _mean(values: list[float | None]) -> str:
+    there = [value for value in values if value is not None]
+    return f"{sum(there) / len(there):.3f}" if there else "-"
 
 
 def _number(value: float | None, interval: list[float] | None, form: str) -> str:

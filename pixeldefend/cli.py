@@ -378,7 +378,16 @@ def benchmark(
         Path, typer.Option(help="Folder for results.json, .md and roc.png; for comparison.json and .md of several.")
     ],
     attacks: Annotated[str, typer.Option(help="Comma-separated names; by default all.")] = "",
-    scores: Annotated[str, typer.Option(help="Comma-separated names; by default all.")] = "",
+    scores: Annotated[
+        str, typer.Option(help="Comma-separated names; by default all but those that take several passes.")
+    ] = "",
+    controls: Annotated[
+        bool, typer.Option("--controls", help="Also say how often benignly transformed clean images are flagged.")
+    ] = False,
+    other: Annotated[list[str], typer.Option(help="Other data of the same shape: say how often it is flagged.")] = [],  # noqa: B006
+    oracle: Annotated[
+        bool, typer.Option("--oracle", help="Also fit a classifier of all scores to each attack: an upper bound.")
+    ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Attack the first N test images only.")] = None,
     clean: Annotated[
         int | None,
@@ -407,6 +416,9 @@ def benchmark(
             limit=limit,
             clean=clean,
             seed=seed,
+            controls=controls,
+            others=[load_dataset(name, data_dir) for name in other],
+            oracle=oracle,
             log=lambda line: typer.echo(line, err=True),
         )
         attacked, images = load_classifier(classifier, device=device), load_dataset(data, data_dir)
@@ -532,6 +544,7 @@ def train_classifier(
     batch_size: Annotated[int, typer.Option(min=1)] = 128,
     learning_rate: float = 0.1,
     warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 200,
+    shift: Annotated[int, typer.Option(min=0, help="Move training images by up to so many pixels, at random.")] = 0,
     precision: Precision = "bf16-mixed",
     accelerator: Accelerator = "auto",
     devices: Devices = 1,
@@ -555,7 +568,7 @@ def train_classifier(
         classifier = ResNet((c, h, w), classes=int(images.train.y.max()) + 1, width=width, blocks=blocks)
         options: dict[str, Any] = dict(epochs=epochs, batch_size=batch_size, seed=seed, precision=precision)
         metrics = train(
-            Classification(classifier, learning_rate, warmup),
+            Classification(classifier, learning_rate, warmup, shift),
             images.train[:limit],
             images.validation,
             out=out,
@@ -566,7 +579,12 @@ def train_classifier(
             **options,
         )
         recipe = dict(
-            data=data, images=len(images.train[:limit]), learning_rate=learning_rate, warmup=warmup, **options
+            data=data,
+            images=len(images.train[:limit]),
+            learning_rate=learning_rate,
+            warmup=warmup,
+            shift=shift,
+            **options,
         )
         classifier.save(out / "classifier.safetensors", recipe=recipe, metrics=metrics)
         accuracy, held = metrics["accuracy"], len(images.validation)

@@ -113,7 +113,7 @@ class ConformalMartingale:
 
     The bets are on conformal p-values with ties broken at random, of each score among all before it, which are
     independent and uniform if all are exchangeable (Vovk, Nouretdinov & Gammerman 2003). Wealth moves slowly between
-    betting and sitting out (the "simple jumper" of Vovk et al. 2021), so that a change is noticed however late it comes.
+    betting and sitting out (the "simple jumper" of Vovk et al. 2021), so that a late change is noticed as well.
 
     calibration_scores: (n,), higher = more suspicious. jump: share of the wealth that changes its bet at each image.
     After `update`: wealth_, "drift" and "attacks" -> the wealth now; highest_, the same -> the highest so far.

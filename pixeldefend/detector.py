@@ -19,7 +19,7 @@ from . import conformal
 from .conformal import Array
 from .densities import Density, build
 from .images import match_channels, to_batch
-from .scores import Evidence, LearnedScore, bits_per_dim, make_score
+from .scores import Evidence, LearnedScore, bits_per_dim, learned, make_score
 from .storage import load_tensors, save_tensors
 from .transformations import transform
 
@@ -113,7 +113,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         if len(x) > 1 and np.ptp(self.calibration_scores_) == 0:
             raise ValueError(
                 f"all {len(x)} calibration images have the score {self.calibration_scores_[0]:.4g}: they are constant, "
-                f"or {self.score_name} tells nothing of them; calibrate on images as they will come, or take another score"
+                f"or {self.score_name} says nothing of them; calibrate on images as they will come, or take another score"
             )
         return self._set_threshold()
 
@@ -199,9 +199,13 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError("the density has no config, so it could not be made again from a file")
         tensors = {f"density.{name}": tensor for name, tensor in self.density.state_dict().items()}
         tensors["calibration_scores"] = torch.from_numpy(self.calibration_scores_)
-        learned = {name: value for name, value in vars(self.score_).items() if name.endswith("_")}
         parameters = {name: value for name, value in self.get_params().items() if name != "density"}
-        meta = {"kind": "detector", "density": self.density.config, "parameters": parameters, "learned": learned}
+        meta = {
+            "kind": "detector",
+            "density": self.density.config,
+            "parameters": parameters,
+            "learned": learned(self.score_),
+        }
         save_tensors(path, tensors, {**meta, **notes})
 
     @classmethod
@@ -351,7 +355,7 @@ class ClassConditional(BaseEstimator):  # type: ignore[misc]
             with torch.inference_mode():
                 batches = to_batch(X)[0].split(self.detector.batch_size)
                 labels = np.concatenate([self.classifier(batch).argmax(1).cpu().numpy() for batch in batches])
-        n = len(to_batch(X)[0]) if _is_images(X, self.detector.density.event_shape) else len(X)
+        n = len(self.detector._events(X))
         if labels.shape != (n,) or labels.dtype.kind not in "iub":
             raise ValueError(f"labels must be {n} whole numbers, got {labels.dtype} of shape {labels.shape}")
         return labels.astype(np.int64)

@@ -124,13 +124,17 @@ class MaximumLikelihood(Task):
 
 
 class Classification(Task):
-    """Minimises cross-entropy on images that are mirrored at random."""
+    """Minimises cross-entropy on images that are mirrored, and moved by up to `shift` pixels, at random."""
 
     best = ("accuracy", "max")
 
+    def __init__(self, model: nn.Module, learning_rate: float, warmup: int, shift: int = 0) -> None:
+        super().__init__(model.to(memory_format=torch.channels_last), learning_rate, warmup)
+        self.shift = shift
+
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         x, y = batch
-        loss = F.cross_entropy(self.model(mirrored(x)), y, label_smoothing=0.05)
+        loss = F.cross_entropy(self.model(shifted(mirrored(x), self.shift)), y, label_smoothing=0.05)
         self.log("train_loss", loss, prog_bar=True)
         return loss
 
@@ -146,6 +150,19 @@ class Classification(Task):
 def mirrored(x: Tensor) -> Tensor:
     """x: (N, C, H, W). Returns it with each image mirrored left to right, or not, at random."""
     return torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5, x.flip(3), x)
+
+
+def shifted(x: Tensor, most: int) -> Tensor:
+    """x: (N, C, H, W). Returns it with each image moved by up to `most` pixels up or down and left or right, at random;
+    zeros come in."""
+    if not most:
+        return x
+    n, _, h, w = x.shape
+    padded = F.pad(x, (most, most, most, most))
+    rows, columns = (torch.randint(2 * most + 1, (n, 1), device=x.device) for _ in range(2))
+    rows, columns = rows + torch.arange(h, device=x.device), columns + torch.arange(w, device=x.device)
+    which = torch.arange(n, device=x.device)[:, None, None]
+    return padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def train(

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from pixeldefend import load_classifier, load_detector
 from pixeldefend.datasets import DataSet, Images
 from pixeldefend.eval import auroc, rate, run_benchmark, write_report
 from pixeldefend.eval.metrics import promised_interval
+from pixeldefend.scores import DEAR, SCORES
+from pixeldefend.transformations import TRANSFORMATIONS
 
 RESULTS = Path(__file__).parent.parent / "eval" / "results" / "fashion-mnist" / "results.json"
 
@@ -44,23 +47,40 @@ def test_the_promised_interval_counts_both_draws():
     assert 0.92 <= np.mean([low <= r <= high for r in rates]) <= 0.98
 
 
+def noisy(x: torch.Tensor) -> torch.Tensor:
+    return torch.randint(0, 256, x.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
 def dataset(n: int = 60) -> DataSet:
     def images(count, seed):
         x = torch.from_numpy(clean_images(count, seed))[:, None]
         return Images(x, Brightness()(x / 255).argmax(1), torch.arange(count))
 
-    return DataSet("ramps", images(10, 1), images(10, 5), images(20, 2), images(120, 3), images(n, 4))
+    return DataSet("ramps", images(10, 1), images(10, 5), images(60, 2), images(120, 3), images(n, 4))
 
 
 def test_a_benchmark_end_to_end(tiny_detector, tmp_path):
+    data = dataset()
+    other = dataclasses.replace(data, name="noise", test=dataclasses.replace(data.test, x=noisy(data.test.x)))
     results = run_benchmark(
-        tiny_detector.with_fpr(0.05), Brightness(), dataset(), attacks=["noise-8", "pgd-8"], clean=60
+        tiny_detector.with_fpr(0.05),
+        Brightness(),
+        data,
+        attacks=["noise-8", "pgd-8"],
+        clean=60,
+        controls=True,
+        others=[other],
+        oracle=True,
     )
     assert {(row["attack"], row["score"]) for row in results["rows"]} == {
-        (attack, score)
-        for attack in ("noise-8", "pgd-8")
-        for score in ("bits_per_dim", "typicality", "excess_surprisal", "low_entropy_excess_surprisal")
+        (attack, score) for attack in ("noise-8", "pgd-8") for score in SCORES if score not in DEAR
     }
+    flagged = {row["what"]: row for row in results["controls"] if row["score"] == "excess_surprisal"}
+    assert set(flagged) == {*TRANSFORMATIONS, "noise"}
+    assert flagged["noise"]["flagged_at_0.01"] == 1
+    assert flagged["noise"]["images"] == 60
+    assert {row["attack"] for row in results["oracle"]} == {"noise-8", "pgd-8"}
+    assert all(row["auroc"] > 0.8 for row in results["oracle"])
     for row in results["rows"]:
         assert 0 < row["succeeded"] <= row["attempted"] <= 60
         for name in ("auroc", "tpr_at_fpr_0.01", "tpr_at_fpr_0.05"):
@@ -74,7 +94,16 @@ def test_a_benchmark_end_to_end(tiny_detector, tmp_path):
     assert json.loads(json.dumps(results)) == results
     write_report(results, tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["results.json", "results.md", "roc.png"]
-    assert (tmp_path / "out" / "results.md").read_text().count("| pgd-8 |") == 4
+    report = (tmp_path / "out" / "results.md").read_text()
+    assert report.count("\n| pgd-8 |") == 2  # its own score and bits/dim; the others are in the second table
+    assert report.count("\n| pit_tails |") == 3
+    assert "| *oracle* |" in report
+    assert "\n| jpeg-75 |" in report
+    with pytest.raises(ValueError, match=r"holds images of shape \(1, 9, 9\)"):
+        small = dataclasses.replace(data.test, x=torch.zeros(3, 1, 9, 9, dtype=torch.uint8))
+        run_benchmark(
+            tiny_detector, Brightness(), data, attacks=["noise-8"], others=[dataclasses.replace(data, test=small)]
+        )
 
 
 def test_an_attack_that_never_succeeds_is_a_row_without_rates(tiny_detector, tmp_path):

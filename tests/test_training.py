@@ -14,6 +14,7 @@ from PIL import Image
 from pixeldefend import densities
 from pixeldefend.datasets import load_dataset, read_wav
 from pixeldefend.detector import Detector
+from pixeldefend.training import shifted
 
 PROGRAM = Path(sys.executable).parent / "pixeldefend"
 SMALL = ["--set", "filters=4", "--set", "blocks=1", "--set", "scales=1", "--set", "mixtures=2"]
@@ -212,3 +213,16 @@ def test_samples_are_written_as_what_they_are(tiny_density, tmp_path):
     heard = run("sample", tmp_path / "w.safetensors", "-n", "2", "--length", "100", "--out", tmp_path / "x.wav")
     assert heard.returncode == 0, heard.stderr
     assert len(read_wav(tmp_path / "x.wav")[0]) == 200
+
+
+def test_shifted_images_are_crops_of_the_padded_ones():
+    torch.manual_seed(0)
+    x = torch.rand(200, 2, 5, 6) + 0.1
+    moved = shifted(x, 2)
+    assert moved.shape == x.shape
+    padded = torch.nn.functional.pad(x, (2, 2, 2, 2))
+    crops = torch.stack([padded[:, :, i : i + 5, j : j + 6] for i in range(5) for j in range(5)], 1)
+    which = (crops == moved[:, None]).flatten(2).all(2)
+    assert which.any(1).all()
+    assert len(set(which.float().argmax(1).tolist())) == 25
+    assert shifted(x, 0) is x
