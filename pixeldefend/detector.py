@@ -113,7 +113,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         if len(x) > 1 and np.ptp(self.calibration_scores_) == 0:
             raise ValueError(
                 f"all {len(x)} calibration images have the score {self.calibration_scores_[0]:.4g}: they are constant, "
-                f"or {self.score_name} says nothing of them; calibrate on images as they will come, or take another score"
+                f"or {self.score_name} says nothing of them; calibrate on images as they come, or take another score"
             )
         return self._set_threshold()
 

@@ -99,8 +99,8 @@ def test_a_benchmark_end_to_end(tiny_detector, tmp_path):
     assert report.count("\n| pit_tails |") == 3
     assert "| *oracle* |" in report
     assert "\n| jpeg-75 |" in report
+    small = dataclasses.replace(data.test, x=torch.zeros(3, 1, 9, 9, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"holds images of shape \(1, 9, 9\)"):
-        small = dataclasses.replace(data.test, x=torch.zeros(3, 1, 9, 9, dtype=torch.uint8))
         run_benchmark(
             tiny_detector, Brightness(), data, attacks=["noise-8"], others=[dataclasses.replace(data, test=small)]
         )

@@ -1,20 +1,38 @@
+import copy
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from helpers import grid_images, randomised
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import kstest
 
-from pixeldefend.densities import Density, PixelCNNPlusPlus
+from pixeldefend.densities import Density, PixelCNNPlusPlus, build
 from pixeldefend.scores import (
     SCORES,
+    BandExcess,
     Evidence,
+    Fused,
     LearnedScore,
+    PitLag,
+    SurprisalGiven,
     Typicality,
     bits_per_dim,
+    compressed_length,
     excess_surprisal,
+    first_channel_excess_surprisal,
+    gradient_norm,
+    later_channels_excess_surprisal,
+    likeliest_gain,
     low_entropy_excess_surprisal,
     make_score,
+    patch_surprisal,
+    pit_tails,
+    pit_uniformity,
+    top_surprisal,
 )
 
 
@@ -111,3 +129,195 @@ def test_scores_by_site_say_what_they_need():
 def test_unknown_scores_are_refused():
     with pytest.raises(ValueError, match="unknown score 'nope'; there are: bits_per_dim"):
         make_score("nope")
+
+
+# -- ranks, patches, regressions ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def colour() -> Density:
+    torch.manual_seed(0)
+    return randomised(PixelCNNPlusPlus((3, 8, 8), filters=4, blocks=1, scales=1, mixtures=2), scale=0.05)
+
+
+@pytest.fixture(scope="module")
+def colourful(colour):
+    return colour.sample(100, generator=torch.Generator().manual_seed(0))
+
+
+def test_ranks_of_the_model_s_own_images_are_uniform_and_independent(colour, colourful):
+    evidence = Evidence(colour, colourful)
+    with torch.inference_mode():
+        u, z = evidence.pit.double(), evidence.residuals.double()
+    assert u.min() > 0
+    assert u.max() < 1
+    assert kstest(u.flatten().numpy(), "uniform").pvalue > 0.01
+    assert z.mean().abs() < 4 / math.sqrt(z.numel())
+    assert z.var().item() == pytest.approx(1, abs=0.05)
+    for name in ("pit_lag_channels", "pit_lag_columns", "pit_lag_rows"):
+        with torch.inference_mode():
+            lags = make_score(name)(evidence)
+        assert abs(lags.mean().item()) < 4 * lags.std().item() / math.sqrt(len(lags)) + 1 / 56
+    with torch.inference_mode():
+        assert pit_tails(evidence).mean().item() == pytest.approx(0.02, abs=0.005)
+        # 1.36 is the Kolmogorov distribution's upper twentieth
+        assert (pit_uniformity(evidence) > 1.36).double().mean().item() < 0.15
+
+
+def test_uniformity_is_scipy_s_statistic(colour, colourful):
+    evidence = Evidence(colour, colourful[:3])
+    with torch.inference_mode():
+        ours, pit = pit_uniformity(evidence), evidence.pit.flatten(1).double()
+    expected = [kstest(row.numpy(), "uniform").statistic * math.sqrt(192) for row in pit]
+    assert ours.tolist() == pytest.approx(expected, rel=1e-4)
+
+
+class Given:
+    """Evidence of given parts."""
+
+    def __init__(self, **parts):
+        vars(self).update(parts)
+
+
+def test_lag_correlation_by_hand():
+    z = torch.zeros(2, 1, 1, 6)
+    z[0, 0, 0] = torch.tensor([1.0, -1, 1, -1, 1, -1])
+    z[1, 0, 0] = torch.tensor([1.0, 2, 3, 4, 5, 6])
+    evidence = Given(residuals=z, x=z)
+    assert PitLag(3)(evidence).tolist() == pytest.approx([1.0, -1.0])
+    assert PitLag(1)(evidence).tolist() == [0, 0]
+
+
+def test_a_patch_and_a_few_sites_stand_out():
+    surprisal = torch.full((1, 2, 10, 12), 1.0)
+    surprisal[0, :, 3:7, 5:9] = 3.0
+    evidence = Given(
+        surprisal=surprisal,
+        expected_surprisal=torch.ones_like(surprisal),
+        surprisal_variance=torch.full_like(surprisal, 4.0),
+        x=surprisal,
+        standardised=(surprisal - 1) / 2,
+    )
+    # 4 x 4 pixels of 2 channels, each 2 nats above, of variance 4
+    assert patch_surprisal(evidence).item() == pytest.approx(2 * 32 / math.sqrt(4 * 32))
+    assert top_surprisal(evidence).item() == pytest.approx(1.0)
+
+
+def test_bands_and_channels_add_up_to_the_whole(colour, colourful):
+    evidence = Evidence(colour, colourful[:5])
+    with torch.inference_mode():
+        variance, entropy = evidence.surprisal_variance, evidence.expected_surprisal
+        whole = excess_surprisal(evidence) * variance.flatten(1).sum(1).sqrt()
+        edges = [0, 1, 2, 2.75, 3.5, math.inf]
+        parts = [
+            BandExcess(a, b)(evidence) * variance.where((entropy >= a) & (entropy < b), 0).flatten(1).sum(1).sqrt()
+            for a, b in pairwise(edges)
+        ]
+        torch.testing.assert_close(sum(parts), whole, rtol=1e-3, atol=1e-2)
+        channels = [
+            first_channel_excess_surprisal(evidence) * variance[:, :1].flatten(1).sum(1).sqrt(),
+            later_channels_excess_surprisal(evidence) * variance[:, 1:].flatten(1).sum(1).sqrt(),
+        ]
+        torch.testing.assert_close(sum(channels), whole, rtol=1e-3, atol=1e-2)
+
+
+def test_a_regression_is_that_of_least_squares():
+    random = np.random.RandomState(0)
+    x = random.rand(50)
+    y = 3 * x + 2 + 0.1 * random.randn(50)
+    score = SurprisalGiven(None).fit(torch.from_numpy(np.stack([y, x], 1)))
+    slope, intercept = np.polyfit(x, y, 1)
+    assert (score.slope_, score.intercept_) == (pytest.approx(slope), pytest.approx(intercept))
+    left = score.of(torch.tensor([[5.0, 1.0]]))
+    assert left.item() == pytest.approx(5 - slope - intercept, rel=1e-5)
+
+
+def test_compressed_lengths_are_those_of_files(colour):
+    flat, noise = torch.full((1, 3, 8, 8), 0.2), grid_images(1, 3, 8, 8)
+    lengths = compressed_length(Evidence(colour, torch.cat([(flat * 255).round() / 255, noise])))
+    assert lengths[0] < 1.5
+    assert lengths[1] > 0.8 * math.log(256)
+    with pytest.raises(ValueError, match="8-bit images"):
+        compressed_length(
+            Evidence(build({"model": "fvsbn", "event_shape": [7], "head": "bernoulli"}), torch.zeros(1, 7))
+        )
+
+
+def test_gradient_norm_is_that_of_finite_differences(density):
+    x = 0.25 + 0.5 * grid_images(1, 1, 8, 8)
+    with torch.inference_mode():
+        norm = gradient_norm(Evidence(density, x)).item()
+    double = copy.deepcopy(density).double()
+    steps = 1e-5 * torch.eye(64).double().reshape(64, 1, 8, 8)
+    with torch.no_grad():
+        difference = (double.log_prob(x.double() + steps) - double.log_prob(x.double() - steps)) / 2e-5
+    assert norm == pytest.approx(difference.norm().item(), rel=1e-2)
+
+
+def test_moving_to_likelier_values_gains(density, samples):
+    with torch.inference_mode():
+        evidence = Evidence(density, samples[:20])
+        assert (likeliest_gain(evidence) > 0).double().mean() > 0.9
+
+
+# -- several as one ----------------------------------------------------------------------------------------------------
+
+
+def fused(clean):
+    """A Fused of given columns."""
+    score = Fused(["bits_per_dim", "excess_surprisal", "pit_tails"])
+    return score.fit(torch.from_numpy(clean))
+
+
+def test_fused_scores_see_what_is_far_in_one_and_what_breaks_a_correlation():
+    random = np.random.RandomState(0)
+    a = random.randn(2000)
+    clean = np.stack([np.exp(a), a + 0.1 * random.randn(2000), random.randn(2000)], 1)
+    score = fused(clean)
+    new = random.randn(500)
+    usual = score.of(torch.from_numpy(np.stack([np.exp(new), new + 0.1 * random.randn(500), random.randn(500)], 1)))
+    odd = torch.tensor([[1.0, 9.0, 0.0], [1.0, 0.0, 9.0], [1.0, 1.5, 0.0], [np.exp(2), -1.0, 0.0]]).double()
+    assert (score.of(odd) > usual.quantile(0.98)).all()
+    # of normal numbers the squared distance is chi-squared with as many degrees of freedom as members
+    assert usual.square().mean().item() == pytest.approx(3, rel=0.15)
+
+
+@given(scale=st.floats(0.1, 10), shift=st.floats(-5, 5))
+@settings(max_examples=20, deadline=None)
+def test_fused_scores_do_not_depend_on_the_members_units(scale, shift):
+    random = np.random.RandomState(1)
+    clean, new = random.randn(300, 3), 3 * random.randn(40, 3)
+    expected = fused(clean).of(torch.from_numpy(new))
+    torch.testing.assert_close(fused(scale * clean + shift).of(torch.from_numpy(scale * new + shift)), expected)
+
+
+def test_fused_scores_leave_out_what_does_not_differ_and_refuse_too_few():
+    random = np.random.RandomState(0)
+    clean = random.randn(60, 3)
+    clean[:, 1] = 7
+    assert fused(clean).members_ == ["bits_per_dim", "pit_tails"]
+    with pytest.raises(ValueError, match="at least 50 clean images to fit on, got 49"):
+        fused(clean[:49])
+    with pytest.raises(ValueError, match="no score differs"):
+        fused(np.ones((60, 3)))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        dict(model="fvsbn", event_shape=[1, 6, 6], head="bernoulli"),
+        dict(model="rnade", event_shape=[1, 6, 6], hidden=8, mixtures=2),
+        dict(model="made", event_shape=[9], hidden=[20], head="categorical", levels=5),
+        dict(model="rnade", event_shape=[9], hidden=8, mixtures=2),
+    ],
+)
+def test_every_kind_of_density_has_fused_scores(config):
+    density = randomised(build(config), scale=0.3)
+    with torch.inference_mode():
+        x = density.sample(80)
+        for name in ("fused", "fused_with_dear"):
+            score = make_score(name)
+            score.fit(score.features(Evidence(density, x)))
+            assert torch.isfinite(score(Evidence(density, x))).all()
+            assert "excess_surprisal" in score.members_
+            assert "likeliest_gain" not in score.members_
