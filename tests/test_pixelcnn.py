@@ -5,13 +5,21 @@ import torch
 from helpers import dependence, grid_images, randomised, values
 
 from pixeldefend import densities
-from pixeldefend.densities import GatedPixelCNN, PixelCNN
+from pixeldefend.densities import GatedPixelCNN, PixelCNN, PixelCNNPlusPlus
 
 
-def test_the_blind_spot_of_the_ungated_pixelcnn():
+@pytest.mark.parametrize(
+    "density",
+    [
+        PixelCNN((1, 4, 10), filters=24, blocks=10, head="bernoulli"),
+        PixelCNNPlusPlus((1, 8, 10), filters=24, blocks=6, scales=1, streams=1, mixtures=2),
+    ],
+    ids=["PixelCNN", "PixelCNN++ of one stream"],
+)
+def test_the_blind_spot_of_one_stream(density):
     """Above and to the right, d rows up and more than d + 2 columns away; a deep enough net sees all else."""
-    h, w = 4, 10
-    density = randomised(PixelCNN((1, h, w), filters=24, blocks=10, head="bernoulli"), scale=0.15).double()
+    density = randomised(density, scale=0.15).double()
+    _, h, w = density.event_shape
     row, column = 3, 2
     seen = sum(
         dependence(density, values(density, 1, off_grid=True, seed=seed).double(), (0, row, column)) for seed in (0, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from .base import Autoregressive, Head, SiteDistribution, at_least_float32
 from .heads import GridCategorical, PixelCategoricalHead, PixelLogisticMixtureHead
-from .masked import ShiftedConv2d, ShiftedConvTranspose2d
+from .masked import MaskedConv2d, ShiftedConv2d, ShiftedConvTranspose2d, with_constant
 
 
 class PixelCNNPlusPlus(Autoregressive):
@@ -19,7 +19,8 @@ class PixelCNNPlusPlus(Autoregressive):
 
     event_shape: (C, H, W), C = 1 or 3.
     filters: channels of every hidden layer. blocks: gated residual blocks a stage. scales: 1, 2 or 3 resolutions,
-    each half the one before. dropout: inside every block, in training.
+    each half the one before. streams: 2, as in the paper; 1 is for small machines: see `OneStreamNet`.
+    dropout: inside every block, in training.
     head: "logistics" (a discretized mixture of `mixtures` logistics) or "categorical" (256-way).
     """
 
@@ -30,6 +31,7 @@ class PixelCNNPlusPlus(Autoregressive):
         filters: int = 64,
         blocks: int = 2,
         scales: int = 3,
+        streams: int = 2,
         dropout: float = 0.0,
         head: Literal["logistics", "categorical"] = "logistics",
         mixtures: int = 10,
@@ -39,6 +41,8 @@ class PixelCNNPlusPlus(Autoregressive):
         channels = event_shape[0]
         if scales not in (1, 2, 3):
             raise ValueError(f"scales must be 1, 2 or 3, got {scales}")
+        if streams not in (1, 2) or (streams == 1 and scales != 1):
+            raise ValueError(f"streams must be 1 (at 1 scale) or 2, got {streams} at {scales} scales")
         for name, value in {"filters": filters, "blocks": blocks, "mixtures": mixtures}.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -54,11 +58,16 @@ class PixelCNNPlusPlus(Autoregressive):
             filters=filters,
             blocks=blocks,
             scales=scales,
+            streams=streams,
             dropout=dropout,
             head=head,
             mixtures=mixtures,
         )
-        net = PixelCNNPlusPlusNet(channels, heads[head], filters, blocks, scales, dropout)
+        net: nn.Module
+        if streams == 1:
+            net = OneStreamNet(channels, heads[head], filters, blocks, dropout)
+        else:
+            net = PixelCNNPlusPlusNet(channels, heads[head], filters, blocks, scales, dropout)
         super().__init__(event_shape, net, heads[head], config)
 
     def steps_anew(self, x: Tensor) -> Iterator[SiteDistribution]:
@@ -116,6 +125,51 @@ class PixelCNNPlusPlusNet(nn.Module):
             else:
                 down, right = layer(down, right, *shortcuts.pop())
         return self.last(F.elu(right))
+
+
+class OneStreamNet(nn.Module):
+    """The same head on a plainer net: gated residual blocks of masked 2 x 3 convolutions, one after the other.
+
+    It learns more in an hour on a processor than two streams or three scales. The price is PixelCNN's blind spot: pixels
+    above and to the right, d rows up and more than d + 2 columns away, are out of reach. (N, C, H, W) in [0, 1] ->
+    (N, P, H, W), the parameters of `head`.
+    """
+
+    blocks: Sequence[OneStreamBlock]
+
+    def __init__(self, channels: int, head: Head, filters: int, blocks: int, dropout: float) -> None:
+        super().__init__()
+        self.first = MaskedConv2d([0] * (channels + 1), [0] * filters, (4, 7), strict=True)
+        self.blocks = nn.ModuleList(OneStreamBlock(filters, dropout) for _ in range(blocks))  # type: ignore[assignment]
+        self.last = nn.Conv2d(filters, head.outputs, 1)
+        self.direct = nn.Conv2d(filters, head.outputs, 1, bias=False)  # linear in the pixels around: learned first
+        with torch.no_grad():
+            self.last.weight.mul_(0.1)
+            self.last.bias = nn.Parameter(head.initial_bias())
+            self.direct.weight.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = with_constant(2 * x - 1).to(memory_format=torch.channels_last)
+        y = first = self.first(x)
+        for block in self.blocks:
+            y = block(y)
+        return self.last(F.elu(y)) + self.direct(first)
+
+
+class OneStreamBlock(nn.Module):
+    """x + a sigmoid(b). (N, F, H, W) -> the same."""
+
+    def __init__(self, filters: int, dropout: float) -> None:
+        super().__init__()
+        group = [0] * filters
+        self.first = MaskedConv2d(group, group, (2, 3))
+        self.dropout = nn.Dropout(dropout)
+        self.second = MaskedConv2d(group, 2 * group, (2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.dropout(F.elu(self.first(F.elu(x))))
+        a, b = self.second(y).chunk(2, 1)
+        return x + a * torch.sigmoid(b)
 
 
 class StreamPair(nn.Module):
