@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
+    from .detector import ClassConditional as ClassConditional
     from .detector import Detector as Detector
     from .zoo import load_classifier as load_classifier
     from .zoo import load_detector as load_detector
 
 __version__ = "0.1.0"
-__all__ = ["Detector", "is_adversarial", "load_classifier", "load_detector"]
+__all__ = ["ClassConditional", "Detector", "is_adversarial", "load_classifier", "load_detector"]
 
 
 def is_adversarial(x: Any, detector: str | Detector | None = None) -> bool | np.ndarray:
@@ -44,10 +45,10 @@ def is_adversarial(x: Any, detector: str | Detector | None = None) -> bool | np.
 
 
 def __getattr__(name: str) -> Any:  # torch takes seconds to import: only when it is needed
-    if name == "Detector":
-        from .detector import Detector
+    if name in ("Detector", "ClassConditional"):
+        from . import detector
 
-        return Detector
+        return getattr(detector, name)
     if name in ("load_detector", "load_classifier"):
         from . import zoo
 

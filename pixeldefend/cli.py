@@ -61,6 +61,12 @@ def screen(
     batch_size: Annotated[int, typer.Option(min=1, help="Images scored at once.")] = 64,
     device: Annotated[str, typer.Option(help="cpu, cuda ...")] = "cpu",
     timing: Annotated[bool, typer.Option("--timing", help="Say on standard error where the time went.")] = False,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch", help="Say on standard error whether these images as a whole still look like clean traffic."
+        ),
+    ] = False,
 ) -> None:
     """Screen images: one record a file, in order. Exit status: 0 if none is flagged, 1 if some are, 2 on any error."""
     from .screening import Statistics, find_files
@@ -104,6 +110,8 @@ def screen(
                 typer.echo(f"{picture} shows the first {SHEET} images", err=True)
             save_contact_sheet(pictured[:SHEET], picture)
     _summarise(statistics, timing)
+    if watch:
+        _say_what_changed(statistics)
     raise typer.Exit(2 if statistics.verdicts["error"] else 1 if statistics.verdicts["adversarial"] else 0)
 
 
@@ -197,6 +205,16 @@ def _summarise(statistics: Statistics, timing: bool) -> None:
         typer.echo(f"{statistics.verdicts.total() / total:.0f} files a second: {shares}", err=True)
 
 
+def _say_what_changed(statistics: Statistics) -> None:
+    """One line a detector: the highest e-values of the stream, and which of them are beyond 1 in 100 by chance."""
+    said = {"drift": "scores have drifted from the calibration images'", "attacks": "too many images are suspicious"}
+    for name, martingale in statistics.martingales.items():
+        alarms = martingale.alarms(0.01)
+        numbers = ", ".join(f"{what} {value:.3g}" for what, value in martingale.highest_.items())
+        words = "; ".join(said[what] for what, alarm in alarms.items() if alarm) or "like clean traffic"
+        typer.echo(f"{name}: {words} (highest e-values: {numbers}; an alarm from 200)", err=True)
+
+
 def _refuse(reason: str) -> NoReturn:
     typer.echo(f"pixeldefend: {reason}", err=True)
     raise typer.Exit(2)
@@ -233,6 +251,13 @@ def calibrate(
             help="Keep fpr with this probability over the draw of the calibration images (0.95, say), not on average."
         ),
     ] = None,
+    transformation: Annotated[
+        list[str],
+        typer.Option(
+            help="Benign, of your own pipeline (jpeg-75 ...): keep the rate for images that went through it too. "
+            "May be given several times."
+        ),
+    ] = [],  # noqa: B006
     data_dir: Annotated[Path, typer.Option(help="Where named data sets are kept, and downloaded to if absent.")] = Path(
         "data"
     ),
@@ -252,7 +277,7 @@ def calibrate(
         shape = model.event_shape or ()
         images = load_dataset(data, data_dir, length=shape[0] if len(shape) == 1 else 256)
         detector = Detector(model, score=score, fpr=fpr, confidence=confidence)
-        detector.fit(images.calibration.x, X_fit=images.fit.x)
+        detector.fit(images.calibration.x, X_fit=images.fit.x, transformations=transformation)
         verdicts = detector.judge(images.test.x)
         metrics = {
             "test_images": len(images.test),
@@ -266,7 +291,10 @@ def calibrate(
             raise ValueError(
                 f"{density} was trained on other images than {data} holds now: some may be held out no more"
             )
-        notes = {"data": data, "calibration_images": len(images.calibration), "metrics": metrics, "recipe": recipe}
+        calibrated: dict[str, Any] = {"data": data, "calibration_images": len(images.calibration)}
+        if transformation:
+            calibrated["transformations"] = transformation
+        notes = {**calibrated, "metrics": metrics, "recipe": recipe}
         detector.save(out, **notes)
     bits = f" {metrics['test_bits_per_dim']:.4f} bits/dim," if "test_bits_per_dim" in metrics else ""
     what = "images" if len(shape) == 3 else "events"

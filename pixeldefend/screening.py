@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from .conformal import ConformalMartingale
 from .detector import Detector
 from .images import MAX_BYTES, SUFFIXES, looks_like_an_image, read_bytes, read_image, to_batch
 from .zoo import cached_detector, detector_for, shipped
@@ -47,11 +48,13 @@ class Screened:
 
 @dataclass
 class Statistics:
-    """Where the time of a screening went, in seconds, and what was seen: verdicts, and `skipped` files of folders."""
+    """Where the time of a screening went, in seconds, and what was seen: verdicts, `skipped` files of folders, and for
+    each detector by name whether the images still look like those that calibrated it."""
 
     seconds: dict[str, float] = field(default_factory=lambda: {"decoding": 0.0, "scoring": 0.0})
     verdicts: Counter[str] = field(default_factory=Counter)
     skipped: int = 0
+    martingales: dict[str, ConformalMartingale] = field(default_factory=dict)
 
 
 def find_files(sources: Iterable[str], statistics: Statistics | None = None) -> Iterator[str | Record]:
@@ -133,6 +136,11 @@ def _screen(
             _judge(get(name), group, maps)
         statistics.seconds["decoding"] += decoded - started
         statistics.seconds["scoring"] += perf_counter() - decoded
+        for (name, _), group in groups.items():
+            martingale = statistics.martingales.get(name)
+            if martingale is None:
+                martingale = statistics.martingales[name] = ConformalMartingale(get(name).calibration_scores_)
+            martingale.update(np.array([r.record.score for r in group if r.record.score is not None]))
         for result in results:
             statistics.verdicts[result.record.verdict] += 1
             yield result

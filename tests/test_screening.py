@@ -127,3 +127,17 @@ def test_pictures(folder, tiny_detector, tmp_path):
     sheet = read_image(tmp_path / "sheet.png")
     assert len(np.unique(sheet.reshape(-1, 3), axis=0)) > 100
     assert (sheet == (44, 122, 75)).all(-1).any(), "the frame of a clean image is green"
+
+
+def test_a_stream_of_clean_and_of_attacked_images_is_watched(tiny_detector, tmp_path):
+    def files(name, images):
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(tmp_path / f"{name}{i}.png")
+        return [str(tmp_path / f"{name}{i}.png") for i in range(len(images))]
+
+    clean, attacked = Statistics(), Statistics()
+    list(screen(files("clean", clean_images(60, seed=5)), tiny_detector, statistics=clean))
+    noise = np.random.RandomState(0).randint(0, 256, (20, 8, 8), np.uint8)
+    list(screen([*files("noise", noise), str(tmp_path)], tiny_detector, statistics=attacked))
+    assert clean.martingales["custom"].alarms(0.01) == {"drift": False, "attacks": False}
+    assert attacked.martingales["custom"].alarms(0.01)["attacks"]

@@ -106,6 +106,17 @@ main()
     assert detector.bits_per_dim(noise).mean() > detector.bits_per_dim(clean_images(20, seed=8)).mean() + 0.5
     assert detector.score_name == "bits_per_dim"
 
+    wide = tmp_path / "wide.safetensors"
+    density_file = ["--density", tmp_path / "whole" / "density.safetensors", "--data", data]
+    options = ["--score", "fused", "--transformation", "jpeg-75", "--fpr", "0.02"]
+    calibrated = run("calibrate", *density_file, *options, "--out", wide)
+    assert calibrated.returncode == 0, calibrated.stderr
+    assert np.isfinite(Detector.load(wide).p_value(noise)).all()
+    Image.fromarray(noise[0]).save(tmp_path / "noise.png")
+    screened = run("screen", "--detector", wide, "--watch", tmp_path / "noise.png")
+    assert screened.returncode == 1, screened.stderr
+    assert "like clean traffic (highest e-values: drift" in screened.stderr
+
 
 @pytest.mark.slow
 def test_two_processes_train_one_model(data, tmp_path):
@@ -127,9 +138,12 @@ def test_train_a_classifier_and_benchmark_it(data, tmp_path, tiny_detector):
     tiny_detector.save(tmp_path / "detector.safetensors")
     models = ["--detector", tmp_path / "detector.safetensors", "--classifier", tmp_path / "classifier.safetensors"]
     choice = ["--attacks", "fgsm-8,noise-8", "--scores", "excess_surprisal", "--limit", "30"]
-    result = run("benchmark", *models, *choice, "--data", data, "--out", tmp_path / "b")
+    more = ["--controls", "--other", data, "--oracle"]
+    result = run("benchmark", *models, *choice, *more, "--data", data, "--out", tmp_path / "b")
     assert result.returncode == 0, result.stderr
     assert "| noise-8 |" in result.stdout
+    assert "| jpeg-75 |" in result.stdout
+    assert "| *oracle* |" in result.stdout
     assert (tmp_path / "b" / "roc.png").stat().st_size > 1000
 
     tiny_detector.save(tmp_path / "other.safetensors")
