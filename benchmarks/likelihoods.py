@@ -332,6 +332,7 @@ for name, title, model in (
     ("gated_pixelcnn", "Gated PixelCNN", dict(filters=36, blocks=6)),
     ("pixelcnnpp", "PixelCNN++, 3 scales", dict(filters=32, blocks=1, scales=3)),
     ("pixelcnnpp-1", "PixelCNN++, 1 scale", dict(filters=32, blocks=2, scales=1)),
+    ("pixelcnnpp-1-1", "PixelCNN++, 1 scale, 1 stream", dict(filters=60, blocks=6, scales=1, streams=1)),
 ):
     add(
         f"cifar/{name}",
@@ -339,7 +340,7 @@ for name, title, model in (
         {"model": name.split("-")[0], "head": "logistics", "mixtures": 5, **model},
         {title: (None, 1)},
         learning_rate=2e-3,
-        fit=dict(batch_size=16, precision="bf16-mixed", clip=50.0),
+        fit=dict(batch_size=8, precision="bf16-mixed", clip=50.0),
         minutes=4,
         tested=500,
     )
