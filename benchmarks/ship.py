@@ -1,8 +1,8 @@
-"""Makes the shipped models of what was trained: python benchmarks/ship.py RUNS NAME [--data-dir DIR]
+"""Makes the shipped models of what was trained: python benchmarks/ship.py RUNS NAME [--data DATA] [--data-dir DIR]
 
 Reads RUNS/density/density.safetensors and RUNS/classifier/classifier.safetensors, calibrates the detector on the data
-set NAME, measures both on its test images, and writes NAME-detector and NAME-classifier, each .safetensors and .json,
-to pixeldefend/weights.
+set NAME (or, if its images are held in another form, DATA), measures both on its test images, and writes NAME-detector
+and NAME-classifier, each .safetensors and .json, to pixeldefend/weights.
 """
 
 import argparse
@@ -16,33 +16,39 @@ from pixeldefend.classifiers import ResNet
 from pixeldefend.datasets import load_dataset
 from pixeldefend.storage import load_tensors, sha256_of
 
-# at the many sites of grey images of clothes where the model is sure, a small change shows best
-SCORE = "low_entropy_excess_surprisal"
+SCORES = {
+    # at the many sites of grey images of clothes where the model is sure, a small change shows best
+    "fashion-mnist": "low_entropy_excess_surprisal",
+    # where it shows in colour photographs depends on the attack
+    "cifar10": "fused",
+}
 WEIGHTS = Path(__file__).parent.parent / "pixeldefend" / "weights"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path)
-    parser.add_argument("name")
+    parser.add_argument("name", choices=SCORES)
+    parser.add_argument("--data")
     parser.add_argument("--data-dir", default="data")
     arguments = parser.parse_args()
 
-    data = load_dataset(arguments.name, arguments.data_dir)
+    name = arguments.name
+    data = load_dataset(arguments.data or name, arguments.data_dir)
     every_test_image = torch.cat([data.calibration.x, data.test.x])
     every_label = torch.cat([data.calibration.y, data.test.y])
 
     source = arguments.runs / "density" / "density.safetensors"
-    detector = Detector(densities.load(source), score=SCORE).fit(data.calibration.x)
+    detector = Detector(densities.load(source), score=SCORES[name]).fit(data.calibration.x, X_fit=data.fit.x)
     metrics = {
         "test_images": len(every_test_image),
         "test_bits_per_dim": detector.bits_per_dim(every_test_image).mean(),
         "clean_images": len(data.test),
         "false_alarms_at_0.01": detector.is_adversarial(data.test.x).mean(),
     }
-    target = WEIGHTS / f"{arguments.name}-detector.safetensors"
+    target = WEIGHTS / f"{name}-detector.safetensors"
     calibration = {"images": len(data.calibration), "score": detector.score_name}
-    detector.save(target, data=arguments.name, calibration=calibration, metrics=metrics, recipe=recipe(source))
+    detector.save(target, data=name, calibration=calibration, metrics=metrics, recipe=recipe(source, name))
     write_card(target)
 
     source = arguments.runs / "classifier" / "classifier.safetensors"
@@ -51,14 +57,14 @@ def main() -> None:
         labels = torch.cat([classifier(x / 255).argmax(1) for x in every_test_image.split(250)])
     accuracy = (labels == every_label).double().mean().item()
     metrics = {"test_images": len(every_test_image), "test_accuracy": accuracy}
-    target = WEIGHTS / f"{arguments.name}-classifier.safetensors"
-    classifier.save(target, data=arguments.name, metrics=metrics, recipe=recipe(source))
+    target = WEIGHTS / f"{name}-classifier.safetensors"
+    classifier.save(target, data=name, metrics=metrics, recipe=recipe(source, name))
     write_card(target)
 
 
-def recipe(model: Path) -> dict[str, object]:
-    """Returns how it was trained, and with which torch."""
-    return {**load_tensors(model)[1]["recipe"], "torch": torch.__version__}
+def recipe(model: Path, name: str) -> dict[str, object]:
+    """Returns how it was trained, on what, and with which torch."""
+    return {**load_tensors(model)[1]["recipe"], "data": name, "torch": torch.__version__}
 
 
 def write_card(model: Path) -> None:
