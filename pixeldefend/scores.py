@@ -11,7 +11,7 @@ import copy
 import io
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from PIL import Image
 from scipy.stats import norm
-from sklearn.covariance import LedoitWolf
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -331,114 +330,67 @@ class SurprisalGiven(LearnedScore):
 
 
 class Fused(LearnedScore):
-    """Several scores as one: the Mahalanobis distance of an image's scores from those of clean images.
+    """Several scores as one: the length of the vector of what is too high among them.
 
-    Each member is first made normal by the distribution of clean images: by its quantiles up to a fiftieth from either
-    end, and linearly beyond, so that what is far outside of all clean images counts as far. The covariance is Ledoit &
-    Wolf's (2004). Like the density of states of Morningstar et al. (2021, arXiv:2006.09273), which adds up how unusual
-    each statistic is, it is fitted on clean images only and looks both ways: a score can also be too low.
+    Each member is made standard normal by the distribution of clean images: by its quantiles up to a fiftieth from
+    either end, and linearly beyond, so that what is far outside of all clean images counts as far. The score is
+    sqrt(sum_k max(z_k, 0)^2): of independent normal numbers whose means may have moved up, whichever and however far,
+    it is the likelihood-ratio statistic (Kudo 1963). It looks one way, unlike the density of states of Morningstar et
+    al. (2021, arXiv:2006.09273) or a Mahalanobis distance, for which an image is as odd if it is too smooth.
 
-    members: keys of `SCORES`. Those that the density does not have (some are for 8-bit images, most need conditionals),
-    and those that do not differ between clean images (of grey ones, those between channels), are left out.
+    members: names in `SCORES` of scores that learn nothing. Those that do not differ between clean images (of grey
+    ones, those between channels) are left out.
     """
 
     members_: list[str]
-    learned_: dict[str, dict[str, float]]
     quantiles_: list[list[float]]
-    center_: list[float]
-    precision_: list[list[float]]
 
     SHARES = np.linspace(0.02, 0.98, 49)
-    LEAST = 50  # for the outermost of these
+    LEAST = 50  # images, for the outermost of these
 
     def __init__(self, members: Sequence[str]) -> None:
         self.members = members
 
     def features(self, evidence: Evidence) -> Tensor:
-        """Returns (N, K): what each member learns from, or is, side by side; zeros for those that cannot be had."""
-        columns = []
-        for name in self.members:
-            score = SCORES[name]
-            if name not in getattr(self, "members_", self.members):
-                columns.append(torch.zeros(len(evidence.x), _width(score)))
-                continue
-            try:
-                values = evidence.once(score.features if isinstance(score, LearnedScore) else score)
-            except ValueError:  # it does not suit the density
-                values = torch.zeros(len(evidence.x), _width(score))
-            columns.append(values.detach().reshape(len(evidence.x), -1).double().cpu())
-        return torch.cat(columns, 1)
+        """Returns (N, K): the members."""
+        return torch.stack([evidence.once(SCORES[name]).detach().double() for name in self.members], 1)
 
     def fit(self, features: Tensor) -> Fused:
-        """features: (N, K). Learns which members there are, what they learn themselves, the quantiles of each, and the
-        center and precision matrix of them all. Raises ValueError if N is below 50, or none differs between
-        images."""
-        self.learned_ = {}
-        for name, part in self._parts(features, self.members):
-            score = make_score(name)
-            if isinstance(score, LearnedScore):
-                self.learned_[name] = learned(score.fit(part))
-        values = self._values(features, self.members)
-        self.members_ = [name for name, column in zip(self.members, values.T, strict=True) if np.ptp(column) > 0]
-        if not self.members_:
-            raise ValueError("no score differs between the images to fit on: they are constant, or copies of one")
+        """features: (N, K). Learns which members differ, and the quantiles of each. Raises ValueError if N is below 50,
+        or none differs between images."""
         if len(features) < self.LEAST:
             raise ValueError(
                 f"scores are fused on at least {self.LEAST} clean images to fit on, got {len(features)}: give more "
                 "(X_fit), or take one score"
             )
-        values = self._values(features, self.members_)
-        self.quantiles_ = np.quantile(values, self.SHARES, axis=0).T.tolist()
-        fitted = LedoitWolf().fit(self._normal(values))
-        self.center_, self.precision_ = fitted.location_.tolist(), fitted.precision_.tolist()
+        differ = {name: x for name, x in zip(self.members, features.T.numpy(), strict=True) if np.ptp(x) > 0}
+        if not differ:
+            raise ValueError("no score differs between the images to fit on: they are constant, or copies of one")
+        self.members_ = list(differ)
+        self.quantiles_ = [np.quantile(x, self.SHARES).tolist() for x in differ.values()]
         return self
 
     def of(self, features: Tensor) -> Tensor:
-        away = self._normal(self._values(features, self.members_)) - self.center_
-        return torch.from_numpy(np.sqrt(np.einsum("ni,ij,nj->n", away, np.array(self.precision_), away)))
+        total = np.zeros(len(features))
+        for name, quantiles in zip(self.members_, self.quantiles_, strict=True):
+            x = features[:, self.members.index(name)].double().cpu().numpy()
+            total += np.maximum(self._normal(x, np.array(quantiles)), 0) ** 2
+        return torch.from_numpy(np.sqrt(total))
 
-    def _parts(self, features: Tensor, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-        """Yields the columns of each of these members."""
-        widths = [_width(SCORES[name]) for name in self.members]
-        for name, part in zip(self.members, features.split(widths, 1), strict=True):
-            if name in names:
-                yield name, part if part.shape[1] > 1 else part[:, 0]
-
-    def _values(self, features: Tensor, names: Sequence[str]) -> np.ndarray:
-        """Returns (N, M): the score of each of these members."""
-        columns = []
-        for name, part in self._parts(features.double(), names):
-            score = make_score(name)
-            if isinstance(score, LearnedScore):
-                vars(score).update(self.learned_[name])
-                part = score.of(part)
-            columns.append(part.numpy())
-        return np.stack(columns, 1)
-
-    def _normal(self, values: np.ndarray) -> np.ndarray:
-        """(N, M) scores -> normal numbers."""
+    def _normal(self, x: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
+        """(N,) values of a member -> standard normal numbers."""
         normal = norm.ppf(self.SHARES)
-        columns = []
-        for column, quantiles in zip(values.T, np.array(self.quantiles_), strict=True):
-            z = np.interp(column, quantiles, normal)
-            middle = quantiles[len(quantiles) // 2]
-            for end in (0, -1):
-                beyond = column < quantiles[0] if end == 0 else column > quantiles[-1]
-                # where clean images all say the same up to here, the other end tells what is far
-                reach = abs(quantiles[end] - middle) or np.ptp(quantiles) or 1.0
-                z[beyond] += abs(normal[end]) / reach * (column[beyond] - quantiles[end])
-            columns.append(z)
-        return np.stack(columns, 1)
+        z = np.interp(x, quantiles, normal)
+        # where half of the clean images say the same, the other half tells what is far
+        reach = quantiles[-1] - quantiles[len(quantiles) // 2] or np.ptp(quantiles) or 1.0
+        beyond = x > quantiles[-1]
+        z[beyond] += normal[-1] / reach * (x[beyond] - quantiles[-1])
+        return np.asarray(z)
 
 
 def learned(score: Score) -> dict[str, Any]:
     """Returns what a score has learned: plain JSON values by the names of their attributes."""
     return {name: value for name, value in vars(score).items() if name.endswith("_")}
-
-
-def _width(score: Score) -> int:
-    """Returns how many features a score has."""
-    return 2 if isinstance(score, SurprisalGiven) else 1
 
 
 def mean_entropy(evidence: Evidence) -> Tensor:
@@ -484,14 +436,23 @@ SCORES: dict[str, Score] = {
     "pit_lag_columns": PitLag(2),
     "pit_lag_rows": PitLag(3),
 }
-SCORES["fused"] = Fused(list(SCORES))
+SCORES["fused"] = Fused(
+    [
+        "low_entropy_excess_surprisal",
+        "excess_surprisal_1_2",
+        "excess_surprisal_2_2.75",
+        "later_channels_excess_surprisal",
+        "top_surprisal",
+        "pit_lag_columns",
+        "pit_lag_rows",
+    ]
+)
 DEAR: dict[str, Score] = {
     "smoothing_gain": smoothing_gain,
     "likeliest_gain": likeliest_gain,
     "gradient_norm": gradient_norm,
 }
 SCORES |= DEAR
-SCORES["fused_with_dear"] = DEAR["fused_with_dear"] = Fused([name for name in SCORES if name != "fused"])
 
 
 def make_score(name: str) -> Score:
