@@ -281,8 +281,11 @@ def test_fused_scores_see_what_is_high_in_one_or_a_little_high_in_all():
     assert (score.of(odd) > usual.quantile(0.95)).all()
     low = torch.tensor([[0.01, -30.0, -9.0]]).double()
     assert score.of(low).item() == 0
-    # z+^2 of three normal numbers has mean 3/2
-    assert usual.square().mean().item() == pytest.approx(1.5, rel=0.1)
+    # z+^2 of three normal numbers has mean 3/2, whatever their units
+    normal = 5 * random.randn(8000, 3) - 7
+    assert fused(normal[:4000]).of(torch.from_numpy(normal[4000:])).square().mean().item() == pytest.approx(
+        1.5, rel=0.1
+    )
 
 
 def test_fused_scores_keep_the_order_of_a_single_member_however_far():
