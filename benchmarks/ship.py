@@ -19,7 +19,6 @@ from pixeldefend.storage import load_tensors, sha256_of
 SCORES = {
     # at the many sites of grey images of clothes where the model is sure, a small change shows best
     "fashion-mnist": "low_entropy_excess_surprisal",
-    # where it shows in colour photographs depends on the attack
     "cifar10": "fused",
 }
 WEIGHTS = Path(__file__).parent.parent / "pixeldefend" / "weights"

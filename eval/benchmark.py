@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from torch import Tensor, nn
 
 from .. import conformal
@@ -20,7 +20,7 @@ from ..attacks import ATTACKS, Attacked, craft
 from ..datasets import DataSet, Images
 from ..detector import Detector
 from ..images import to_uint8
-from ..scores import DEAR, SCORES, Evidence, LearnedScore, Score, bits_per_dim, make_score
+from ..scores import DEAR, SCORES, Evidence, Fused, LearnedScore, Score, bits_per_dim, make_score
 from ..transformations import TRANSFORMATIONS, transform
 from .metrics import auroc, promised_interval, rate
 
@@ -49,7 +49,7 @@ def run_benchmark(
     among them. limit: attack the first so many test images. clean: count false alarms on the first so many (None: on
     those that are attacked). controls: also count how many clean images are flagged after each benign transformation.
     others: data sets of the same shape, whose test images are flagged or not. oracle: also fit, to each attack, a
-    classifier of all these scores that has seen it: what no detector of these scores can do much better than.
+    classifier of all these scores that has seen it.
 
     Thresholds are frozen before any attack, at false-alarm rates of 1 % and 5 % on average: the detector's own score
     keeps its calibration, other scores are fitted on data.fit and calibrated on data.calibration. AUROC compares
@@ -63,9 +63,12 @@ def run_benchmark(
     labels, or other data of another shape.
     """
     attacks = known(attacks, ATTACKS)
-    scores = known(scores, SCORES) if scores is not None else [name for name in SCORES if name not in DEAR]
+    scores = known(scores, SCORES) if scores is not None else _usual_scores(detector, data, log)
     if detector.score_name not in scores:
         scores = [*scores, detector.score_name]
+    titles = [other.name for other in others or ()]
+    if len(set(titles)) < len(titles):
+        raise ValueError(f"other data are told apart by their files' names, got {', '.join(titles)}")
     for other in others or ():
         if other.test.shape != data.test.shape:
             raise ValueError(f"{other.name} holds images of shape {other.test.shape}, {data.name} {data.test.shape}")
@@ -89,6 +92,8 @@ def run_benchmark(
             n, m = len(calibration[name]), len(clean_images)
             observed, interval = rate(int((everything[name][:m] > thresholds[name][fpr]).sum()), m)
             promised = promised_interval(conformal.rank(fpr, n), n, m)
+            if name == detector.score_name and detector.transformations_:  # calibrated for worse than clean images
+                promised[0] = 0.0
             false_alarms.append(
                 {
                     "score": name,
@@ -116,7 +121,7 @@ def run_benchmark(
         }
         suspicious = _suspicions(detector, functions, result.images[result.succeeded]) if succeeded else {}
         if oracle and succeeded >= FOLDS:
-            area, interval = _oracle(normal, suspicious)
+            area, interval = _oracle(normal, suspicious, result.succeeded.nonzero()[:, 0].numpy())
             seen_by_oracle.append({"attack": attack, "auroc": area, "auroc_ci": interval})
         for name in scores:
             row: dict[str, Any] = {**base, "score": name, "auroc": None, "auroc_ci": None}
@@ -236,16 +241,36 @@ def _transformed(x: Tensor, name: str, seed: int) -> Tensor:
     return to_uint8(transform(x / 255, name, seed=seed))
 
 
-def _oracle(clean: dict[str, np.ndarray], attacked: dict[str, np.ndarray]) -> tuple[float, list[float]]:
-    """clean, attacked: (m,) and (n,) of every score. Returns the AUROC, with its interval, of boosted trees of all
-    scores, each image judged by those that were fitted on the other folds."""
+def _oracle(
+    clean: dict[str, np.ndarray], attacked: dict[str, np.ndarray], originals: np.ndarray
+) -> tuple[float, list[float]]:
+    """clean, attacked: (m,) and (n,) of every score. originals: (n,), which clean image each attacked one was. Returns
+    the AUROC, with its interval, of boosted trees of all scores, each image judged by those that were fitted on other
+    images and on what was made of them."""
     x = np.stack([np.r_[clean[name], attacked[name]] for name in clean], 1)
-    m = len(next(iter(clean.values())))
+    m = len(x) - len(originals)
     y = np.arange(len(x)) >= m
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
     trees = HistGradientBoostingClassifier(max_iter=60, learning_rate=0.1, min_samples_leaf=5, random_state=0)
-    p = cross_val_predict(trees, x, y, cv=folds, method="predict_proba")[:, 1]
+    groups = np.r_[np.arange(m), originals]
+    p = cross_val_predict(trees, x, y, groups=groups, cv=folds, method="predict_proba")[:, 1]
     return auroc(p[:m], p[m:])
+
+
+def _usual_scores(detector: Detector, data: DataSet, log: Callable[[str], None]) -> list[str]:
+    """Returns the names of all scores but the dear ones, less those that this density or so few images do not have."""
+    names = []
+    for name in [name for name in SCORES if name not in DEAR]:
+        score = make_score(name)
+        try:
+            if isinstance(score, Fused) and len(data.fit) < Fused.LEAST:
+                raise ValueError(f"it needs {Fused.LEAST} images to fit on, there are {len(data.fit)}")
+            first = score.features if isinstance(score, LearnedScore) else score
+            _suspicions(detector, {name: first}, data.test.x[:1])
+            names.append(name)
+        except ValueError as error:
+            log(f"without {name}: {error}")
+    return names
 
 
 def _suspicions(detector: Detector, scores: dict[str, Score], x: Tensor) -> dict[str, np.ndarray]:

@@ -28,6 +28,8 @@ def markdown(results: dict[str, Any]) -> str:
     attacks, scores = (list(dict.fromkeys(row[key] for row in results["rows"])) for key in ("attack", "score"))
     found = {(row["attack"], row["score"]): row["auroc"] for row in results["rows"]}
     found |= {(row["attack"], "oracle"): row["auroc"] for row in results["oracle"]}
+    if results["oracle"]:  # means over the same attacks for all
+        attacks = [row["attack"] for row in results["oracle"]]
     areas = {score: [found.get((attack, score)) for attack in attacks] for score in [*scores, "oracle"]}
     template = environment.get_template("results.md.j2")
     return template.render(results, attacks=attacks, scores=scores, areas=areas, number=_number, mean=_mean)

@@ -92,6 +92,7 @@ def screen(
             batch_size=batch_size,
             device=device,
             maps=heatmaps is not None or picture is not None,
+            watch=watch,
             statistics=statistics,
         )
         with _writer(format_, output) as write:
@@ -291,10 +292,7 @@ def calibrate(
             raise ValueError(
                 f"{density} was trained on other images than {data} holds now: some may be held out no more"
             )
-        calibrated: dict[str, Any] = {"data": data, "calibration_images": len(images.calibration)}
-        if transformation:
-            calibrated["transformations"] = transformation
-        notes = {**calibrated, "metrics": metrics, "recipe": recipe}
+        notes = {"data": data, "calibration_images": len(images.calibration), "metrics": metrics, "recipe": recipe}
         detector.save(out, **notes)
     bits = f" {metrics['test_bits_per_dim']:.4f} bits/dim," if "test_bits_per_dim" in metrics else ""
     what = "images" if len(shape) == 3 else "events"
@@ -407,14 +405,18 @@ def benchmark(
     ],
     attacks: Annotated[str, typer.Option(help="Comma-separated names; by default all.")] = "",
     scores: Annotated[
-        str, typer.Option(help="Comma-separated names; by default all but those that take several passes.")
+        str,
+        typer.Option(
+            help="Comma-separated names; by default all but those that take several passes (of several detectors: "
+            "bits_per_dim and excess_surprisal)."
+        ),
     ] = "",
     controls: Annotated[
         bool, typer.Option("--controls", help="Also say how often benignly transformed clean images are flagged.")
     ] = False,
     other: Annotated[list[str], typer.Option(help="Other data of the same shape: say how often it is flagged.")] = [],  # noqa: B006
     oracle: Annotated[
-        bool, typer.Option("--oracle", help="Also fit a classifier of all scores to each attack: an upper bound.")
+        bool, typer.Option("--oracle", help="Also fit a classifier of all scores to each attack, for comparison.")
     ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Attack the first N test images only.")] = None,
     clean: Annotated[
@@ -437,6 +439,8 @@ def benchmark(
         titles = [Path(name).stem for name in detector]
         if len(set(titles)) < len(titles):
             raise ValueError(f"detectors are told apart by their files' names, got {', '.join(titles)}")
+        if len(titles) > 1 and (controls or other or oracle):
+            raise ValueError("--controls, --other and --oracle are for one detector at a time")
         detectors = {title: load_detector(name, device=device) for title, name in zip(titles, detector, strict=True)}
         options: dict[str, Any] = dict(
             attacks=_names(attacks),

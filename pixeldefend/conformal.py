@@ -145,10 +145,10 @@ class ConformalMartingale:
 
     def update(self, scores: Array) -> dict[str, Array]:
         """scores: (N,), of the next images in the order in which they came. Returns "drift" and "attacks" -> (N,):
-        log10 of the wealth after each. Raises ValueError for scores that are not finite."""
+        log10 of the wealth after each. Raises ValueError for NaN."""
         scores = np.atleast_1d(np.asarray(scores, dtype=float))
-        if not np.isfinite(scores).all():
-            raise ValueError("scores must be finite")
+        if np.isnan(scores).any():
+            raise ValueError("scores must not be NaN")
         path: dict[str, list[float]] = {name: [] for name in self.BETS}
         for score in scores.tolist():
             p = self._p_value(score)

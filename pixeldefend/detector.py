@@ -21,7 +21,7 @@ from .densities import Density, build
 from .images import match_channels, to_batch
 from .scores import Evidence, LearnedScore, bits_per_dim, learned, make_score
 from .storage import load_tensors, save_tensors
-from .transformations import transform
+from .transformations import check_name, transform
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     Images, X, are what `pixeldefend.images.to_batch` takes, and arrays (N, D) of flattened events. Methods with names
     of scikit-learn's keep its signs (higher = more normal, -1 = outlier); `p_value` and `is_adversarial` say it the
-    other way round. After `fit`: calibration_scores_ (n,), higher = more suspicious; offset_; n_features_in_.
+    other way round. After `fit`: calibration_scores_ (n,), higher = more suspicious; calibration_index_ (n,), the
+    places in X of the images that they are of; transformations_; offset_; n_features_in_.
     """
 
     def __init__(
@@ -88,42 +89,65 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def fit(self, X: Any, y: Any = None, *, X_fit: Any = None, transformations: Sequence[str] = ()) -> Detector:
         """Calibrates on clean images X that the density was not trained on. y is ignored.
 
-        X_fit: further clean images for a score that learns (typicality, fused ...); without them, the first fifth of X
-        is taken for it and the rest calibrates, since no image may do both.
+        X_fit: further clean images for a score that learns (typicality, fused ...); without them, a fifth of X is taken
+        for it, drawn with a fixed seed, and the rest calibrates, since no image may do both.
         transformations: names in `pixeldefend.transformations.TRANSFORMATIONS` that clean images to come may have gone
         through. A calibration image then counts with its highest score, as it is or under any one of them, so that the
         rate holds whichever they went through, in whatever proportions; attacks have to stand out from all of these.
         Raises ValueError if X is malformed, or too small for fpr (see `conformal.rank`), if many images are copies of
         others, if X_fit holds mostly the same images, or if all scores are the same.
         """
+        if isinstance(transformations, str):
+            raise ValueError(f"transformations must be a list of names, got {transformations!r}")
+        for name in transformations:
+            check_name(name)
         score = make_score(self.score_name)
         x = self._events(X, reset=True)
+        index = np.arange(len(x))
+        learn = x[:0]
         if isinstance(score, LearnedScore):
             if X_fit is None:
+                index = np.random.RandomState(0).permutation(len(x))
                 held = max(1, len(x) // 5)
-                learn, x = x[:held], x[held:]
+                learn, index = x[index[:held]], index[held:]
             else:
-                learn = self._events(X_fit)
-            score.fit(torch.from_numpy(self._each(score.features, _without(learn, x))))
+                learn = _without(self._events(X_fit), x)
+        x = x[index]
+        conformal.rank(self.fpr, len(x), self.confidence)  # too few are refused before they are scored
         _check_distinct(x)
-        self.score_ = score
-        self.calibration_scores_ = self._suspicion(x)
+        if isinstance(score, LearnedScore):
+            score.fit(torch.from_numpy(self._each(score.features, learn)))
+        scores = self._each(score, x)
         for name in transformations:
-            self.calibration_scores_ = np.maximum(self.calibration_scores_, self._suspicion(transform(x, name)))
-        if len(x) > 1 and np.ptp(self.calibration_scores_) == 0:
+            scores = np.maximum(scores, self._each(score, transform(x, name)))
+        if len(x) > 1 and np.ptp(scores) == 0:
             raise ValueError(
-                f"all {len(x)} calibration images have the score {self.calibration_scores_[0]:.4g}: they are constant, "
-                f"or {self.score_name} says nothing of them; calibrate on images as they come, or take another score"
+                f"all {len(x)} calibration images have the score {scores[0]:.4g}: they are constant, or "
+                f"{self.score_name} says nothing of them; calibrate on images as they come, or take another score"
             )
+        self.score_ = score
+        self.calibration_scores_, self.calibration_index_ = scores, index
+        self.transformations_ = list(transformations)
         return self._set_threshold()
+
+    def watch(self, *, random_state: int = 0) -> conformal.ConformalMartingale:
+        """Returns what tells, of a stream of images, whether it still looks like the calibration images: give its
+        `update` the scores, `-score_samples(X)`, in the order in which they come. Raises ValueError if this detector is
+        calibrated for transformations: no traffic looks like the worst of several variants of each image."""
+        check_is_fitted(self)
+        if self.transformations_:
+            names = ", ".join(self.transformations_)
+            raise ValueError(
+                f"a detector calibrated for transformations ({names}) cannot watch a stream: use one without"
+            )
+        return conformal.ConformalMartingale(self.calibration_scores_, random_state=random_state)
 
     def with_fpr(self, fpr: float) -> Detector:
         """Returns a detector that differs in its rate of false alarms; density and calibration are shared."""
         check_is_fitted(self)
         other = Detector(**{**self.get_params(), "fpr": fpr})
-        other.score_ = self.score_
-        other.calibration_scores_ = self.calibration_scores_
-        other.n_features_in_ = self.n_features_in_
+        for name in ("score_", "calibration_scores_", "calibration_index_", "transformations_", "n_features_in_"):
+            setattr(other, name, getattr(self, name))
         return other._set_threshold()
 
     def _set_threshold(self) -> Detector:
@@ -206,6 +230,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             "parameters": parameters,
             "learned": learned(self.score_),
         }
+        if self.transformations_:
+            meta["transformations"] = self.transformations_
         save_tensors(path, tensors, {**meta, **notes})
 
     @classmethod
@@ -222,6 +248,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         detector.score_ = make_score(detector.score_name)
         vars(detector.score_).update(meta["learned"])
         detector.calibration_scores_ = tensors["calibration_scores"].numpy()
+        detector.calibration_index_ = np.arange(len(detector.calibration_scores_))
+        detector.transformations_ = meta.get("transformations", [])
         detector.n_features_in_ = math.prod(density.event_shape or (0,))
         return detector._set_threshold()
 
@@ -287,14 +315,19 @@ class ClassConditional(BaseEstimator):  # type: ignore[misc]
 
     def fit(self, X: Any, y: Any = None, **arguments: Any) -> ClassConditional:
         """X: clean images. y: (N,) their labels, None with a classifier. arguments: X_fit and transformations, as
-        `Detector.fit` takes them. Raises ValueError as it does, if labels do not match the images, and if there is one
-        class only or one has too few images for the rate."""
+        `Detector.fit` takes them. Raises ValueError as it does, if labels do not match the images, if there is one
+        class only or one has too few images for the rate, and for transformations with a classifier."""
+        if self.classifier is not None and arguments.get("transformations"):
+            raise ValueError(
+                "a transformation may change what the classifier predicts, and an image would be judged in another "
+                "class than it calibrates: give labels, or no transformations"
+            )
         labels = self._labels(X, y)
         classes = np.unique(labels)
         if len(classes) < 2:
             raise ValueError(f"all images are of class {classes[0]}: a Detector alone calibrates for one class")
         self.detector.fit(X, **arguments)
-        self.calibration_labels_ = labels[-len(self.detector.calibration_scores_) :]
+        self.calibration_labels_ = labels[self.detector.calibration_index_]
         return self._set_thresholds()
 
     def _set_thresholds(self) -> ClassConditional:
@@ -326,15 +359,22 @@ class ClassConditional(BaseEstimator):  # type: ignore[misc]
         return scores > self.thresholds_[np.searchsorted(self.classes_, labels)]
 
     def save(self, path: str | os.PathLike[str], **notes: Any) -> None:
-        """Writes the detector with its labels, as one file; the classifier is not in it."""
+        """Writes the detector with its labels, as one file; the classifier is not in it. `Detector.load` reads the file
+        too, as a detector for all classes together."""
         check_is_fitted(self, "thresholds_")
         self.detector.save(path, calibration_labels=self.calibration_labels_.tolist(), **notes)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], classifier: nn.Module | None = None) -> ClassConditional:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        classifier: nn.Module | None = None,
+        *,
+        device: str | torch.device = "cpu",
+    ) -> ClassConditional:
         """Reads what `save` wrote. Raises ValueError if the file is a detector without labels, or as
         `Detector.load`."""
-        detector = Detector.load(path)
+        detector = Detector.load(path, device=device)
         labels = load_tensors(path)[1].get("calibration_labels")
         if labels is None:
             raise ValueError(f"{path} holds a detector that was not calibrated by class")
@@ -351,10 +391,15 @@ class ClassConditional(BaseEstimator):  # type: ignore[misc]
         else:
             if y is not None:
                 raise ValueError("labels are the classifier's here: leave y out, in fit as afterwards")
-            self.classifier.eval()
-            with torch.inference_mode():
-                batches = to_batch(X)[0].split(self.detector.batch_size)
-                labels = np.concatenate([self.classifier(batch).argmax(1).cpu().numpy() for batch in batches])
+            device = next((p.device for p in self.classifier.parameters()), torch.device("cpu"))
+            training = self.classifier.training
+            try:
+                self.classifier.eval()
+                with torch.inference_mode():
+                    batches = [x.to(device) for x in to_batch(X)[0].split(self.detector.batch_size)]
+                    labels = np.concatenate([self.classifier(x).argmax(1).cpu().numpy() for x in batches])
+            finally:
+                self.classifier.train(training)
         n = len(self.detector._events(X))
         if labels.shape != (n,) or labels.dtype.kind not in "iub":
             raise ValueError(f"labels must be {n} whole numbers, got {labels.dtype} of shape {labels.shape}")
@@ -367,7 +412,9 @@ def _rows(x: Tensor) -> list[bytes]:
 
 def _without(learn: Tensor, calibrate: Tensor) -> Tensor:
     """Returns the images to fit a score on that do not calibrate it too. Raises ValueError if those are less than half
-    of them: the two sets have been mixed up."""
+    of them: the two sets have been mixed up. (Rows of few values may well be the same.)"""
+    if learn.ndim != 4:
+        return learn
     calibrating = set(_rows(calibrate))
     kept = [i for i, row in enumerate(_rows(learn)) if row not in calibrating]
     if 2 * len(kept) < len(learn):

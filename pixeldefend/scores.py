@@ -127,18 +127,8 @@ def excess_surprisal(evidence: Evidence) -> Tensor:
     return _standardised(excess, evidence.surprisal_variance)
 
 
-LOW_ENTROPY = 1.0
-
-
-def low_entropy_excess_surprisal(evidence: Evidence) -> Tensor:
-    """Excess surprisal over the sites whose predicted entropy is below 1 nat: where the model is sure, a small change
-    shows. Returns (N,), in standard deviations; 0 for an image without such a site."""
-    return BandExcess(0, LOW_ENTROPY)(evidence)
-
-
 class BandExcess:
-    """Excess surprisal over the sites whose predicted entropy lies in [low, high) nats. The band in which an attack
-    shows moves up with its strength: a strong one raises the predicted entropy itself."""
+    """Excess surprisal over the sites whose predicted entropy lies in [low, high) nats."""
 
     def __init__(self, low: float, high: float) -> None:
         self.low = low
@@ -150,6 +140,11 @@ class BandExcess:
         inside = (entropy >= self.low) & (entropy < self.high)
         excess = evidence.surprisal - entropy
         return _standardised(excess.where(inside, 0), evidence.surprisal_variance.where(inside, 0))
+
+
+# Where the model is sure, a small change shows; 0 for an image without such a site. (Entropies of real numbers can be
+# negative, and those of a sure site too, by rounding.)
+low_entropy_excess_surprisal = BandExcess(-math.inf, 1)
 
 
 def first_channel_excess_surprisal(evidence: Evidence) -> Tensor:
@@ -223,12 +218,12 @@ class PitLag:
 
 def smoothing_gain(evidence: Evidence) -> Tensor:
     """How many bits/dim a 3 x 3 median filter takes off: a clean image, which is smooth already, gains little. Two
-    passes of the density. Returns (N,). Raises ValueError for events that are no images."""
+    passes of the density. Returns (N,). Raises ValueError for rows and for densities of real numbers."""
     x = evidence.x
-    if x.ndim != 4:
-        raise ValueError(f"smoothing_gain is for images (N, C, H, W), got events of shape {tuple(x.shape[1:])}")
+    if x.ndim != 4 or evidence.density.levels is None:
+        raise ValueError("smoothing_gain is for densities of images of 8 or fewer bits")
     n, c, h, w = x.shape
-    patches = F.unfold(F.pad(x, (1, 1, 1, 1), mode="reflect"), 3).reshape(n, c, 9, h, w)
+    patches = F.unfold(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3).reshape(n, c, 9, h, w)
     return _gain(evidence, patches.median(2).values)
 
 
@@ -332,14 +327,14 @@ class SurprisalGiven(LearnedScore):
 class Fused(LearnedScore):
     """Several scores as one: the length of the vector of what is too high among them.
 
-    Each member is made standard normal by the distribution of clean images: by its quantiles up to a fiftieth from
-    either end, and linearly beyond, so that what is far outside of all clean images counts as far. The score is
+    Each member is made standard normal by the distribution of clean images: by its quantiles, and above the highest
+    fiftieth linearly, so that what is far above all clean images counts as far. The score is
     sqrt(sum_k max(z_k, 0)^2): of independent normal numbers whose means may have moved up, whichever and however far,
     it is the likelihood-ratio statistic (Kudo 1963). It looks one way, unlike the density of states of Morningstar et
     al. (2021, arXiv:2006.09273) or a Mahalanobis distance, for which an image is as odd if it is too smooth.
 
-    members: names in `SCORES` of scores that learn nothing. Those that do not differ between clean images (of grey
-    ones, those between channels) are left out.
+    members: names in `SCORES` of scores that learn nothing. Those that are the same for nearly all clean images (of
+    grey ones, those between channels) are left out.
     """
 
     members_: list[str]
@@ -356,18 +351,18 @@ class Fused(LearnedScore):
         return torch.stack([evidence.once(SCORES[name]).detach().double() for name in self.members], 1)
 
     def fit(self, features: Tensor) -> Fused:
-        """features: (N, K). Learns which members differ, and the quantiles of each. Raises ValueError if N is below 50,
+        """features: (N, K). Learns which members differ, and their quantiles. Raises ValueError if N is below 50,
         or none differs between images."""
         if len(features) < self.LEAST:
             raise ValueError(
                 f"scores are fused on at least {self.LEAST} clean images to fit on, got {len(features)}: give more "
                 "(X_fit), or take one score"
             )
-        differ = {name: x for name, x in zip(self.members, features.T.numpy(), strict=True) if np.ptp(x) > 0}
+        quantiles = dict(zip(self.members, np.quantile(features.numpy(), self.SHARES, axis=0).T, strict=True))
+        differ = {name: values.tolist() for name, values in quantiles.items() if np.ptp(values) > 0}
         if not differ:
             raise ValueError("no score differs between the images to fit on: they are constant, or copies of one")
-        self.members_ = list(differ)
-        self.quantiles_ = [np.quantile(x, self.SHARES).tolist() for x in differ.values()]
+        self.members_, self.quantiles_ = list(differ), list(differ.values())
         return self
 
     def of(self, features: Tensor) -> Tensor:
@@ -382,7 +377,7 @@ class Fused(LearnedScore):
         normal = norm.ppf(self.SHARES)
         z = np.interp(x, quantiles, normal)
         # where half of the clean images say the same, the other half tells what is far
-        reach = quantiles[-1] - quantiles[len(quantiles) // 2] or np.ptp(quantiles) or 1.0
+        reach = quantiles[-1] - quantiles[len(quantiles) // 2] or np.ptp(quantiles)
         beyond = x > quantiles[-1]
         z[beyond] += normal[-1] / reach * (x[beyond] - quantiles[-1])
         return np.asarray(z)
@@ -459,7 +454,8 @@ def make_score(name: str) -> Score:
     """name: a key of `SCORES`. Returns the score, yet to be fitted if it learns. Raises ValueError if unknown."""
     if name not in SCORES:
         raise ValueError(f"unknown score {name!r}; there are: {', '.join(SCORES)}")
-    return copy.deepcopy(SCORES[name])
+    score = SCORES[name]
+    return copy.deepcopy(score) if isinstance(score, LearnedScore) else score
 
 
 def _gain(evidence: Evidence, x: Tensor) -> Tensor:

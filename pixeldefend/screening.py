@@ -48,8 +48,8 @@ class Screened:
 
 @dataclass
 class Statistics:
-    """Where the time of a screening went, in seconds, and what was seen: verdicts, `skipped` files of folders, and for
-    each detector by name whether the images still look like those that calibrated it."""
+    """Where the time of a screening went, in seconds, and what was seen: verdicts, `skipped` files of folders, and, if
+    watched, for each detector by name whether the images still look like those that calibrated it."""
 
     seconds: dict[str, float] = field(default_factory=lambda: {"decoding": 0.0, "scoring": 0.0})
     verdicts: Counter[str] = field(default_factory=Counter)
@@ -87,13 +87,15 @@ def screen(
     batch_size: int = 64,
     device: str = "cpu",
     maps: bool = False,
+    watch: bool = False,
     statistics: Statistics | None = None,
 ) -> Iterator[Screened]:
     """files: paths, or records to pass on. detector: a `Detector`, the name of a shipped one, the path of a saved one,
-    or None for the shipped one that fits each image. fpr: the rate of false alarms, if not the detector's own.
+    or None for the shipped one that fits each image. fpr: the rate of false alarms, if not the detector's own. watch:
+    also keep `statistics.martingales`.
 
     Yields one result a file, in order. Whatever is wrong with a file becomes its record's `error`. Raises ValueError
-    or FileNotFoundError, before the first result, if the detector cannot be loaded or cannot promise fpr.
+    or FileNotFoundError, before the first result, if the detector cannot be loaded, cannot promise fpr or cannot watch.
     """
     statistics = statistics or Statistics()
     detectors: dict[str, Detector] = {}
@@ -112,7 +114,10 @@ def screen(
     else:
         for name in shipped("detector"):
             get(name)
-    return _screen(files, fixed, get, batch_size, maps, statistics)
+    if watch:
+        for made in detectors.values():
+            made.watch()
+    return _screen(files, fixed, get, batch_size, maps, watch, statistics)
 
 
 def _screen(
@@ -121,6 +126,7 @@ def _screen(
     get: Callable[[str], Detector],
     batch_size: int,
     maps: bool,
+    watch: bool,
     statistics: Statistics,
 ) -> Iterator[Screened]:
     remaining = iter(files)
@@ -136,13 +142,13 @@ def _screen(
             _judge(get(name), group, maps)
         statistics.seconds["decoding"] += decoded - started
         statistics.seconds["scoring"] += perf_counter() - decoded
-        for (name, _), group in groups.items():
-            martingale = statistics.martingales.get(name)
-            if martingale is None:
-                martingale = statistics.martingales[name] = ConformalMartingale(get(name).calibration_scores_)
-            martingale.update(np.array([r.record.score for r in group if r.record.score is not None]))
         for result in results:
             statistics.verdicts[result.record.verdict] += 1
+            if watch and result.record.detector is not None and result.record.score is not None:
+                name = result.record.detector
+                if name not in statistics.martingales:
+                    statistics.martingales[name] = get(name).watch()
+                statistics.martingales[name].update(np.array([result.record.score]))
             yield result
 
 

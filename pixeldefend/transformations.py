@@ -31,11 +31,12 @@ def webp(x: Tensor, generator: torch.Generator, *, quality: int) -> Tensor:
 
 def blur(x: Tensor, generator: torch.Generator, *, sigma: float) -> Tensor:
     """A Gaussian blur, sigma in pixels, images mirrored at their edges."""
-    reach = min(max(1, round(3 * sigma)), x.shape[2] - 1, x.shape[3] - 1)
-    weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=x.device) / sigma).square())
-    weights = (weights / weights.sum()).expand(x.shape[1], 1, 1, -1)
-    x = F.conv2d(F.pad(x, (reach, reach, 0, 0), mode="reflect"), weights, groups=x.shape[1])
-    return F.conv2d(F.pad(x, (0, 0, reach, reach), mode="reflect"), weights.mT, groups=x.shape[1])
+    for _ in range(2):  # along the rows, then along the columns
+        reach = min(max(1, round(3 * sigma)), x.shape[3] - 1)
+        weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=x.device, dtype=x.dtype) / sigma).square())
+        weights = (weights / weights.sum()).expand(x.shape[1], 1, 1, -1)
+        x = F.conv2d(F.pad(x, (reach, reach, 0, 0), mode="reflect"), weights, groups=x.shape[1]).mT
+    return x
 
 
 def noise(x: Tensor, generator: torch.Generator, *, deviation: float) -> Tensor:
@@ -76,12 +77,17 @@ def transform(x: Tensor, name: str, *, seed: int = 0) -> Tensor:
     """x: (N, C, H, W) in [0, 1], C = 1 or 3. name: a key of `TRANSFORMATIONS`. seed: of noise. Returns the images as
     they come out, of the same shape and on the 8-bit grid. Raises ValueError for an unknown name, or what are no
     images."""
-    if name not in TRANSFORMATIONS:
-        raise ValueError(f"unknown transformation {name!r}; there are: {', '.join(TRANSFORMATIONS)}")
+    check_name(name)
     if x.ndim != 4 or x.shape[1] not in (1, 3):
         raise ValueError(f"x must be images (N, 1 or 3, H, W), got shape {tuple(x.shape)}")
     made = TRANSFORMATIONS[name](x, torch.Generator().manual_seed(seed))
     return to_uint8(made.clamp(0, 1)) / 255
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError unless there is a transformation of this name."""
+    if name not in TRANSFORMATIONS:
+        raise ValueError(f"unknown transformation {name!r}; there are: {', '.join(TRANSFORMATIONS)}")
 
 
 def _through_files(x: Tensor, **settings: int | str) -> Tensor:

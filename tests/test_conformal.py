@@ -197,7 +197,7 @@ def test_a_watch_refuses_what_it_cannot_rank():
         ConformalMartingale(np.zeros(0))
     with pytest.raises(ValueError, match="jump must lie"):
         ConformalMartingale(np.zeros(3), jump=0)
-    with pytest.raises(ValueError, match="scores must be finite"):
+    with pytest.raises(ValueError, match="scores must not be NaN"):
         ConformalMartingale(np.zeros(3)).update(np.array([np.nan]))
     with pytest.raises(ValueError, match="level must lie"):
         ConformalMartingale(np.zeros(3)).alarms(0)

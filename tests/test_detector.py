@@ -167,8 +167,12 @@ def test_a_learned_score_and_its_calibration_share_no_image(tiny_density):
     detector = Detector(tiny_density, score="typicality", fpr=0.1).fit(x)
     assert len(detector.calibration_scores_) == 40
     bits = Detector(tiny_density, score="bits_per_dim", fpr=0.1).fit(x).bits_per_dim(x)
-    assert detector.score_.center_ == pytest.approx(bits[:10].mean(), rel=1e-5)
-    apart = Detector(tiny_density, score="typicality", fpr=0.1).fit(x[10:], X_fit=x[:10])
+    calibrate = detector.calibration_index_
+    learn = np.setdiff1d(np.arange(50), calibrate)
+    assert len(learn) == 10
+    assert learn.max() > 20  # drawn: images may come sorted by class
+    assert detector.score_.center_ == pytest.approx(bits[learn].mean(), rel=1e-5)
+    apart = Detector(tiny_density, score="typicality", fpr=0.1).fit(x[calibrate], X_fit=x[learn])
     np.testing.assert_allclose(apart.calibration_scores_, detector.calibration_scores_, atol=1e-6)
 
 
@@ -293,7 +297,7 @@ def test_an_ensemble_over_orders_drives_it(tmp_path):
         detector.p_value(clean_images(3))
     )
     with pytest.raises(ValueError, match="needs a density with conditionals; OrderEnsemble has only"):
-        Detector(ensemble, score="excess_surprisal").fit(clean_images(40))
+        Detector(ensemble, score="excess_surprisal", fpr=0.1).fit(clean_images(40))
 
 
 def test_dequantised_images_have_the_bits_of_a_discrete_model():
@@ -403,6 +407,8 @@ def test_classes_by_a_classifier(tiny_density):
     assert detector.is_adversarial(new[0]).shape == (1,)
     with pytest.raises(ValueError, match="leave y out"):
         detector.p_value(new, np.zeros(len(new), int))
+    with pytest.raises(ValueError, match="may change what the classifier predicts"):
+        detector.fit(x, transformations=["jpeg-75"])
 
 
 def test_classes_are_refused_that_cannot_be_calibrated(tiny_density):
@@ -426,3 +432,43 @@ def test_classes_are_refused_that_cannot_be_calibrated(tiny_density):
         fitted.is_adversarial(x[:1], [4])
     with pytest.raises(ValueError, match="label 4 has no calibration image"):
         fitted.p_value(x[:1], [4])
+
+
+def test_classes_that_come_sorted_are_all_calibrated(tiny_density):
+    x, y = two_classes(60, seed=1)
+    order = np.argsort(y, kind="stable")
+    detector = ClassConditional(Detector(tiny_density, score="typicality", fpr=0.1)).fit(x[order], y[order])
+    assert detector.classes_.tolist() == [3, 7]
+    assert np.array_equal(detector.calibration_labels_, y[order][detector.detector.calibration_index_])
+
+
+def test_a_fit_that_fails_leaves_the_detector_as_it_was(tiny_density):
+    x = clean_images(60, seed=1)
+    detector = Detector(tiny_density, fpr=0.1)
+    with pytest.raises(ValueError, match="unknown transformation 'sepia'"):
+        detector.fit(x, transformations=["sepia"])
+    with pytest.raises(ValueError, match="must be a list of names, got 'jpeg-75'"):
+        detector.fit(x, transformations="jpeg-75")
+    with pytest.raises(NotFittedError):
+        detector.p_value(x)
+    before = detector.fit(x).p_value(x)
+    with pytest.raises(ValueError, match="calibration images"):
+        detector.fit(x[:3])
+    assert np.array_equal(detector.p_value(x), before)
+
+
+def test_who_watches(tiny_density, tmp_path):
+    x = clean_images(60, seed=1)
+    watch = Detector(tiny_density, fpr=0.1).fit(x).watch()
+    assert watch.alarms(0.01) == {"drift": False, "attacks": False}
+    wide = Detector(tiny_density, fpr=0.1).fit(x, transformations=["jpeg-75"])
+    wide.save(tmp_path / "wide.safetensors")
+    for detector in (wide, Detector.load(tmp_path / "wide.safetensors"), wide.with_fpr(0.2)):
+        with pytest.raises(ValueError, match=r"calibrated for transformations \(jpeg-75\) cannot watch"):
+            detector.watch()
+
+
+def test_few_valued_rows_may_both_fit_and_calibrate():
+    density = randomised(build({"model": "fvsbn", "event_shape": [5], "head": "bernoulli"}))
+    bits = np.random.RandomState(0).randint(0, 2, (300, 5)).astype(np.uint8)
+    assert len(Detector(density, score="typicality", fpr=0.1).fit(bits).calibration_scores_) == 240

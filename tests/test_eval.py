@@ -5,13 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import SAMPLE, Brightness, clean_images
+from helpers import SAMPLE, Brightness, clean_images, randomised
 from scipy.stats import beta, norm
 from sklearn.metrics import roc_auc_score
 
 from pixeldefend import load_classifier, load_detector
 from pixeldefend.datasets import DataSet, Images
+from pixeldefend.densities import build
+from pixeldefend.detector import Detector
 from pixeldefend.eval import auroc, rate, run_benchmark, write_report
+from pixeldefend.eval.benchmark import _oracle
 from pixeldefend.eval.metrics import promised_interval
 from pixeldefend.scores import DEAR, SCORES
 from pixeldefend.transformations import TRANSFORMATIONS
@@ -162,3 +165,25 @@ def test_a_published_row_is_recomputed(attack):
     assert row["auroc"] == pytest.approx(expected["auroc"], abs=0.002)
     for name in ("tpr_at_fpr_0.01", "tpr_at_fpr_0.05"):
         assert row[name] == pytest.approx(expected[name], abs=0.02)
+
+
+def test_an_oracle_learns_nothing_from_noise():
+    random = np.random.RandomState(0)
+    base, jitter = random.randn(300, 3), 0.01 * random.randn(250, 3)
+    clean = {str(k): base[:, k] for k in range(3)}
+    attacked = {str(k): base[:250, k] + jitter[:, k] for k in range(3)}
+    area, _ = _oracle(clean, attacked, np.arange(250))
+    assert 0.4 < area < 0.6
+
+
+def test_scores_that_a_density_does_not_have_are_left_out(tiny_detector):
+    data = dataset()
+    few = dataclasses.replace(data, fit=data.fit[:20])
+    lines = []
+    results = run_benchmark(tiny_detector, Brightness(), few, attacks=["noise-8"], limit=20, log=lines.append)
+    assert "fused" not in {row["score"] for row in results["rows"]}
+    assert any(line.startswith("without fused: it needs 50 images") for line in lines)
+    binary = randomised(build({"model": "fvsbn", "event_shape": [1, 8, 8], "head": "bernoulli"}))
+    detector = Detector(binary, score="bits_per_dim", fpr=0.05).fit(data.calibration.x)
+    results = run_benchmark(detector, Brightness(), data, attacks=["noise-8"], limit=20)
+    assert {row["score"] for row in results["rows"]} == set(SCORES) - set(DEAR) - {"surprisal_given_length"}

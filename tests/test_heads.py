@@ -254,3 +254,24 @@ def test_unknown_heads_are_refused():
         make_head("cauchy")
     with pytest.raises(ValueError, match="mixtures at least 1, got 256 and 0"):
         make_head("logistics", mixtures=0)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_below_is_the_distribution_function(name):
+    torch.manual_seed(0)
+    head = make_head(name, levels=7, mixtures=3)
+    parameters = torch.randn(2, 4, head.outputs).double()
+    distribution = head(parameters, torch.zeros(2, 4).double())
+    if head.levels is not None:
+        pmf = distribution.pmf()
+        for k in range(head.levels):
+            value = torch.full((2, 4), k / (head.levels - 1)).double()
+            torch.testing.assert_close(distribution.below(value), pmf[..., :k].sum(-1), atol=1e-6, rtol=1e-5)
+    else:
+        value = torch.randn(2, 4).double()
+        step = 1e-5
+        slope = (distribution.below(value + step) - distribution.below(value - step)) / (2 * step)
+        torch.testing.assert_close(slope, distribution.log_prob(value).exp(), atol=1e-6, rtol=1e-4)
+        far = torch.full((2, 4), 1e6).double()
+        torch.testing.assert_close(distribution.below(far), torch.ones(2, 4).double())
+        torch.testing.assert_close(distribution.below(-far), torch.zeros(2, 4).double(), atol=1e-9, rtol=0)

@@ -32,6 +32,7 @@ from pixeldefend.scores import (
     patch_surprisal,
     pit_tails,
     pit_uniformity,
+    smoothing_gain,
     top_surprisal,
 )
 
@@ -208,7 +209,7 @@ def test_bands_and_channels_add_up_to_the_whole(colour, colourful):
     with torch.inference_mode():
         variance, entropy = evidence.surprisal_variance, evidence.expected_surprisal
         whole = excess_surprisal(evidence) * variance.flatten(1).sum(1).sqrt()
-        edges = [0, 1, 2, 2.75, 3.5, math.inf]
+        edges = [-math.inf, 1, 2, 2.75, 3.5, math.inf]
         parts = [
             BandExcess(a, b)(evidence) * variance.where((entropy >= a) & (entropy < b), 0).flatten(1).sum(1).sqrt()
             for a, b in pairwise(edges)
@@ -334,3 +335,23 @@ def test_every_kind_of_density_has_fused_scores(config):
         assert torch.isfinite(score(Evidence(density, x))).all()
         assert "top_surprisal" in score.members_
         assert "later_channels_excess_surprisal" not in score.members_
+
+
+def test_sites_of_negative_entropy_are_sure():
+    """Differential entropies of real numbers, and what rounding makes of a certain site."""
+    parts = dict(surprisal=torch.full((1, 1, 2, 2), -3.0), surprisal_variance=torch.full((1, 1, 2, 2), 4.0))
+    evidence = Given(expected_surprisal=torch.full((1, 1, 2, 2), -4.0), **parts)
+    assert low_entropy_excess_surprisal(evidence).item() == pytest.approx(4 / math.sqrt(16))
+
+
+def test_smoothing_takes_a_speck_away(density):
+    x = torch.full((1, 1, 8, 8), 0.4).mul(255).round() / 255
+    speck = x.clone()
+    speck[0, 0, 4, 4] = 1
+    with torch.inference_mode():
+        flat, specked = (smoothing_gain(Evidence(density, images)).item() for images in (x, speck))
+        expected = (density.bits_per_dim(speck) - density.bits_per_dim(x)).item()
+    assert flat == pytest.approx(0, abs=1e-5)
+    assert specked == pytest.approx(expected, rel=1e-4)
+    with pytest.raises(ValueError, match="smoothing_gain is for densities of images"):
+        smoothing_gain(Evidence(build({"model": "rnade", "event_shape": [1, 3, 3]}), torch.zeros(1, 1, 3, 3)))

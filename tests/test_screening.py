@@ -136,8 +136,8 @@ def test_a_stream_of_clean_and_of_attacked_images_is_watched(tiny_detector, tmp_
         return [str(tmp_path / f"{name}{i}.png") for i in range(len(images))]
 
     clean, attacked = Statistics(), Statistics()
-    list(screen(files("clean", clean_images(60, seed=5)), tiny_detector, statistics=clean))
+    list(screen(files("clean", clean_images(60, seed=5)), tiny_detector, watch=True, statistics=clean))
     noise = np.random.RandomState(0).randint(0, 256, (20, 8, 8), np.uint8)
-    list(screen([*files("noise", noise), str(tmp_path)], tiny_detector, statistics=attacked))
+    list(screen([*files("noise", noise), str(tmp_path)], tiny_detector, watch=True, statistics=attacked))
     assert clean.martingales["custom"].alarms(0.01) == {"drift": False, "attacks": False}
     assert attacked.martingales["custom"].alarms(0.01)["attacks"]

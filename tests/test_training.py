@@ -113,7 +113,10 @@ main()
     assert calibrated.returncode == 0, calibrated.stderr
     assert np.isfinite(Detector.load(wide).p_value(noise)).all()
     Image.fromarray(noise[0]).save(tmp_path / "noise.png")
-    screened = run("screen", "--detector", wide, "--watch", tmp_path / "noise.png")
+    refused = run("screen", "--detector", wide, "--watch", tmp_path / "noise.png")
+    assert refused.returncode == 2
+    assert "cannot watch a stream" in refused.stderr
+    screened = run("screen", "--detector", out, "--watch", tmp_path / "noise.png")
     assert screened.returncode == 1, screened.stderr
     assert "like clean traffic (highest e-values: drift" in screened.stderr
 

@@ -68,7 +68,7 @@ class DiscretizedLogisticMixture(GridDistribution):
     def below(self, value: Tensor) -> Tensor:
         x = value.unsqueeze(-1)
         edge = (2 * x - 1 - 1 / (LEVELS - 1) - self.means) * torch.exp(-self.log_scales)
-        return (self.logits.exp() * edge.sigmoid()).sum(-1).where(value > 0, 0)
+        return (self.logits.exp() * edge.sigmoid()).sum(-1).clamp(max=1).where(value > 0, 0)
 
     def surprisal_moments(self) -> tuple[Tensor, Tensor]:
         # a table of 256 values for every site of a batch would be written to memory and read again many times: blocks
@@ -123,7 +123,7 @@ class GridCategorical(GridDistribution):
         value = value.expand(torch.broadcast_shapes(value.shape, self.batch_shape))
         index = (value * (self.levels - 1)).round().long().unsqueeze(-1)
         pmf = self.pmf().expand(*value.shape, -1)
-        return (pmf.cumsum(-1) - pmf).gather(-1, index).squeeze(-1)
+        return (pmf.cumsum(-1) - pmf).gather(-1, index).squeeze(-1).clamp(0, 1)
 
     def pmf(self) -> Tensor:
         return self.logits.exp()
