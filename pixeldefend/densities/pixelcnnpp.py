@@ -130,8 +130,8 @@ class PixelCNNPlusPlusNet(nn.Module):
 class OneStreamNet(nn.Module):
     """The same head on a plainer net: gated residual blocks of masked 2 x 3 convolutions, one after the other.
 
-    A step costs less, which pays on a processor. The price is a blind spot, PixelCNN's: pixels above and to the right, d rows up and more than d + 2 columns away, are out of reach. (N, C, H, W) in [0, 1]
-    -> (N, P, H, W), the parameters of `head`.
+    Half the layers of two streams. The price is a blind spot, PixelCNN's: pixels above and to the right, d rows up and
+    more than d + 2 columns away, are out of reach. (N, C, H, W) in [0, 1] -> (N, P, H, W), the parameters of `head`.
     """
 
     blocks: Sequence[OneStreamBlock]
