@@ -38,12 +38,13 @@ def main() -> None:
     every_label = torch.cat([data.calibration.y, data.test.y])
 
     source = arguments.runs / "density" / "density.safetensors"
-    detector = Detector(densities.load(source), score=SCORES[name]).fit(data.calibration.x, X_fit=data.fit.x)
+    detector = Detector(densities.load(source), score=SCORES[name]).fit(data.calibration.x, X_fit=data.fit.x[:2000])
+    verdicts = detector.judge(every_test_image)
     metrics = {
         "test_images": len(every_test_image),
-        "test_bits_per_dim": detector.bits_per_dim(every_test_image).mean(),
+        "test_bits_per_dim": verdicts.bits_per_dim.mean(),
         "clean_images": len(data.test),
-        "false_alarms_at_0.01": detector.is_adversarial(data.test.x).mean(),
+        "false_alarms_at_0.01": verdicts.is_adversarial[-len(data.test) :].mean(),
     }
     target = WEIGHTS / f"{name}-detector.safetensors"
     calibration = {"images": len(data.calibration), "score": detector.score_name}

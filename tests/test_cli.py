@@ -146,7 +146,7 @@ def test_a_flipped_byte_in_a_detector_is_refused(detector, clean, tmp_path):
 
 
 def test_other_refusals(detector, clean, tmp_path):
-    refused("screen", clean, "--detector", "nope", says="no shipped detector 'nope'; there are: fashion-mnist")
+    refused("screen", clean, "--detector", "nope", says="no shipped detector 'nope'; there are: cifar10, fashion-mnist")
     refused("screen", clean, "--detector", detector, "--output", tmp_path / "no" / "x.csv", says="there is no folder")
     refused(
         "screen",
@@ -179,7 +179,7 @@ def test_a_shape_without_a_shipped_detector_lists_those_that_exist(clean):
     assert result.returncode == 2
     assert len(result.stdout.splitlines()) == 3
     for line in result.stdout.splitlines():
-        assert "there are: fashion-mnist (1, 28, 28)" in json.loads(line)["error"]
+        assert "fashion-mnist (1, 28, 28)" in json.loads(line)["error"]
 
 
 def test_pixels_out_of_range_are_refused_by_the_library_call():

@@ -82,7 +82,9 @@ def test_a_model_is_loaded_once(monkeypatch):
 
 
 def test_a_shape_that_none_fits_lists_those_that_exist():
-    with pytest.raises(ValueError, match=r"\(3, 20, 20\); there are: fashion-mnist \(1, 28, 28\)"):
+    with pytest.raises(
+        ValueError, match=r"\(3, 20, 20\); there are: cifar10 \(3, 32, 32\), fashion-mnist \(1, 28, 28\)"
+    ):
         is_adversarial(np.zeros((20, 20, 3), np.uint8))
     with pytest.raises(ValueError, match="in colour"):
         is_adversarial(np.random.RandomState(0).randint(0, 256, (28, 28, 3), np.uint8))
