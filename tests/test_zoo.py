@@ -29,6 +29,19 @@ def test_figures_promised_of_the_shipped_models():
     assert detector["metrics"]["test_images"] == classifier["metrics"]["test_images"] == 10_000
     assert detector["metrics"]["test_bits_per_dim"] <= 2.90
     assert classifier["metrics"]["test_accuracy"] >= 0.92
+    detector, classifier = zoo.card("cifar10", "detector"), zoo.card("cifar10", "classifier")
+    assert detector["metrics"]["test_images"] == classifier["metrics"]["test_images"] == 5_000
+    assert detector["metrics"]["test_bits_per_dim"] <= 3.50
+    assert classifier["metrics"]["test_accuracy"] >= 0.85
+
+
+def test_a_colour_image_of_32_pixels_has_a_detector():
+    ramp = np.broadcast_to(np.linspace(60, 180, 32)[:, None, None], (32, 32, 3)).astype(np.uint8)
+    noise = np.random.RandomState(0).randint(0, 256, (32, 32, 3), np.uint8)
+    assert is_adversarial(noise)
+    assert zoo.detector_for((3, 32, 32)) == "cifar10"
+    assert load_detector("cifar10").bits_per_dim(noise)[0] > 8
+    assert load_detector("cifar10").bits_per_dim(ramp)[0] < 2
 
 
 @pytest.mark.slow
@@ -126,6 +139,6 @@ def test_cards_hold_what_the_files_hold():
 
 
 def test_the_public_face():
-    assert set(pixeldefend.__all__) <= set(dir(pixeldefend)) | {"Detector", "load_detector", "load_classifier"}
+    assert all(callable(getattr(pixeldefend, name)) for name in pixeldefend.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nope'"):
         _ = pixeldefend.nope
