@@ -526,7 +526,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     intro = (
         "Negative log-likelihood of test data, as `benchmarks/likelihoods.py DATA` measured it, beside the figures "
         "of the papers. Nats are an event's, unless the heading says otherwise; bits are a sub-pixel's for images of "
-        "256 levels. Most nets are smaller than the papers' and were trained for minutes on one core, not for days. Of "
+        "256 levels. Most nets are smaller than the papers' and were trained for minutes, at most an hour, on one core. Of "
         "an ensemble, the number of orders or masks is in its name."
     )
     lines = ["# Test likelihoods", "", intro, ""]
