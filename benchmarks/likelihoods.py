@@ -526,8 +526,8 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     intro = (
         "Negative log-likelihood of test data, as `benchmarks/likelihoods.py DATA` measured it, beside the figures "
         "of the papers. Nats are an event's, unless the heading says otherwise; bits are a sub-pixel's for images of "
-        "256 levels. Most nets are smaller than the papers' and were trained for minutes, at most an hour, on one core. Of "
-        "an ensemble, the number of orders or masks is in its name."
+        "256 levels. Most nets are smaller than the papers' and were trained for minutes, at most an hour, on one "
+        "core. Of an ensemble, the number of orders or masks is in its name."
     )
     lines = ["# Test likelihoods", "", intro, ""]
     for data in dict.fromkeys(row["data"] for row in rows):
