@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -137,15 +136,9 @@ def run_benchmark(
                     row[key], row[f"{key}_ci"] = rate(detected, succeeded)
             rows.append(row)
 
-    changed: dict[str, Callable[[], Tensor]] = {}
-    if controls:
-        changed = {name: partial(_transformed, victims.x, name, seed) for name in TRANSFORMATIONS}
-    for other in others or ():
-        changed[other.name] = partial(getattr, other.test[: len(victims)], "x")
     flagged = []
-    for what, images in changed.items():
+    for what, x in _no_attacks(victims.x, TRANSFORMATIONS if controls else (), others or (), seed):
         log(f"scoring {what}")
-        x = images()
         for name, values in _suspicions(detector, functions, x).items():
             shares = {f"flagged_at_{fpr}": float((values > thresholds[name][fpr]).mean()) for fpr in RATES}
             flagged.append({"what": what, "images": len(x), "score": name, **shares})
@@ -236,9 +229,15 @@ def _calibrated(detector: Detector, names: list[str], data: DataSet) -> tuple[di
     return functions, calibration
 
 
-def _transformed(x: Tensor, name: str, seed: int) -> Tensor:
-    """x: (N, C, H, W) uint8. Returns the same."""
-    return to_uint8(transform(x / 255, name, seed=seed))
+def _no_attacks(
+    x: Tensor, transformations: Iterable[str], others: Iterable[DataSet], seed: int
+) -> Iterator[tuple[str, Tensor]]:
+    """x: (N, C, H, W) uint8 clean images. Yields what each transformation makes of them, and N test images of each
+    other data set, by name."""
+    for name in transformations:
+        yield name, to_uint8(transform(x / 255, name, seed=seed))
+    for other in others:
+        yield other.name, other.test.x[: len(x)]
 
 
 def _oracle(

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 from scipy.stats import norm
+from sklearn.linear_model import LinearRegression
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -73,21 +74,25 @@ class Evidence:
     def _moments(self) -> tuple[Tensor, Tensor]:
         return self.conditionals.surprisal_moments()
 
-    @property
+    @cached_property
     def expected_surprisal(self) -> Tensor:
         """(N, *sites) nats: H_i, the entropy of p(. | x_<i), which is what the model expects s_i to be."""
         return self._moments[0]
 
-    @property
+    @cached_property
     def surprisal_variance(self) -> Tensor:
         """(N, *sites) nats squared: V_i, the variance of s_i under p(. | x_<i)."""
         return self._moments[1]
 
     @cached_property
+    def excess(self) -> Tensor:
+        """(N, *sites) nats: s_i - H_i, how much more surprising each site is than the model expected."""
+        return self.surprisal - self.expected_surprisal
+
+    @cached_property
     def standardised(self) -> Tensor:
         """(N, *sites): (s_i - H_i) / sqrt(V_i), of mean 0 and variance 1 under the model."""
-        excess = self.surprisal - self.expected_surprisal
-        return excess / self.surprisal_variance.clamp(min=TINY).sqrt()
+        return self.excess / self.surprisal_variance.clamp(min=TINY).sqrt()
 
     @cached_property
     def pit(self) -> Tensor:
@@ -123,8 +128,7 @@ def excess_surprisal(evidence: Evidence) -> Tensor:
     whatever the image shows: its complexity, which is most of the spread of bits/dim over clean images, drops out.
     Returns (N,), in standard deviations.
     """
-    excess = evidence.surprisal - evidence.expected_surprisal
-    return _standardised(excess, evidence.surprisal_variance)
+    return _standardised(evidence.excess, evidence.surprisal_variance)
 
 
 class BandExcess:
@@ -138,8 +142,7 @@ class BandExcess:
         """Returns (N,), in standard deviations; 0 for an image without such a site."""
         entropy = evidence.expected_surprisal
         inside = (entropy >= self.low) & (entropy < self.high)
-        excess = evidence.surprisal - entropy
-        return _standardised(excess.where(inside, 0), evidence.surprisal_variance.where(inside, 0))
+        return _standardised(evidence.excess.where(inside, 0), evidence.surprisal_variance.where(inside, 0))
 
 
 # Where the model is sure, a small change shows; 0 for an image without such a site. (Entropies of real numbers can be
@@ -148,9 +151,11 @@ low_entropy_excess_surprisal = BandExcess(-math.inf, 1)
 
 
 def first_channel_excess_surprisal(evidence: Evidence) -> Tensor:
-    """Excess surprisal over the first channel of each pixel, red, which no other one explains. Returns (N,)."""
-    excess = evidence.surprisal - evidence.expected_surprisal
-    return _standardised(excess[:, :1], evidence.surprisal_variance[:, :1])
+    """Excess surprisal over the first channel of each pixel, red, which no other one explains; over all
+    sites of rows, which have no channels. Returns (N,)."""
+    if evidence.x.ndim < 4:
+        return excess_surprisal(evidence)
+    return _standardised(evidence.excess[:, :1], evidence.surprisal_variance[:, :1])
 
 
 def later_channels_excess_surprisal(evidence: Evidence) -> Tensor:
@@ -158,8 +163,7 @@ def later_channels_excess_surprisal(evidence: Evidence) -> Tensor:
     closely, and an attack that does not know it shows. Returns (N,); 0 for images of one channel, and for rows."""
     if evidence.x.ndim < 4 or evidence.x.shape[1] == 1:
         return evidence.x.new_zeros(len(evidence.x))
-    excess = evidence.surprisal - evidence.expected_surprisal
-    return _standardised(excess[:, 1:], evidence.surprisal_variance[:, 1:])
+    return _standardised(evidence.excess[:, 1:], evidence.surprisal_variance[:, 1:])
 
 
 def top_surprisal(evidence: Evidence) -> Tensor:
@@ -174,7 +178,7 @@ def patch_surprisal(evidence: Evidence) -> Tensor:
     standard deviations."""
     excess, variance = (
         t.flatten(1).unsqueeze(1).unsqueeze(1) if t.ndim < 4 else t.sum(1, keepdim=True)
-        for t in (evidence.surprisal - evidence.expected_surprisal, evidence.surprisal_variance)
+        for t in (evidence.excess, evidence.surprisal_variance)
     )
     size = (min(4, excess.shape[2]), min(16 if evidence.x.ndim < 4 else 4, excess.shape[3]))
     sums = [F.avg_pool2d(t, size, stride=1, divisor_override=1) for t in (excess, variance)]
@@ -313,10 +317,9 @@ class SurprisalGiven(LearnedScore):
 
     def fit(self, features: Tensor) -> SurprisalGiven:
         """features: (N, 2). Learns `slope_` and `intercept_`."""
-        y, x = features.double().unbind(1)
-        spread = (x - x.mean()).square().sum()
-        self.slope_ = ((x - x.mean()) * (y - y.mean())).sum().div(spread.clamp(min=TINY)).item()
-        self.intercept_ = (y.mean() - self.slope_ * x.mean()).item()
+        y, x = features.double().numpy().T
+        line = LinearRegression().fit(x[:, None], y)
+        self.slope_, self.intercept_ = float(line.coef_[0]), float(line.intercept_)
         return self
 
     def of(self, features: Tensor) -> Tensor:

@@ -37,6 +37,13 @@ from pixeldefend.scores import (
 )
 
 
+class Given(Evidence):
+    """Evidence of given parts."""
+
+    def __init__(self, **parts):
+        vars(self).update(parts)
+
+
 @pytest.fixture(scope="module")
 def density() -> Density:
     torch.manual_seed(0)
@@ -93,16 +100,14 @@ def test_excess_surprisal_by_hand(density):
 
 
 def test_low_entropy_score_ignores_unsure_sites():
-    class Half:
-        """Sites are sure in the left half, and surprising in the right one only."""
-
-        x = torch.zeros(1, 1, 2, 2)
-        expected_surprisal = torch.tensor([[[[0.5, 2.0], [0.5, 2.0]]]])
-        surprisal_variance = torch.ones(1, 1, 2, 2)
-        surprisal = torch.tensor([[[[0.5, 9.0], [0.5, 9.0]]]])
-
-    assert low_entropy_excess_surprisal(Half()).item() == 0
-    assert excess_surprisal(Half()).item() == pytest.approx(14 / 2)
+    # sure in the left half, and surprising in the right one only
+    half = Given(
+        expected_surprisal=torch.tensor([[[[0.5, 2.0], [0.5, 2.0]]]]),
+        surprisal_variance=torch.ones(1, 1, 2, 2),
+        surprisal=torch.tensor([[[[0.5, 9.0], [0.5, 9.0]]]]),
+    )
+    assert low_entropy_excess_surprisal(half).item() == 0
+    assert excess_surprisal(half).item() == pytest.approx(14 / 2)
 
 
 def test_typicality_is_the_distance_from_the_mean(density):
@@ -173,13 +178,6 @@ def test_uniformity_is_scipy_s_statistic(colour, colourful):
     assert ours.tolist() == pytest.approx(expected, rel=1e-4)
 
 
-class Given:
-    """Evidence of given parts."""
-
-    def __init__(self, **parts):
-        vars(self).update(parts)
-
-
 def test_lag_correlation_by_hand():
     z = torch.zeros(2, 1, 1, 6)
     z[0, 0, 0] = torch.tensor([1.0, -1, 1, -1, 1, -1])
@@ -197,7 +195,6 @@ def test_a_patch_and_a_few_sites_stand_out():
         expected_surprisal=torch.ones_like(surprisal),
         surprisal_variance=torch.full_like(surprisal, 4.0),
         x=surprisal,
-        standardised=(surprisal - 1) / 2,
     )
     # 4 x 4 pixels of 2 channels, each 2 nats above, of variance 4
     assert patch_surprisal(evidence).item() == pytest.approx(2 * 32 / math.sqrt(4 * 32))
