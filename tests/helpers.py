@@ -71,7 +71,7 @@ SMALL = {
         dict(event_shape=(3, 8, 9), filters=4, blocks=1, scales=2, mixtures=2),
         dict(event_shape=(3, 8, 8), filters=4, blocks=1, scales=2, head="categorical"),
         dict(event_shape=(1, 13, 8), filters=4, blocks=2, scales=3, mixtures=1, dropout=0.2),
-        dict(event_shape=(3, 8, 9), filters=24, blocks=7, scales=1, streams=1, mixtures=2),
+        dict(event_shape=(3, 8, 9), filters=4, blocks=7, scales=1, streams=1, mixtures=2),
     ],
     "wavenet": [
         dict(event_shape=(9,), residual=8, skip=24, depth=3, stacks=2, levels=5),
