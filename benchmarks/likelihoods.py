@@ -241,9 +241,8 @@ mnist(
     "made-32",
     dict(model="made", hidden=[500], direct=True, masks=32),
     {"MADE, 32 masks": (86.64, 32)},
-    5e-3,
-    80,
-    patience=20,
+    2e-3,
+    12,
 )
 # two of these were trained with logistics over 256 levels, which put nearly all of their mass on the two that there are
 PIXELCNN = dict(model="pixelcnn", head="bernoulli", filters=32, blocks=7)

@@ -116,11 +116,14 @@ def test_log_prob_is_the_sum_of_its_map_and_bits_per_dim_follows(config):
 
 
 @pytest.mark.parametrize("config", CASES)
-def test_sampling_with_caches_equals_sampling_without(config):
+def test_samples_do_not_depend_on_how_they_are_computed(config):
     density = made(config, scale=0.1).double()
-    once, again, without = (
-        density.sample(3, generator=torch.Generator().manual_seed(3), cached=cached) for cached in (True, True, False)
+    once, again, cached, fixed_point, without = (
+        density.sample(3, generator=torch.Generator().manual_seed(3), method=method)
+        for method in ("auto", "auto", "cached", "fixed_point", "anew")
     )
+    torch.testing.assert_close(cached, without, rtol=0, atol=1e-9)
+    torch.testing.assert_close(fixed_point, without, rtol=0, atol=1e-9)
     assert once.shape == (3, *density.event_shape)
     assert torch.equal(once, again)
     torch.testing.assert_close(once, without, rtol=0, atol=1e-9)

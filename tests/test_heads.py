@@ -220,12 +220,12 @@ def test_moments_of_the_surprisal_of_real_numbers(kind):
 def test_draws_of_real_numbers_follow_their_density(kind):
     one = real_mixture(kind, 1)
     many = kind(*(t.expand(20_000, -1) for t in (one.logits, one.locations, one.log_scales)))
-    drawn = many.draw(torch.Generator().manual_seed(0)).numpy()
+    drawn = many.quantile(torch.rand(20_000, generator=torch.Generator().manual_seed(0))).numpy()
     x = torch.linspace(-40, 40, 200_001).double()
     cdf = torch.cumulative_trapezoid(one.log_prob(x).exp(), x).numpy()
     assert kstest(drawn, lambda v: np.interp(v, x[1:].numpy(), cdf)).pvalue > 1e-4
     with pytest.raises(ValueError, match=r"sampled at temperature 1, got 0.5"):
-        one.draw(temperature=0.5)
+        one.quantile(torch.rand(1), temperature=0.5)
 
 
 def test_a_bernoulli_head_is_a_sigmoid():
@@ -244,7 +244,8 @@ def test_heads_of_one_site(name):
     assert bias.shape == (head.outputs,)
     distribution = head(bias.expand(2, 3, 5, -1), torch.zeros(2, 3, 5))
     assert distribution.batch_shape == (2, 3, 5)
-    assert distribution.draw(torch.Generator().manual_seed(0)).shape == (2, 3, 5)
+    assert distribution.quantile(torch.rand(2, 3, 5)).shape == (2, 3, 5)
+    assert distribution.part((slice(None), 1)).batch_shape == (2, 5)
     assert distribution.sample((2,)).shape == (2, 2, 3, 5)
     assert (head.levels is None) == (name in ("normals", "laplacians"))
 
@@ -275,3 +276,46 @@ def test_below_is_the_distribution_function(name):
         far = torch.full((2, 4), 1e6).double()
         torch.testing.assert_close(distribution.below(far), torch.ones(2, 4).double())
         torch.testing.assert_close(distribution.below(-far), torch.zeros(2, 4).double(), atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "categorical", "logistics"])
+def test_quantiles_invert_the_distribution_function(name):
+    torch.manual_seed(0)
+    head = make_head(name, levels=7, mixtures=3)
+    distribution = head(torch.randn(200, head.outputs).double(), torch.zeros(200).double())
+    u = torch.rand(200).double()
+    value = distribution.quantile(u)
+    upper = distribution.below(value) + distribution.log_prob(value).exp()
+    assert (distribution.below(value) <= u + 1e-12).all()
+    assert (u <= upper + 1e-12).all()
+    sharp = distribution.quantile(u, temperature=1e-3)  # nearly always the most probable value
+    assert (sharp == distribution.most_probable(torch.zeros(200), torch.ones(200))).double().mean() > 0.9
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "categorical", "logistics"])
+def test_the_mode_is_the_most_probable_value_within_reach(name):
+    torch.manual_seed(1)
+    head = make_head(name, levels=7, mixtures=3)
+    distribution = head(2 * torch.randn(300, head.outputs).double(), torch.zeros(300).double())
+    pmf = distribution.pmf()
+    levels = pmf.shape[-1]
+    low, high = torch.randint(levels, (2, 300)).sort(0).values
+    mode = distribution.most_probable(low / (levels - 1), high / (levels - 1))
+    for i in range(300):
+        window = pmf[i, low[i] : high[i] + 1]
+        chosen = (mode[i] * (levels - 1)).round().long() - low[i]
+        assert 0 <= chosen < len(window)
+        assert window[chosen] == pytest.approx(window.max().item(), rel=1e-9, abs=1e-15)
+
+
+def test_of_equally_probable_values_the_lowest_is_the_mode():
+    flat = make_head("categorical", levels=5)(torch.zeros(1, 5), torch.zeros(1))
+    assert flat.most_probable(torch.tensor([0.25]), torch.tensor([0.75])) == 0.25
+
+
+def test_the_mode_is_known_where_all_masses_underflow():
+    """A narrow logistic at the lower end, seen from far above: the nearest value is the most probable."""
+    far = DiscretizedLogisticMixture(torch.zeros(1, 1), torch.full((1, 1), -0.9), torch.full((1, 1), -7.0))
+    low, high = torch.tensor([200 / 255]), torch.tensor([232 / 255])
+    assert far.pmf()[0, 200:233].max() == 0
+    assert far.most_probable(low, high) == low

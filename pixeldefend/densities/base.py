@@ -7,7 +7,7 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -128,8 +128,13 @@ class SiteDistribution(Distribution, ABC):
         """value: broadcastable to batch_shape. Returns P(v < value) for v drawn from p, in [0, 1]."""
 
     @abstractmethod
-    def draw(self, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
-        """Returns (*batch_shape) values drawn from p^(1/temperature), normalised."""
+    def quantile(self, u: Tensor, temperature: float = 1.0) -> Tensor:
+        """u: (*batch_shape) in [0, 1), or more of them in front. Returns values of the same shape, which are drawn from
+        p^(1/temperature), normalised, if u is uniform: of ordered values the inverse of the distribution function."""
+
+    @abstractmethod
+    def part(self, index: tuple[Any, ...]) -> Self:
+        """index: of (*batch_shape). Returns the distribution of these sites."""
 
     def entropy(self) -> Tensor:
         """Returns (*batch_shape) nats."""
@@ -138,8 +143,8 @@ class SiteDistribution(Distribution, ABC):
     def sample(self, sample_shape: Iterable[int] = ()) -> Tensor:
         """Returns (*sample_shape, *batch_shape) values."""
         shape = torch.Size(sample_shape)
-        draws = torch.stack([self.draw() for _ in range(math.prod(shape))])
-        return draws.reshape(*shape, *self.batch_shape)
+        u = torch.rand(math.prod(shape), *self.batch_shape).to(self.entropy())
+        return self.part((None, ...)).quantile(u).reshape(*shape, *self.batch_shape)
 
 
 class GridDistribution(SiteDistribution):
@@ -162,13 +167,24 @@ class GridDistribution(SiteDistribution):
         mean = (pmf * surprisal).sum(-1)
         return mean, (pmf * surprisal.square()).sum(-1).sub(mean.square()).clamp(min=0)
 
-    def draw(self, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
+    def quantile(self, u: Tensor, temperature: float = 1.0) -> Tensor:
         pmf = self.pmf()
         if temperature != 1:
             logits = pmf.log()
             pmf = ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1)
-        index = torch.multinomial(pmf.reshape(-1, self.levels), 1, generator=generator)
-        return index.reshape(self.batch_shape).to(pmf) / (self.levels - 1)
+        # the sum of the masses is 1 but for rounding, and u must not be beyond it
+        cdf = pmf.cumsum(-1)
+        index = (cdf <= u.unsqueeze(-1) * cdf[..., -1:]).sum(-1).clamp(max=self.levels - 1)
+        return index.to(pmf) / (self.levels - 1)
+
+    def most_probable(self, low: Tensor, high: Tensor) -> Tensor:
+        """low, high: (*batch_shape), values of the grid. Returns (*batch_shape): the most probable value from low to
+        high; of several the lowest."""
+        pmf = self.pmf()
+        value = torch.arange(self.levels, device=pmf.device, dtype=pmf.dtype) / (self.levels - 1)
+        half = 0.5 / (self.levels - 1)
+        inside = (value > low.unsqueeze(-1) - half) & (value < high.unsqueeze(-1) + half)
+        return value[pmf.where(inside, -1).argmax(-1)]
 
 
 class Head(nn.Module, ABC):
@@ -255,49 +271,58 @@ class Autoregressive(Density):
             parameters = at_least_float32(self.parameters_of_sites(x)[at(site)])
             yield self.head(parameters, x[at(site)])
 
-    @torch.no_grad()
     def sample(
         self,
         n: int,
         *,
         generator: torch.Generator | None = None,
-        progress: Callable[[list[Any]], Iterable[Any]] = lambda sites: sites,
+        progress: Callable[[list[Any]], Iterable[Any]] = lambda steps: steps,
         given: Tensor | None = None,
         temperature: float = 1.0,
         length: int | None = None,
-        cached: bool = True,
+        method: str = "auto",
     ) -> Tensor:
-        """Returns (n, *event) exact samples.
+        """Returns (n, *event) exact samples: every site is the quantile of its conditional at a number that is drawn
+        once, from `generator`, so that they do not depend on how they are computed.
 
-        progress: wraps the list of sites, as tqdm does. given: (1 or n, k), the values of the first k sites in the
-        model's order, to go on from. temperature: 1 samples from p; below it, conditionals are sharpened
-        (p^(1/temperature), normalised). length: of the event, for models of sequences of any length. cached: False
-        computes everything again for every site; the same samples.
+        progress: wraps the list of sites, or of rows, as tqdm does. given: (1 or n, k), the values of the first k sites
+        in the model's order, to go on from. temperature: 1 samples from p; below it, conditionals are sharpened
+        (p^(1/temperature), normalised). length: of the event, for models of sequences of any length. method: as `solve`
+        takes it; the same samples.
         Raises ValueError if given is of another shape or out of range, temperature is not positive or the length fixed.
         """
+        from .solve import solve
+
         shape = self.event_shape
         if length is not None:
             if not self.any_length or len(shape) != 1:
                 raise ValueError(f"this density models events of shape {shape} only, not of length {length}")
             shape = (length,)
-        x = self._blank(n, shape)
-        sites = self.sites(tuple(x.shape[1:]))
-        known = self._checked_given(given, n, len(sites))
+        x = torch.zeros(n, *shape, device=self.device, dtype=self.dtype)
+        sites = self.sites(shape)
+        known = torch.zeros(shape, dtype=torch.bool, device=self.device)
+        for i, site in enumerate(sites[: self._checked_given(given, n, len(sites))]):
+            assert given is not None
+            known[site] = True
+            x[at(site)] = given[:, i].to(x)
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
-        training = self.net.training
-        self.eval()
-        try:
-            steps = self.steps(x) if cached else self.steps_anew(x)
-            for i, (site, conditional) in enumerate(zip(progress(sites), steps, strict=True)):
-                if given is not None and i < known:
-                    value = given[:, i].to(x)
-                else:
-                    value = conditional.draw(generator, temperature)
-                x[at(site)] = value
-        finally:
-            self.train(training)
-        return x.contiguous()
+        u = torch.rand(x.shape, generator=generator, device=self.device, dtype=self.dtype)
+        fixed, everywhere = x, known.expand(x.shape)
+
+        def rule(conditionals: SiteDistribution, where: tuple[Any, ...]) -> Tensor:
+            drawn = conditionals.quantile(u[where], temperature).to(fixed)
+            return torch.where(everywhere[where], fixed[where], drawn) if given is not None else drawn
+
+        return solve(self, x, rule, method=method, progress=progress)
+
+    # which rows a net can be shown by themselves, given what it has seen of those above: any number of them, if it is a
+    # multiple of this. None: it sees whole events only
+    rows_at_once: int | None = None
+
+    def of(self, images: Tensor) -> Autoregressive:
+        """images: (m,) int64. Returns the density of these out of a batch; the same, if it treats all alike."""
+        return self
 
     def _checked_given(self, given: Tensor | None, n: int, sites: int) -> int:
         """Returns how many values are given."""
@@ -311,7 +336,7 @@ class Autoregressive(Density):
             raise ValueError("given must be finite, and lie in [0, 1] where values are on a grid")
         return given.shape[1]
 
-    def _blank(self, n: int, shape: tuple[int, ...]) -> Tensor:
+    def blank(self, n: int, shape: tuple[int, ...]) -> Tensor:
         """Returns (n, *shape) zeros, in memory in the order of the sites, so that `to_row` is a view."""
         return from_row(torch.zeros(n, math.prod(shape), device=self.device, dtype=self.dtype), shape)
 

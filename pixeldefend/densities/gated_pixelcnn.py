@@ -70,6 +70,7 @@ class GatedPixelCNN(Autoregressive):
         )
         net = GatedPixelCNNNet(channels, made, filters, blocks, kernel, classes)
         super().__init__(event_shape, net, made, config)
+        self.rows_at_once = 1
         self.classes = classes
         self.label: int | Tensor | None = None if label is None else self._checked(label)
 
@@ -90,6 +91,11 @@ class GatedPixelCNN(Autoregressive):
         forgotten = torch.rand(y.shape, device=y.device) < FORGOTTEN
         conditioned.label = y.masked_fill(forgotten, self.classes)
         return -conditioned.log_prob(x)
+
+    def of(self, images: Tensor) -> Autoregressive:
+        if isinstance(self.label, Tensor) and self.label.ndim:
+            return self.conditioned(self.label.to(images.device)[images])
+        return self
 
     def parameters_of_sites(self, x: Tensor) -> Tensor:
         return self.net(x, self._labels(x))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -42,6 +43,9 @@ class DiscretizedLogisticMixture(GridDistribution):
         self.log_scales = log_scales.clamp(*self.LOG_SCALES)
         super().__init__(batch_shape=logits.shape[:-1], validate_args=validate_args)
 
+    def part(self, index: tuple[Any, ...]) -> Self:
+        return type(self)(self.logits[index], self.means[index], self.log_scales[index], validate_args=False)
+
     def component_log_masses(self, value: Tensor) -> Tensor:
         """value: (*batch_shape) in [0, 1]. Returns (*batch_shape, K): log of the mass that each logistic puts on the
         bin around value.
@@ -69,6 +73,21 @@ class DiscretizedLogisticMixture(GridDistribution):
         x = value.unsqueeze(-1)
         edge = (2 * x - 1 - 1 / (LEVELS - 1) - self.means) * torch.exp(-self.log_scales)
         return (self.logits.exp() * edge.sigmoid()).sum(-1).clamp(max=1).where(value > 0, 0)
+
+    def quantile(self, u: Tensor, temperature: float = 1.0) -> Tensor:
+        if temperature != 1:
+            return super().quantile(u, temperature)
+        index = torch.zeros_like(u)  # the highest value below which there is at most u, bit by bit
+        for bit in (128, 64, 32, 16, 8, 4, 2, 1):
+            higher = index + bit
+            index = torch.where(self.below(higher / (LEVELS - 1)) <= u, higher, index)
+        return index / (LEVELS - 1)
+
+    def most_probable(self, low: Tensor, high: Tensor) -> Tensor:
+        k = self.logits.shape[-1]
+        flat = [t.expand(*self.batch_shape, k).reshape(-1, k) for t in (self.logits, self.means, self.log_scales)]
+        blocks = zip(*(t.split(self.BLOCK) for t in (*flat, low.flatten(), high.flatten())), strict=True)
+        return torch.cat([_most_probable(*block) for block in blocks]).reshape(self.batch_shape)
 
     def surprisal_moments(self) -> tuple[Tensor, Tensor]:
         # a table of 256 values for every site of a batch would be written to memory and read again many times: blocks
@@ -107,6 +126,9 @@ class GridCategorical(GridDistribution):
         self.logits = logits.log_softmax(-1)
         self.levels = logits.shape[-1]
         super().__init__(batch_shape=logits.shape[:-1], validate_args=validate_args)
+
+    def part(self, index: tuple[Any, ...]) -> Self:
+        return type(self)(self.logits[index], validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
@@ -152,6 +174,9 @@ class RealMixture(SiteDistribution):
         self.log_scales = log_scales.clamp(*self.LOG_SCALES)
         super().__init__(batch_shape=logits.shape[:-1], validate_args=validate_args)
 
+    def part(self, index: tuple[Any, ...]) -> Self:
+        return type(self)(self.logits[index], self.locations[index], self.log_scales[index], validate_args=False)
+
     @abstractmethod
     def _log_standard(self, z: Tensor) -> Tensor:
         """Log of the standard density at z."""
@@ -161,8 +186,8 @@ class RealMixture(SiteDistribution):
         """The standard distribution function at z."""
 
     @abstractmethod
-    def _draw_standard(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Standard numbers of the shape of `like`."""
+    def _standard_quantile(self, u: Tensor) -> Tensor:
+        """The inverse of the standard distribution function at u, in (0, 1)."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         z = (value.unsqueeze(-1) - self.locations) * torch.exp(-self.log_scales)
@@ -184,14 +209,21 @@ class RealMixture(SiteDistribution):
                 square = square + weight * mixture[..., k] * surprisal.square()
         return mean, (square - mean.square()).clamp(min=0)
 
-    def draw(self, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
+    def quantile(self, u: Tensor, temperature: float = 1.0) -> Tensor:
+        # which component, and what u still tells within it: one number is enough
         if temperature != 1:
             raise ValueError(f"a mixture of real numbers is sampled at temperature 1, got {temperature}")
-        k = self.logits.shape[-1]
-        chosen = torch.multinomial(self.logits.exp().reshape(-1, k), 1, generator=generator)
-        chosen = chosen.reshape(*self.batch_shape, 1)
-        location, log_scale = (t.gather(-1, chosen).squeeze(-1) for t in (self.locations, self.log_scales))
-        return location + self._draw_standard(location, generator) * log_scale.exp()
+        weights, locations, log_scales = (
+            t.expand(*u.shape, -1) for t in (self.logits.exp(), self.locations, self.log_scales)
+        )
+        cdf = weights.cumsum(-1)
+        u = u.unsqueeze(-1) * cdf[..., -1:]
+        chosen = (cdf <= u).sum(-1, keepdim=True).clamp(max=weights.shape[-1] - 1)
+        weight, before = weights.gather(-1, chosen), (cdf - weights).gather(-1, chosen)
+        tiny = torch.finfo(u.dtype).eps
+        within = ((u - before) / weight).clamp(tiny, 1 - tiny).squeeze(-1)
+        location, log_scale = (t.gather(-1, chosen).squeeze(-1) for t in (locations, log_scales))
+        return location + self._standard_quantile(within) * log_scale.exp()
 
 
 class NormalMixture(RealMixture):
@@ -208,8 +240,8 @@ class NormalMixture(RealMixture):
     def _standard_below(self, z: Tensor) -> Tensor:
         return torch.special.ndtr(z)
 
-    def _draw_standard(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
-        return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+    def _standard_quantile(self, u: Tensor) -> Tensor:
+        return torch.special.ndtri(u)
 
 
 class LaplaceMixture(RealMixture):
@@ -226,9 +258,8 @@ class LaplaceMixture(RealMixture):
     def _standard_below(self, z: Tensor) -> Tensor:
         return 0.5 - 0.5 * z.sign() * torch.expm1(-z.abs())
 
-    def _draw_standard(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
-        u = torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype) - 0.5
-        return -u.sign() * torch.log1p((-2 * u.abs()).clamp(min=-1 + torch.finfo(u.dtype).eps))
+    def _standard_quantile(self, u: Tensor) -> Tensor:
+        return -(u - 0.5).sign() * torch.log1p(-2 * (u - 0.5).abs())
 
 
 # -- heads of one site, which any net can have -------------------------------------------------------------------------
@@ -406,6 +437,39 @@ class PixelCategoricalHead(Head):
                 updates.append(table(hats[:, :i].movedim(1, -2).flatten(-2)))
             logits = logits + torch.stack(updates, 1)
         return GridCategorical(logits, validate_args=False)
+
+
+def _most_probable(logits: Tensor, means: Tensor, log_scales: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """logits, means, log_scales: (M, K). low, high: (M,). Returns (M,), as `GridDistribution.most_probable`.
+
+    The mass of a bin of half width d (in scales) around z is sinh(d) / (cosh(z) + cosh(d)), which does not cancel as a
+    difference of two sigmoids does. All masses of a site are multiplied by exp of the least |z|: values within reach
+    may be so improbable that in float32 there would be nothing left of them.
+    """
+    first, last = (LEVELS - 1) * low.unsqueeze(1), (LEVELS - 1) * high.unsqueeze(1)
+    first, last = first.round(), last.round()
+    steps = int((last - first).max().item()) + 1
+    value = first + torch.arange(steps, device=means.device)  # (M, S)
+    inverse_scale = torch.exp(-log_scales).unsqueeze(1)  # (M, 1, K)
+    half = inverse_scale / (LEVELS - 1)
+    z = (2 / (LEVELS - 1) * value - 1).unsqueeze(2).sub(means.unsqueeze(1)).mul_(inverse_scale)  # (M, S, K)
+    away = z.abs()
+    least = away.amin((1, 2), keepdim=True)
+    scaled = torch.exp(least - away)
+    true = scaled * torch.exp(-least)
+    mass = scaled.mul_(half.sinh()).div_(true.square().add_(1).mul_(0.5).addcmul_(true, half.cosh()))
+    for end, sign in ((0, 1), (LEVELS - 1, -1)):  # whose bins reach to infinity: their mass is sigmoid(u)
+        site = ((first <= end) & (end <= last)).nonzero()[:, 0]
+        if len(site):
+            column = (end - first[site, 0]).long()
+            u = sign * z[site, column] + half[site, 0]
+            scale = least[site, 0].expand_as(u)
+            # a small sigmoid(u) is exp(u): it is scaled before it underflows; a large one may make all others nothing
+            power = torch.where(u < 0, scale + u, scale).clamp(max=60)
+            mass[site, column] = torch.exp(power) / (1 + torch.exp(-u.abs()))
+    probability = (mass @ logits.exp().unsqueeze(2)).squeeze(2).masked_fill_(value > last, -1)
+    chosen = value.gather(1, probability.argmax(1, keepdim=True)).squeeze(1)
+    return chosen / (LEVELS - 1)
 
 
 def _log_openness(distance: Tensor) -> Tensor:

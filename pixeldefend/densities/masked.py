@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -36,12 +36,18 @@ class ShiftedConv2d(nn.Conv2d):
         # F.pad counts left, right, top, bottom; a negative pad crops what the shift moves out of the image
         self.pads = (left + shift[1], kw - 1 - left - shift[1], kh - 1 + shift[0], -shift[0])
 
+    # what stands in for it where rows are computed by themselves: see `RowStream`
+    rows_above: Callable[[ShiftedConv2d, Tensor], Tensor] | None = None
+
     def kernel(self) -> Tensor:
         """Returns (C', C, kh, kw): the weight as it is applied."""
         return self.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.pad(x, self.pads))
+        if self.rows_above is not None:
+            return self.rows_above(self, x)
+        padded = F.pad(x, self.pads) if any(self.pads) else x  # F.pad copies even if there is nothing to pad
+        return F.conv2d(padded, self.kernel(), self.bias, self.stride)
 
 
 class ShiftedConvTranspose2d(nn.ConvTranspose2d):
@@ -88,10 +94,6 @@ class MaskedConv2d(ShiftedConv2d):
 
     def kernel(self) -> Tensor:
         return self.weight * self.mask
-
-    def forward(self, x: Tensor) -> Tensor:
-        padded = F.pad(x, self.pads) if any(self.pads) else x  # F.pad copies even if there is nothing to pad
-        return F.conv2d(padded, self.kernel(), self.bias)
 
 
 class CachedConv2d:

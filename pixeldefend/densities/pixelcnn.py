@@ -51,6 +51,7 @@ class PixelCNN(Autoregressive):
             mixtures=mixtures,
         )
         super().__init__(event_shape, PixelCNNNet(channels, made, filters, blocks), made, config)
+        self.rows_at_once = 1
 
     def steps(self, x: Tensor) -> Iterator[SiteDistribution]:
         for parameters in self.net.steps(x):

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .base import Autoregressive, Head, SiteDistribution, at_least_float32
-from .heads import GridCategorical, PixelCategoricalHead, PixelLogisticMixtureHead
+from .heads import PixelCategoricalHead, PixelLogisticMixtureHead
 from .masked import MaskedConv2d, ShiftedConv2d, ShiftedConvTranspose2d, with_constant
+from .solve import steps_by_rows
 
 
 class PixelCNNPlusPlus(Autoregressive):
@@ -69,13 +70,15 @@ class PixelCNNPlusPlus(Autoregressive):
         else:
             net = PixelCNNPlusPlusNet(channels, heads[head], filters, blocks, scales, dropout)
         super().__init__(event_shape, net, heads[head], config)
+        self.rows_at_once = 2 ** (scales - 1)
+
+    def steps(self, x: Tensor) -> Iterator[SiteDistribution]:
+        return steps_by_rows(self, x)
 
     def steps_anew(self, x: Tensor) -> Iterator[SiteDistribution]:
         for channel, row, column in self.sites(tuple(x.shape[1:])):
-            # a causal net gives the same answer for the image cropped below the row
-            parameters = at_least_float32(self.net(x[:, :, : row + 1])[:, :, row, column, None, None])
-            pmf = self.head(parameters, x[:, :, row, column, None, None]).pmf()[:, channel, 0, 0]
-            yield GridCategorical(pmf.log(), validate_args=False)
+            parameters = at_least_float32(self.net(x)[:, :, row, column, None, None])
+            yield self.head(parameters, x[:, :, row, column, None, None]).part((slice(None), channel, 0, 0))
 
 
 class PixelCNNPlusPlusNet(nn.Module):

@@ -1,0 +1,181 @@
+"""Whatever is determined site after site, from the conditionals: samples, purified images.
+
+An autoregressive model asks for one pass a site. Since what is wanted is the only x with x_i = rule(p(. | x_<i)) for
+every i, it can also be found as a fixed point (Song et al. 2021, arXiv:2002.03629; Wiggers & Hoogeboom 2020): all sites
+in parallel from the last iterate, until nothing changes. Every pass settles at least one more site, and in practice
+many. Of images in raster order, rows that are settled are left behind, and rows far ahead are not yet looked at.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .base import Autoregressive, SiteDistribution, at_least_float32
+from .masked import ShiftedConv2d
+
+# conditionals of some sites, and the index of these sites in x -> their values
+Rule = Callable[[SiteDistribution, tuple[Any, ...]], Tensor]
+Progress = Callable[[list[Any]], Iterable[Any]]
+WINDOW = 8  # rows at a time: with fewer, more passes; with more, most of them in vain
+METHODS = ("auto", "fixed_point", "cached", "anew")
+
+
+@torch.no_grad()
+def solve(
+    density: Autoregressive, x: Tensor, rule: Rule, *, method: str = "auto", progress: Progress = lambda steps: steps
+) -> Tensor:
+    """x: (n, *event), from which a fixed point is looked for; the closer, the sooner it is found.
+
+    method: "fixed_point"; "cached", site after site, computing only what is new; "anew", site after site, a whole pass
+    each; "auto", the one that was measured to be the fastest. They differ by nothing but rounding, which may tip a rule
+    that hangs in the balance. progress: wraps the list of sites, or of rows, as tqdm does.
+    Returns (n, *event) with x_i = rule(p(. | x_<i)). Raises ValueError for an unknown method.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if method == "auto":
+        method = "fixed_point" if density.rows_at_once else "cached"
+    x = density.blank(len(x), tuple(x.shape[1:])).copy_(x)
+    training = density.training
+    density.eval()
+    try:
+        if method == "fixed_point" and density.rows_at_once:
+            _by_rows(density, x, rule, progress)
+        elif method == "fixed_point":
+            _whole(density, x, rule)
+        else:
+            sites = density.sites(tuple(x.shape[1:]))
+            steps = density.steps(x) if method == "cached" else density.steps_anew(x)
+            for site, conditional in zip(progress(sites), steps, strict=True):
+                where = (slice(None), *site)
+                x[where] = rule(conditional, where)
+    finally:
+        density.train(training)
+    return x.contiguous()
+
+
+def _whole(density: Autoregressive, x: Tensor, rule: Rule) -> None:
+    active = torch.arange(len(x), device=x.device)
+    while len(active):
+        part = x[active]
+        new = rule(density.of(active).conditionals(part), (active,))
+        x[active] = new
+        active = active[(new != part).flatten(1).any(1)]
+
+
+def _by_rows(density: Autoregressive, x: Tensor, rule: Rule, progress: Progress) -> None:
+    n, _, h, w = x.shape
+    align = density.rows_at_once or 1
+    window = align * (WINDOW // align)
+    stream = RowStream(density, n, w, window)
+    bar = iter(progress(list(range(h))))
+    start = 0
+    while n and start < h:
+        stop = min(start + window, h)
+        active = torch.arange(n, device=x.device)
+        settled = torch.zeros(n, dtype=torch.long, device=x.device)  # rows of the window
+        while len(active):
+            where = (active, slice(None), slice(start, stop))
+            rows = x[where]
+            new = stream.solve_pixels(rows, rule, where, start)
+            x[where] = new
+            changed = (new != rows).any(3).any(1)  # (m, R)
+            first = torch.where(changed.any(1), changed.int().argmax(1), stop - start)
+            settled[active] = first
+            active = active[(first < align) & (first < stop - start)]
+        reached = start + int(settled.min())
+        reached = h if reached >= h else reached - reached % align
+        for _ in range(start, reached):
+            next(bar, None)
+        start = reached
+    next(bar, None)
+
+
+class RowStream:
+    """A density of images, whose net works on a few rows at a time: where a causal convolution would pad the top of the
+    image with zeros, it is given the rows above, which it was shown before.
+
+    It shares the weights of `density` and leaves it as it is. n, w: number of images, and their width. window: the most
+    rows at a time.
+    """
+
+    def __init__(self, density: Autoregressive, n: int, w: int, window: int) -> None:
+        shared = {id(t): t for t in (*density.parameters(), *density.buffers())}
+        self.density = copy.deepcopy(density, shared).eval()
+        self.n, self.w, self.window = n, w, window
+        self.start = self.advance = 0
+        self.images: Tensor | slice = slice(None)
+        for module in self.density.modules():
+            if isinstance(module, ShiftedConv2d):
+                module.rows_above = RowsAbove(self, module)
+
+    def parameters(self, x: Tensor, images: Tensor, start: int) -> Tensor:
+        """x: (m, C, R, W), rows from `start` on of the images numbered `images`, all of them if `start` has moved since
+        the last call, by at most its rows. Returns the net's parameters for these rows."""
+        self.advance, self.start = start - self.start, start
+        self.images = slice(None) if len(images) == self.n else images
+        return self.density.of(images).parameters_of_sites(x)
+
+    def solve_pixels(self, x: Tensor, rule: Rule, where: tuple[Any, ...], start: int) -> Tensor:
+        """x: (m, C, R, W), as for `parameters`. Returns new rows, of the same shape, from one pass of the net: if the
+        head is what joins the channels of a pixel, each of these sees the new ones before it."""
+        parameters = at_least_float32(self.parameters(x, where[0], start))
+        head = self.density.head
+        if parameters.ndim > 4 or x.shape[1] == 1:
+            return rule(head(parameters, x), where)
+        images, _, rows = where
+        x = x.clone()
+        for k in range(x.shape[1]):
+            channel = slice(k, k + 1)
+            x[:, channel] = rule(head(parameters, x).part((slice(None), channel)), (images, channel, rows))
+        return x
+
+
+class RowsAbove:
+    """What a convolution was shown of its padded input, as far as it may be needed again."""
+
+    def __init__(self, stream: RowStream, conv: ShiftedConv2d) -> None:
+        self.stream = stream
+        self.kernel = conv.kernel()
+        self.seen: Tensor | None = None
+
+    def __call__(self, conv: ShiftedConv2d, x: Tensor) -> Tensor:
+        """x: (m, C, R, W), rows. Returns the convolution's output in the same rows."""
+        left, right, top, bottom = conv.pads
+        rows, w = x.shape[2:]
+        if not top:
+            padded = F.pad(x, conv.pads) if any(conv.pads) else x
+            return F.conv2d(padded, self.kernel, conv.bias, conv.stride)
+        scale = next(scale for scale in (1, 2, 4) if -(-self.stream.w // scale) == w)
+        if self.seen is None:
+            shape = (self.stream.n, x.shape[1], top - (-self.stream.window // scale), left + w + max(right, 0))
+            self.seen = x.new_zeros(shape).to(memory_format=torch.channels_last)
+        if advance := self.stream.advance // scale:
+            self.seen[:, :, :top] = self.seen[:, :, advance : advance + top].clone()
+        images = self.stream.images
+        self.seen[images, :, top : top + rows, left : left + w] = x
+        window = self.seen[images, :, : top + rows + bottom, : left + w + right]
+        return F.conv2d(window, self.kernel, conv.bias, conv.stride)
+
+
+def steps_by_rows(density: Autoregressive, x: Tensor) -> Iterator[SiteDistribution]:
+    """As `Autoregressive.steps`, for densities whose net works on rows: for each site one pass over its own row."""
+    n, c, h, w = x.shape
+    align = density.rows_at_once or 1
+    stream = RowStream(density, n, w, align)
+    everyone = torch.arange(n, device=x.device)
+    for i in range(h):
+        start = i - i % align
+        for j in range(w):
+            parameters = at_least_float32(stream.parameters(x[:, :, start : i + 1], everyone, start))
+            for k in range(c):
+                own = parameters[:, :, i - start, j, None, None]
+                yield density.head(own, x[:, :, i, j, None, None]).part((slice(None), k, 0, 0))
+        if (i + 1) % align == 0:  # once more, with the last pixel, which the rows below will see
+            stream.parameters(x[:, :, start : i + 1], everyone, start)
