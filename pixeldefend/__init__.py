@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
     from .detector import ClassConditional as ClassConditional
     from .detector import Detector as Detector
+    from .purify import PixelDefend as PixelDefend
     from .zoo import load_classifier as load_classifier
     from .zoo import load_detector as load_detector
 
 __version__ = "0.1.0"
-__all__ = ["ClassConditional", "Detector", "is_adversarial", "load_classifier", "load_detector"]
+__all__ = ["ClassConditional", "Detector", "PixelDefend", "is_adversarial", "load_classifier", "load_detector"]
 
 
 def is_adversarial(x: Any, detector: str | Detector | None = None) -> bool | np.ndarray:
@@ -49,6 +50,10 @@ def __getattr__(name: str) -> Any:  # torch takes seconds to import: only when i
         from . import detector
 
         return getattr(detector, name)
+    if name == "PixelDefend":
+        from .purify import PixelDefend
+
+        return PixelDefend
     if name in ("load_detector", "load_classifier"):
         from . import zoo
 

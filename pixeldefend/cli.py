@@ -1,4 +1,4 @@
-"""The command line: pixeldefend screen, train, calibrate, sample, benchmark."""
+"""The command line: pixeldefend screen, purify, train, calibrate, sample, benchmark."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def _print_table(rows: list[dict[str, Any]], file: IO[str]) -> None:
     console.print(table)
 
 
-def _progress(results: Iterable[Screened], total: int) -> Iterator[Screened]:
+def _progress(results: Iterable[Screened], total: int, what: str = "Screening") -> Iterator[Screened]:
     """A progress bar on a terminal, nothing in a pipe."""
     if not sys.stderr.isatty():
         yield from results
@@ -192,7 +192,7 @@ def _progress(results: Iterable[Screened], total: int) -> Iterator[Screened]:
     from rich.console import Console
     from rich.progress import track
 
-    yield from track(results, "Screening", total, console=Console(stderr=True), transient=True)
+    yield from track(results, what, total, console=Console(stderr=True), transient=True)
 
 
 def _summarise(statistics: Statistics, timing: bool) -> None:
@@ -232,6 +232,87 @@ def _refusals() -> Iterator[None]:
         if error.name != "lightning":
             raise
         _refuse("training needs the extra 'train': pip install 'pixeldefend[train]'")
+
+
+# -- purify --------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def purify(
+    paths: Annotated[
+        list[str], typer.Argument(help="Files, folders, glob patterns; - reads a list of files from standard input.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the purified images, PNGs; made if it is not there.")],
+    eps: Annotated[int, typer.Option(help="How far a sub-pixel may move, in 8-bit steps, 0 to 255.")] = 16,
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of a shipped detector or path of a saved one; by default the one that fits each image's size."
+        ),
+    ] = None,
+    adaptive: Annotated[bool, typer.Option("--adaptive", help="Leave alone what the detector does not flag.")] = False,
+    classifier: Annotated[
+        str | None, typer.Option(help="A shipped classifier, or a saved one, to label images before and after.")
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Write one picture: images, surprisals, purified images, what changed.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images purified at once.")] = 64,
+    device: Annotated[str, typer.Option(help="cpu, cuda ...")] = "cpu",
+) -> None:
+    """Move images back towards what is probable (PixelDefend): one line of JSON a file, one PNG each that has no error.
+    Exit status: 0, or 2 on any error."""
+    from PIL import Image
+
+    from .picture import SHEET, save_purified_sheet
+    from .purify import Purified, purified_name, purify_screened
+    from .screening import find_files
+    from .screening import screen as screen_files
+    from .storage import whole_file
+    from .zoo import load_classifier
+
+    sources = [source for path in paths for source in (_standard_input() if path == "-" else [path]) if source]
+    pictured: list[Purified] = []
+    failed = False
+    with _refusals(), _standard_output() as lines:
+        if picture is not None and (picture.suffix.lower() != ".png" or not picture.parent.is_dir()):
+            raise ValueError(f"--picture wants the name of a .png file in a folder that exists, got {picture}")
+        files = list(find_files(sources))
+        if not files:
+            raise ValueError("nothing to purify: standard input holds no path")
+        asked = None if classifier is None else load_classifier(classifier, device=device)
+        screened = screen_files(files, detector, batch_size=batch_size, device=device, maps=picture is not None)
+        results = purify_screened(
+            _progress(screened, len(files), "Purifying"),
+            eps,
+            detector,
+            adaptive=adaptive,
+            classifier=asked,
+            batch_size=batch_size,
+            device=device,
+        )
+        out.mkdir(parents=True, exist_ok=True)
+        for item in results:
+            record = item.screened.record
+            row: dict[str, Any] = {"path": record.path, "purified": None, "changed": None, "error": record.error}
+            if item.image is not None:
+                assert item.screened.image is not None
+                with whole_file(out / purified_name(item), "wb") as file:
+                    Image.fromarray(item.image).save(file, "PNG")
+                row["purified"] = str(out / purified_name(item))
+                before = item.screened.image if item.screened.image.shape == item.image.shape else None
+                row["changed"] = None if before is None else float((before != item.image).mean())
+                row |= {"p_value": [record.p_value, item.p_value]}
+                row |= {"bits_per_dim": [record.bits_per_dim, item.bits_per_dim]}
+                if asked is not None:
+                    row["label"] = [item.label_before, item.label_after]
+                if picture is not None and len(pictured) < SHEET // 4:
+                    pictured.append(item)
+            failed |= record.error is not None
+            lines.write(json.dumps(row) + "\n")
+        if picture is not None:
+            save_purified_sheet(pictured, picture)
+    raise typer.Exit(2 if failed else 0)
 
 
 # -- calibrate -----------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from .purify import Purified
 from .screening import Screened
 from .storage import whole_file
 
@@ -78,6 +79,41 @@ def save_contact_sheet(results: Sequence[Screened], path: Path, columns: int = 8
     for nats in (0, 4, 8):
         axes.text(0.4 + nats / 4, rows + 0.42, f"{nats}", ha="center", va="center", fontsize=7)
     axes.text(2.6, rows + 0.27, "surprisal of each pixel, nats", va="center", fontsize=8)
+    with whole_file(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=110)
+
+
+def save_purified_sheet(results: Sequence[Purified], path: Path) -> None:
+    """Writes one PNG with a row for each image that was purified: the image, its heat map of surprisal, the purified
+    image, and what changed (red: made brighter, blue: darker), with p-values, and labels if there are any."""
+    from matplotlib.figure import Figure
+
+    shown = [item for item in results if item.image is not None and item.screened.surprisal_map is not None]
+    figure = Figure(figsize=(6.4, 1.75 * len(shown) + 0.4), facecolor="white", layout="constrained")
+    panels = figure.subplots(max(1, len(shown)), 4, squeeze=False)
+    titles = ("image", "surprisal", "purified", "what changed")
+    for panel, title in zip(panels[0], titles, strict=True):
+        panel.set_title(title, fontsize=9)
+    for row, item in zip(panels, shown, strict=False):
+        assert item.screened.image is not None
+        assert item.screened.surprisal_map is not None
+        assert item.image is not None
+        before, after = _rgb(item.screened.image), _rgb(item.image)
+        change = after.astype(int).mean(2) - before.astype(int).mean(2)
+        most = max(1.0, float(np.abs(change).max()))
+        row[0].imshow(before)
+        row[1].imshow(heat_map(item.screened.surprisal_map))
+        row[2].imshow(after)
+        row[3].imshow(change, cmap="bwr", vmin=-most, vmax=most)
+        labels = [f"   label {label}" if label is not None else "" for label in (item.label_before, item.label_after)]
+        row[0].set_xlabel(f"p = {item.screened.record.p_value:.4f}{labels[0]}", fontsize=7.5)
+        name = os.fsencode(Path(item.screened.record.path).stem[:24]).decode("utf-8", "replace")
+        row[1].set_xlabel(name, fontsize=7.5, parse_math=False)
+        row[2].set_xlabel(f"p = {item.p_value:.4f}{labels[1]}", fontsize=7.5)
+        row[3].set_xlabel(f"by at most {int(np.abs(after.astype(int) - before).max())}", fontsize=7.5)
+    for panel in panels.flatten():
+        panel.set_xticks([])
+        panel.set_yticks([])
     with whole_file(path, "wb") as file:
         figure.savefig(file, format="png", dpi=110)
 

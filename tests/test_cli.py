@@ -229,3 +229,27 @@ def test_the_examples_are_judged_as_promised(tmp_path):
     assert clean.count("adversarial") <= 1
     assert attacked.count("adversarial") >= 18
     assert Image.open(tmp_path / "demo.png").size[0] > 1000
+
+
+def test_purify_writes_an_image_a_file_and_says_what_changed(tmp_path):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"nothing")
+    out, picture = tmp_path / "purified", tmp_path / "sheet.png"
+    image = next(EXAMPLES.glob("pgd*.png"))
+    options = ("--eps", "4", "--classifier", "fashion-mnist", "--picture", str(picture))
+    done = pixeldefend("purify", image, bad, "--out", out, *options)
+    assert done.returncode == 2, done.stderr
+    good, wrong = (json.loads(line) for line in done.stdout.splitlines())
+    assert wrong["purified"] is None
+    assert "not a PNG" in wrong["error"]
+    before, after = (np.asarray(Image.open(path)).astype(int) for path in (image, good["purified"]))
+    assert 0 < np.abs(after - before).max() <= 4
+    assert good["changed"] == pytest.approx((after != before).mean())
+    assert good["bits_per_dim"][1] < good["bits_per_dim"][0]
+    assert len(good["label"]) == 2
+    assert Image.open(picture).width > 400
+
+
+def test_purify_refuses_a_bad_eps(tmp_path):
+    image = next(EXAMPLES.glob("*.png"))
+    refused("purify", image, "--out", tmp_path, "--eps", 300, says="whole number of 8-bit steps, 0 to 255, got 300")

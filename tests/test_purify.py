@@ -1,0 +1,200 @@
+"""Purification against its definition, and as a part of a classifier."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from helpers import SMALL, clean_images, randomised
+
+from pixeldefend import load_classifier, load_detector
+from pixeldefend.attacks import craft
+from pixeldefend.densities import FVSBN, MADE, build
+from pixeldefend.detector import Detector
+from pixeldefend.purify import PixelDefend, purify
+
+
+def brute_force(x: torch.Tensor, eps: int, density) -> torch.Tensor:
+    """x: (N, C, H, W) on the grid. The paper's algorithm 1, word for word: a whole pass a sub-pixel."""
+    density.eval()
+    x = x.clone()
+    original = (255 * x).round()
+    with torch.no_grad():
+        for site in density.sites(density.event_shape):
+            pmf = density.conditionals(x).pmf()[(slice(None), *site)]  # (N, 256)
+            for i in range(len(x)):
+                middle = int(original[(i, *site)])
+                low, high = max(0, middle - eps), min(255, middle + eps)
+                x[(i, *site)] = (low + int(pmf[i, low : high + 1].argmax())) / 255
+    return (255 * x).round().to(torch.uint8)
+
+
+PIXELS = [
+    pytest.param({"model": model, **config}, id=f"{model}-{i}")
+    for model in ("fvsbn", "nade", "made", "rnn", "row_lstm", "pixelcnn", "gated_pixelcnn", "pixelcnnpp", "wavenet")
+    for i, config in enumerate(SMALL[model])
+    if len(config["event_shape"]) == 3 and config.get("head", "logistics") in ("logistics",)
+]
+
+
+@pytest.mark.parametrize("config", PIXELS)
+def test_purification_is_the_algorithm_of_the_paper(config):
+    density = randomised(build(config), scale=0.1).double()
+    x = torch.randint(0, 256, (3, *density.event_shape), generator=torch.Generator().manual_seed(0))
+    if density.event_shape[0] not in (1, 3):
+        pytest.skip("no image")
+    expected = brute_force(x.double() / 255, 9, density)
+    for method in ("auto", "fixed_point", "cached", "anew"):
+        assert torch.equal(purify(x.to(torch.uint8), 9, density, method=method), expected), method
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fashion-mnist", "cifar10"])
+def test_the_fixed_point_is_bit_for_bit_the_sequential_result_of_the_shipped_models(name):
+    """All 784 sub-pixels of grey images; of colour ones the first rows, as a whole pass a sub-pixel takes minutes."""
+    density = load_detector(name).density
+    assert density is not None
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randint(0, 256, (2, *density.event_shape), generator=generator).to(torch.uint8)
+    fast = purify(x, 16, density, method="fixed_point")
+    if name == "cifar10":
+        # rows below do not matter to those above: sites of the first rows, each from a whole pass over what is found
+        density, sites = density.eval(), density.sites(density.event_shape)[: 3 * 32 * 4]
+        sequential = x / 255
+        for site in sites:
+            where = (slice(None), *site)
+            with torch.no_grad():
+                conditional = density.conditionals(sequential).part(where)
+            low, high = ((x[where].float() + move).clamp(0, 255) / 255 for move in (-16, 16))
+            sequential[where] = conditional.most_probable(low, high)
+        assert torch.equal((255 * sequential).round().to(torch.uint8)[:, :, :4], fast[:, :, :4])
+    else:
+        assert torch.equal(purify(x, 16, density, method="anew"), fast)
+
+
+def test_no_sub_pixel_moves_further_than_eps(tiny_density):
+    x = torch.from_numpy(clean_images(5))
+    for eps in (0, 1, 30, 255):
+        purified = purify(x.numpy(), eps, tiny_density)
+        assert purified.dtype == torch.uint8
+        assert purified.shape == (5, 1, 8, 8)
+        assert (purified[:, 0].int() - x.int()).abs().max() <= eps
+    assert torch.equal(purify(x.numpy(), 0, tiny_density)[:, 0], x)
+
+
+def test_purified_images_are_more_probable_the_further_they_may_move(tiny_density):
+    noisy = np.clip(clean_images(20).astype(int) + np.random.RandomState(0).randint(-20, 21, (20, 8, 8)), 0, 255)
+    noisy = noisy.astype(np.uint8)
+    with torch.no_grad():
+        bits = [
+            tiny_density.bits_per_dim(purify(noisy, eps, tiny_density) / 255).mean().item() for eps in (0, 5, 20, 60)
+        ]
+    assert max(bits[1:]) < bits[0] - 0.5  # greedy, and so not always the better the further
+
+
+def test_the_result_does_not_depend_on_the_batch(tiny_density):
+    x = clean_images(7)
+    together = purify(x, 20, tiny_density)
+    assert torch.equal(purify(x, 20, tiny_density, batch_size=2), together)
+    assert torch.equal(purify(x[3], 20, tiny_density), together[3])
+    assert purify(x[3], 20, tiny_density).shape == (1, 8, 8)
+
+
+def test_adaptive_purification_leaves_alone_what_is_not_flagged(tiny_detector):
+    noise = np.random.RandomState(0).randint(0, 256, (4, 8, 8)).astype(np.uint8)
+    x = np.concatenate([clean_images(20, seed=5), noise])
+    flagged = tiny_detector.is_adversarial(x)
+    assert flagged[-4:].all()
+    assert not flagged.all()
+    purified = purify(x, 30, tiny_detector, adaptive=True)
+    assert torch.equal(purified[~flagged], torch.from_numpy(x[~flagged])[:, None])
+    assert torch.equal(purified[flagged], purify(x[flagged], 30, tiny_detector))
+
+
+class Brightness(torch.nn.Module):
+    """Two classes: darker or brighter than the middle."""
+
+    def forward(self, x):
+        mean = x.mean((1, 2, 3))
+        return torch.stack([0.5 - mean, mean - 0.5], 1)
+
+
+def test_a_defended_classifier_is_a_classifier_with_a_straight_through_gradient(tiny_density):
+    defended = PixelDefend(Brightness(), tiny_density, eps=10)
+    x = (torch.from_numpy(clean_images(4))[:, None] / 255).requires_grad_()
+    logits = defended(x)
+    torch.testing.assert_close(logits, Brightness()(purify(x.detach(), 10, tiny_density) / 255))
+    (gradient,) = torch.autograd.grad(logits[:, 1].sum(), x)
+    torch.testing.assert_close(gradient, torch.full_like(x, 1 / 64))
+    off_grid = defended(x.detach() + 0.2 / 255)  # as within an attack
+    torch.testing.assert_close(off_grid, logits.detach())
+
+
+def test_foolbox_attacks_through_the_purifier(tiny_density):
+    x = clean_images(6)
+    y = torch.from_numpy((x.mean((1, 2)) / 255 > 0.5).astype(np.int64))
+    attacked = craft(PixelDefend(Brightness(), tiny_density, eps=4), x, y, "fgsm-8")
+    assert (attacked.linf <= 8 / 255 + 1e-6).all()
+
+
+@pytest.mark.slow
+def test_purification_gives_the_shipped_classifier_its_labels_back():
+    """A few images that were attacked, of the sample of Fashion-MNIST."""
+    from helpers import SAMPLE
+
+    with np.load(SAMPLE) as file:
+        x, y = file["x"][:60], torch.from_numpy(file["y"][:60]).long()
+    classifier = load_classifier("fashion-mnist")
+    attacked = craft(classifier, x, y, "pgd-8")
+    x, y = attacked.images[attacked.succeeded], y[attacked.succeeded]
+
+    def accuracy(x: torch.Tensor) -> float:
+        with torch.no_grad():
+            return (classifier(x / 255).argmax(1) == y).float().mean().item()
+
+    assert accuracy(x) == 0
+    assert accuracy(purify(x, 16, "fashion-mnist")) > 0.6
+
+
+@pytest.mark.parametrize("eps", [-1, 256, 1.5, float("nan"), "16", None, True])
+def test_eps_is_checked(eps, tiny_density):
+    with pytest.raises(ValueError, match="eps must be a whole number of 8-bit steps, 0 to 255, got"):
+        purify(clean_images(1), eps, tiny_density)
+
+
+def test_other_errors_say_what_is_wrong(tiny_density):
+    x = clean_images(2)
+    with pytest.raises(ValueError, match="there are no images to purify"):
+        purify(x[:0], 8, tiny_density)
+    with pytest.raises(ValueError, match="needs an autoregressive density of 8-bit images, got MADE"):
+        purify(x, 8, MADE((64,)))
+    with pytest.raises(ValueError, match="needs an autoregressive density of 8-bit images, got FVSBN"):
+        purify(x, 8, FVSBN((1, 8, 8), head="bernoulli"))
+    with pytest.raises(ValueError, match="needs an autoregressive density of 8-bit images, got NoneType"):
+        purify(x, 8, Detector())
+    with pytest.raises(ValueError, match=r"models images of shape \(1, 8, 8\), got \(1, 9, 9\)"):
+        purify(np.zeros((9, 9), np.uint8), 8, tiny_density)
+    with pytest.raises(ValueError, match="adaptive wants a Detector"):
+        purify(x, 8, tiny_density, adaptive=True)
+    with pytest.raises(ValueError, match=r"method must be one of auto, .*, got 'magic'"):
+        purify(x, 8, tiny_density, method="magic")
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        purify(x, 8, tiny_density, batch_size=0)
+
+
+def test_too_large_a_batch_is_split_and_says_so(tiny_density, monkeypatch):
+    module = sys.modules["pixeldefend.purify"]
+    original, sizes = module._purified, []
+
+    def small_memory(x, *rest):
+        sizes.append(len(x))
+        if len(x) > 2:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return original(x, *rest)
+
+    x = clean_images(5)
+    expected = purify(x, 8, tiny_density)
+    monkeypatch.setattr(module, "_purified", small_memory)
+    with pytest.warns(UserWarning, match="5 images at once do not fit into memory: going on with 2"):
+        assert torch.equal(purify(x, 8, tiny_density), expected)
+    assert sizes == [5, 2, 2, 1]
