@@ -13,6 +13,9 @@ from ..images import to_batch, to_uint8
 from .presets import ATTACKS, Attack
 
 
+STRETCHES = (1.1, 1.25, 1.5, 2.0, 3.0)
+
+
 @dataclass(frozen=True)
 class Attacked:
     """What `craft` made of N images.
@@ -44,7 +47,8 @@ def craft(
     seed: int = 0,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = lambda batches: batches,
 ) -> Attacked:
-    """Attacks a torch classifier, and judges success on the image rounded to 8 bits.
+    """Attacks a torch classifier, and judges success on the image rounded to 8 bits. Of an attack without a budget, which
+    looks for the least perturbation, the least multiple of it in `STRETCHES` counts that still succeeds when rounded.
 
     classifier: a module, (N, C, H, W) -> (N, classes) logits. images: a batch on the 8-bit grid, as
     `pixeldefend.images.to_batch` takes it. labels: (N,) the right classes. attack: a key of `ATTACKS`, or an `Attack`.
@@ -102,6 +106,15 @@ def _craft(model: Any, attack: Attack, clean: Tensor, label: Tensor) -> tuple[Te
     raw = torch.where(torch.isfinite(raw), raw, clean)  # DeepFool divides by a gradient that may vanish
     adversarial = to_uint8(raw)
     fooled = model(adversarial / 255).argmax(1) != label
+    if attack.eps is None:
+        # a least perturbation ends at the boundary, and rounding may take it back: the least multiple that stays
+        for factor in STRETCHES:
+            again = (attempted & ~fooled).nonzero()[:, 0]
+            if not len(again):
+                break
+            stretched = to_uint8((clean[again] + factor * (raw[again] - clean[again])).clamp(0, 1))
+            now = model(stretched / 255).argmax(1) != label[again]
+            adversarial[again[now]], fooled[again[now]] = stretched[now], True
     return adversarial, attempted, attempted & (fooled | attack.control)
 
 

@@ -39,8 +39,8 @@ def test_every_attack_keeps_its_contract(name):
         assert (distance <= attack.eps + rounding).all()
     if name in ("fgsm-8", "bim-8", "pgd-8", "pgd-l2-1.0"):
         assert attacked.succeeded.all()
-    if name in ("cw-l2", "deepfool-linf", "deepfool-l2"):  # just across the boundary: rounding takes some back
-        assert attacked.succeeded.float().mean() > 0.2
+    if name in ("cw-l2", "deepfool-linf", "deepfool-l2"):  # just across the boundary, also when rounded
+        assert attacked.succeeded.all()
         assert attacked.linf.max() < 8 / 255
     assert attacked.model_calls >= 2 * len(x)
 
