@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from ..images import to_batch, to_uint8
 from .presets import ATTACKS, Attack
 
-
 STRETCHES = (1.1, 1.25, 1.5, 2.0, 3.0)
 
 
@@ -47,8 +46,10 @@ def craft(
     seed: int = 0,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = lambda batches: batches,
 ) -> Attacked:
-    """Attacks a torch classifier, and judges success on the image rounded to 8 bits. Of an attack without a budget, which
-    looks for the least perturbation, the least multiple of it in `STRETCHES` counts that still succeeds when rounded.
+    """Attacks a torch classifier, and judges success on the image rounded to 8 bits.
+
+    Of an attack without a budget, which looks for the least perturbation, the least multiple of it in `STRETCHES` counts
+    that still succeeds when rounded.
 
     classifier: a module, (N, C, H, W) -> (N, classes) logits. images: a batch on the 8-bit grid, as
     `pixeldefend.images.to_batch` takes it. labels: (N,) the right classes. attack: a key of `ATTACKS`, or an `Attack`.

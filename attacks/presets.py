@@ -35,11 +35,11 @@ ATTACKS: dict[str, Attack] = {
     # the control: if it is flagged, that says nothing about attacks
     "noise-8": Attack(_foolbox("LinfAdditiveUniformNoiseAttack"), 8 / 255, control=True),
     # one step along the sign of the gradient (Goodfellow et al. 2015)
-    **{f"fgsm-{k}": Attack(_foolbox("LinfFastGradientAttack"), k / 255) for k in (1, 2, 4, 8)},
+    **{f"fgsm-{k}": Attack(_foolbox("LinfFastGradientAttack"), k / 255) for k in (1, 2, 4, 8, 25)},
     # the same in 10 small steps (Kurakin et al. 2017)
-    **{f"bim-{k}": Attack(_foolbox("LinfBasicIterativeAttack", steps=10), k / 255) for k in (1, 2, 4, 8)},
+    **{f"bim-{k}": Attack(_foolbox("LinfBasicIterativeAttack", steps=10), k / 255) for k in (1, 2, 4, 8, 25)},
     # and from a random start, in 40 (Madry et al. 2018)
-    **{f"pgd-{k}": Attack(_foolbox("LinfProjectedGradientDescentAttack", steps=40), k / 255) for k in (1, 2, 4, 8)},
+    **{f"pgd-{k}": Attack(_foolbox("LinfProjectedGradientDescentAttack", steps=40), k / 255) for k in (1, 2, 4, 8, 25)},
     **{
         f"pgd-l2-{eps}": Attack(_foolbox("L2ProjectedGradientDescentAttack", steps=40), eps) for eps in (0.25, 0.5, 1.0)
     },
