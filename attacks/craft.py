@@ -48,8 +48,8 @@ def craft(
 ) -> Attacked:
     """Attacks a torch classifier, and judges success on the image rounded to 8 bits.
 
-    Of an attack without a budget, which looks for the least perturbation, the least multiple of it in `STRETCHES` counts
-    that still succeeds when rounded.
+    Of an attack without a budget, which looks for the least perturbation, the least multiple of it in `STRETCHES`
+    counts that still succeeds when rounded.
 
     classifier: a module, (N, C, H, W) -> (N, classes) logits. images: a batch on the 8-bit grid, as
     `pixeldefend.images.to_batch` takes it. labels: (N,) the right classes. attack: a key of `ATTACKS`, or an `Attack`.
