@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 import platform
 import time
@@ -19,7 +20,7 @@ from ..attacks import ATTACKS, Attacked, craft
 from ..datasets import DataSet, Images
 from ..detector import Detector
 from ..images import to_uint8
-from ..scores import DEAR, SCORES, Evidence, Fused, LearnedScore, Score, bits_per_dim, make_score
+from ..scores import DEAR, OF_CLASSIFIER, SCORES, Evidence, Fused, LearnedScore, Score, bits_per_dim, make_score
 from ..transformations import TRANSFORMATIONS, transform
 from .metrics import auroc, promised_interval, rate
 
@@ -44,11 +45,11 @@ def run_benchmark(
     log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """detector: its density is measured under every score. classifier: what is attacked, (N, C, H, W) in [0, 1] ->
-    logits. attacks: names, None for all. scores: names, None for all but the dear ones; the detector's own is always
-    among them. limit: attack the first so many test images. clean: count false alarms on the first so many (None: on
-    those that are attacked). controls: also count how many clean images are flagged after each benign transformation.
-    others: data sets of the same shape, whose test images are flagged or not. oracle: also fit, to each attack, a
-    classifier of all these scores that has seen it.
+    logits. attacks: names, None for all. scores: names, None for all but the dear ones and those that ask the
+    classifier; the detector's own is always among them. limit: attack the first so many test images. clean: count false
+    alarms on the first so many (None: on those that are attacked). controls: also count how many clean images are
+    flagged after each benign transformation. others: data sets of the same shape, whose test images are flagged or not.
+    oracle: also fit, to each attack, a classifier of all these scores that has seen it.
 
     Thresholds are frozen before any attack, at false-alarm rates of 1 % and 5 % on average: the detector's own score
     keeps its calibration, other scores are fitted on data.fit and calibrated on data.calibration. AUROC compares
@@ -62,7 +63,10 @@ def run_benchmark(
     labels, or other data of another shape.
     """
     attacks = known(attacks, ATTACKS)
-    scores = known(scores, SCORES) if scores is not None else _usual_scores(detector, data, log)
+    if detector.classifier is None:  # for the scores that ask it
+        detector = copy.copy(detector)
+        detector.classifier = classifier.eval()
+    scores = known(scores, SCORES | OF_CLASSIFIER) if scores is not None else _usual_scores(detector, data, log)
     if detector.score_name not in scores:
         scores = [*scores, detector.score_name]
     titles = [other.name for other in others or ()]
@@ -167,6 +171,7 @@ def run_benchmark(
         "thresholds": {name: {str(fpr): value for fpr, value in by.items()} for name, by in thresholds.items()},
         "false_alarms": false_alarms,
         "score": detector.score_name,
+        "asking_the_classifier": [name for name in scores if name in OF_CLASSIFIER],
         "rows": rows,
         "controls": flagged,
         "oracle": seen_by_oracle,
@@ -279,7 +284,7 @@ def _suspicions(detector: Detector, scores: dict[str, Score], x: Tensor) -> dict
     with torch.inference_mode():
         for batch in x.split(detector.batch_size):
             seen = detector.density.observe(batch.to(detector.density.device) / 255)
-            evidence = Evidence(detector.density, seen)
+            evidence = Evidence(detector.density, seen, detector.classifier)
             for name, score in scores.items():
                 parts[name].append(evidence.once(score).double().cpu())
     return {name: torch.cat(values).numpy() for name, values in parts.items()}

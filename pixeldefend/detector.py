@@ -40,9 +40,10 @@ class Verdicts:
 class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     """Flags images that are too surprising under a density of clean ones, at a known rate of false alarms.
 
-    density: a trained Density. score: a key of `pixeldefend.scores.SCORES`. fpr: the share of clean images that may be
-    flagged, in (0, 1). confidence: None for a rate that holds on average over the draw of the calibration images;
-    0.95, say, for one that this calibration keeps with that probability. batch_size: images scored at once.
+    density: a trained Density. score: a key of `pixeldefend.scores.SCORES`, or of `OF_CLASSIFIER` for those that ask
+    the classifier. classifier: that one, a module, (N, C, H, W) in [0, 1] -> logits. fpr: the share of clean images
+    that may be flagged, in (0, 1). confidence: None for a rate that holds on average over the draw of the calibration
+    images; 0.95, say, for one that this calibration keeps with that probability. batch_size: images scored at once.
 
     Images, X, are what `pixeldefend.images.to_batch` takes, and arrays (N, D) of flattened events. Methods with names
     of scikit-learn's keep its signs (higher = more normal, -1 = outlier); `p_value` and `is_adversarial` say it the
@@ -58,8 +59,10 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         fpr: float = 0.01,
         confidence: float | None = None,
         batch_size: int = 64,
+        classifier: nn.Module | None = None,
     ) -> None:
         self.density = density
+        self.classifier = classifier
         self.score = score
         self.fpr = fpr
         self.confidence = confidence
@@ -216,14 +219,14 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     # -- files -----------------------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str], **notes: Any) -> None:
-        """Writes one safetensors file with everything in it (no pickle); notes (plain JSON values) are kept in it.
-        Raises ValueError if the density has no config."""
+        """Writes one safetensors file with everything in it but the classifier (no pickle); notes (plain JSON values)
+        are kept in it. Raises ValueError if the density has no config."""
         check_is_fitted(self)
         if self.density is None or self.density.config is None:
             raise ValueError("the density has no config, so it could not be made again from a file")
         tensors = {f"density.{name}": tensor for name, tensor in self.density.state_dict().items()}
         tensors["calibration_scores"] = torch.from_numpy(self.calibration_scores_)
-        parameters = {name: value for name, value in self.get_params().items() if name != "density"}
+        parameters = {name: value for name, value in self.get_params().items() if name not in ("density", "classifier")}
         meta = {
             "kind": "detector",
             "density": self.density.config,
@@ -235,16 +238,22 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         save_tensors(path, tensors, {**meta, **notes})
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Detector:
-        """Reads what `save` wrote. Raises ValueError if the file is damaged or holds something else,
-        FileNotFoundError if it is missing."""
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        device: str | torch.device = "cpu",
+        classifier: nn.Module | None = None,
+    ) -> Detector:
+        """Reads what `save` wrote. classifier: the one that its score asks, if it does. Raises ValueError if the file
+        is damaged or holds something else, FileNotFoundError if it is missing."""
         tensors, meta = load_tensors(path)
         if meta.get("kind") != "detector":
             raise ValueError(f"{path} holds a {meta.get('kind')}, not a detector")
         density = build(meta["density"])
         prefix = "density."
         density.load_state_dict({name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)})
-        detector = cls(density.eval().to(device), **meta["parameters"])
+        detector = cls(density.eval().to(device), **meta["parameters"], classifier=classifier)
         detector.score_ = make_score(detector.score_name)
         vars(detector.score_).update(meta["learned"])
         detector.calibration_scores_ = tensors["calibration_scores"].numpy()
@@ -282,13 +291,16 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _evidence(self, x: Tensor) -> Iterator[Evidence]:
         assert self.density is not None
-        training = self.density.training
+        models = [model for model in (self.density, self.classifier) if model is not None]
+        training = [model.training for model in models]
         try:
-            self.density.eval()  # dropout would make every score a matter of chance
+            for model in models:
+                model.eval()  # dropout would make every score a matter of chance
             for batch in x.split(self.batch_size):
-                yield Evidence(self.density, self.density.observe(batch.to(self.density.device)))
+                yield Evidence(self.density, self.density.observe(batch.to(self.density.device)), self.classifier)
         finally:
-            self.density.train(training)
+            for model, mode in zip(models, training, strict=True):
+                model.train(mode)
 
     def _each(self, function: Callable[[Evidence], Tensor], x: Tensor) -> Array:
         """function of every batch, joined."""

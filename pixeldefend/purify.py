@@ -19,8 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .densities import Autoregressive, Density
-from .densities.base import GridDistribution, SiteDistribution
-from .densities.solve import METHODS, solve
+from .densities.solve import METHODS, most_probable_within
 from .detector import Detector
 from .images import match_channels, to_batch, to_uint8
 from .screening import Screened
@@ -70,7 +69,8 @@ def purify(
     while len(todo):
         part, rest = todo[:batch_size], todo[batch_size:]
         try:
-            purified[part] = to_uint8(_purified(batch[part].to(model.device, model.dtype), eps, model, method)).cpu()
+            moved = most_probable_within(model, batch[part].to(model.device, model.dtype), eps, method=method)
+            purified[part] = to_uint8(moved).cpu()
         except (RuntimeError, MemoryError) as error:
             if len(part) == 1 or not _is_out_of_memory(error):
                 raise
@@ -208,16 +208,6 @@ def checked_density(density: Density | Detector) -> Autoregressive:
         kind = type(model).__name__
         raise ValueError(f"purification needs an autoregressive density of 8-bit images, got {kind}")
     return model
-
-
-def _purified(x: Tensor, eps: int, density: Autoregressive, method: str) -> Tensor:
-    low, high = (((255 * x).round() + move).clamp(0, 255) / 255 for move in (-eps, eps))
-
-    def rule(conditionals: SiteDistribution, where: tuple[Any, ...]) -> Tensor:
-        assert isinstance(conditionals, GridDistribution)
-        return conditionals.most_probable(low[where], high[where]).to(x)
-
-    return solve(density, x, rule, method=method)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

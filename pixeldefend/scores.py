@@ -1,9 +1,8 @@
 """From p(x) to suspicion: numbers that are higher the less an image looks like the clean ones.
 
 A score is a function of `Evidence`, which computes what it is asked for, once: `bits_per_dim(Evidence(density, x))`.
-`SCORES` names them all. One that learns something from clean images first is a class with a `fit`. Those in `DEAR` take
-further passes of the density, or a gradient.
-"""
+`SCORES` names them; those in `OF_CLASSIFIER` also ask the classifier. One that learns something from clean images first
+is a class with a `fit`. Those in `DEAR` take further passes of the density, or a gradient."""
 
 from __future__ import annotations
 
@@ -20,11 +19,12 @@ import torch
 from PIL import Image
 from scipy.stats import norm
 from sklearn.linear_model import LinearRegression
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .densities import Autoregressive, Density, OrderEnsemble
 from .densities.base import SiteDistribution
+from .densities.solve import most_probable_within
 
 TINY = 1e-12  # a model that is certain of every site expects no variance at all
 
@@ -33,11 +33,13 @@ class Evidence:
     """What a density says about a batch of images, each part computed when first asked for.
 
     density: any Density; the parts by site need an Autoregressive one. x: (N, *event), as `density.observe` gives it.
+    classifier: for the scores in `OF_CLASSIFIER`, (N, C, H, W) in [0, 1] -> logits.
     """
 
-    def __init__(self, density: Density, x: Tensor) -> None:
+    def __init__(self, density: Density, x: Tensor, classifier: nn.Module | None = None) -> None:
         self.density = density
         self.x = x
+        self.classifier = classifier
         self._computed: dict[Any, Tensor] = {}
 
     def once(self, function: Callable[[Evidence], Tensor]) -> Tensor:
@@ -223,12 +225,16 @@ class PitLag:
 def smoothing_gain(evidence: Evidence) -> Tensor:
     """How many bits/dim a 3 x 3 median filter takes off: a clean image, which is smooth already, gains little. Two
     passes of the density. Returns (N,). Raises ValueError for rows and for densities of real numbers."""
-    x = evidence.x
-    if x.ndim != 4 or evidence.density.levels is None:
+    if evidence.x.ndim != 4 or evidence.density.levels is None:
         raise ValueError("smoothing_gain is for densities of images of 8 or fewer bits")
+    return _gain(evidence, median_filter(evidence.x))
+
+
+def median_filter(x: Tensor) -> Tensor:
+    """x: (N, C, H, W). Returns the median of every sub-pixel and its eight neighbours."""
     n, c, h, w = x.shape
     patches = F.unfold(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3).reshape(n, c, 9, h, w)
-    return _gain(evidence, patches.median(2).values)
+    return patches.median(2).values
 
 
 def likeliest_gain(evidence: Evidence) -> Tensor:
@@ -255,6 +261,30 @@ def gradient_norm(evidence: Evidence) -> Tensor:
         x = evidence.x.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(evidence.density.log_prob(x).sum(), x)
     return gradient.flatten(1).norm(dim=1)
+
+
+class PurifiedDisagreement:
+    """How far apart the classifier's softmax is on the image and on the image changed in a way that leaves alone what
+    it shows: purified by up to eps 8-bit steps, or median filtered, whichever tells more (the L1 distance, in [0, 2]).
+
+    Least perturbations, which pixels show the least, are undone by either. Feature squeezing (Xu, Evans & Qi 2018),
+    with PixelDefend as a squeezer. It looks at the classifier, as no score in `SCORES` does.
+    """
+
+    def __init__(self, eps: int) -> None:
+        self.eps = eps
+
+    def __call__(self, evidence: Evidence) -> Tensor:
+        """Returns (N,). Raises ValueError without a classifier, or if the density does not model 8-bit images."""
+        density, x = evidence.density, evidence.x
+        if evidence.classifier is None:
+            raise ValueError("purified_disagreement asks the classifier: Detector(density, classifier=...)")
+        if not isinstance(density, Autoregressive) or x.ndim != 4 or density.levels != 256:
+            raise ValueError("purified_disagreement is for autoregressive densities of 8-bit images")
+        with torch.no_grad():
+            purified = most_probable_within(density, (255 * x).round() / 255, self.eps)
+            said, *others = (evidence.classifier(image).float().softmax(1) for image in (x, purified, median_filter(x)))
+        return torch.stack([(said - other).abs().sum(1) for other in others]).amax(0)
 
 
 class LearnedScore(ABC):
@@ -351,7 +381,7 @@ class Fused(LearnedScore):
 
     def features(self, evidence: Evidence) -> Tensor:
         """Returns (N, K): the members."""
-        return torch.stack([evidence.once(SCORES[name]).detach().double() for name in self.members], 1)
+        return torch.stack([evidence.once(make_score(name)).detach().double() for name in self.members], 1)
 
     def fit(self, features: Tensor) -> Fused:
         """features: (N, K). Learns which members differ, and their quantiles. Raises ValueError if N is below 50,
@@ -451,13 +481,18 @@ DEAR: dict[str, Score] = {
     "gradient_norm": gradient_norm,
 }
 SCORES |= DEAR
+# those that look at the classifier that is to be protected
+OF_CLASSIFIER: dict[str, Score] = {"purified_disagreement": PurifiedDisagreement(eps=4)}
+OF_CLASSIFIER["fused_with_classifier"] = Fused([*SCORES["fused"].members, "purified_disagreement"])  # type: ignore[attr-defined]
 
 
 def make_score(name: str) -> Score:
-    """name: a key of `SCORES`. Returns the score, yet to be fitted if it learns. Raises ValueError if unknown."""
-    if name not in SCORES:
-        raise ValueError(f"unknown score {name!r}; there are: {', '.join(SCORES)}")
-    score = SCORES[name]
+    """name: a key of `SCORES` or `OF_CLASSIFIER`. Returns the score, yet to be fitted if it learns. Raises ValueError
+    if unknown."""
+    there = SCORES | OF_CLASSIFIER
+    if name not in there:
+        raise ValueError(f"unknown score {name!r}; there are: {', '.join(there)}")
+    score = there[name]
     return copy.deepcopy(score) if isinstance(score, LearnedScore) else score
 
 

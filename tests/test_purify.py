@@ -184,17 +184,57 @@ def test_other_errors_say_what_is_wrong(tiny_density):
 
 def test_too_large_a_batch_is_split_and_says_so(tiny_density, monkeypatch):
     module = sys.modules["pixeldefend.purify"]
-    original, sizes = module._purified, []
+    original, sizes = module.most_probable_within, []
 
-    def small_memory(x, *rest):
+    def small_memory(density, x, *rest, **options):
         sizes.append(len(x))
         if len(x) > 2:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-        return original(x, *rest)
+        return original(density, x, *rest, **options)
 
     x = clean_images(5)
     expected = purify(x, 8, tiny_density)
-    monkeypatch.setattr(module, "_purified", small_memory)
+    monkeypatch.setattr(module, "most_probable_within", small_memory)
     with pytest.warns(UserWarning, match="5 images at once do not fit into memory: going on with 2"):
         assert torch.equal(purify(x, 8, tiny_density), expected)
     assert sizes == [5, 2, 2, 1]
+
+
+# -- as a score -------------------------------------------------------------------------------------------------------
+
+
+class Speckles(torch.nn.Module):
+    """Two classes: smooth, or with a pixel that stands out from its neighbours. Easily fooled."""
+
+    def forward(self, x):
+        rough = (x[:, :, 1:] - x[:, :, :-1]).abs().amax((1, 2, 3))
+        return 60 * torch.stack([0.06 - rough, rough - 0.06], 1)
+
+
+def speckled(x: np.ndarray) -> np.ndarray:
+    x = x.copy()
+    x[:, 4, 4] += np.where(x[:, 4, 4] < 128, 24, -24).astype(np.uint8)
+    return x
+
+
+def test_the_classifier_changes_its_mind_about_what_purification_undoes(tiny_density):
+    detector = Detector(tiny_density, score="purified_disagreement", classifier=Speckles(), fpr=0.05)
+    detector.fit(clean_images(99))
+    clean, attacked = clean_images(30, seed=3), speckled(clean_images(30, seed=4))
+    assert detector.is_adversarial(attacked).mean() > 0.8
+    assert detector.is_adversarial(clean).mean() < 0.2
+    scores = -detector.score_samples(np.concatenate([clean, attacked]))
+    assert ((scores >= 0) & (scores <= 2)).all()
+
+
+def test_a_fused_score_may_ask_the_classifier_and_survives_a_file(tiny_density, tmp_path):
+    x, more = clean_images(99), clean_images(60, seed=9)
+    detector = Detector(tiny_density, score="fused_with_classifier", classifier=Speckles(), fpr=0.05)
+    detector.fit(x, X_fit=more)
+    assert "purified_disagreement" in detector.score_.members_
+    detector.save(tmp_path / "detector.safetensors")
+    again = Detector.load(tmp_path / "detector.safetensors", classifier=Speckles())
+    np.testing.assert_allclose(again.p_value(speckled(x[:9])), detector.p_value(speckled(x[:9])))
+    without = Detector.load(tmp_path / "detector.safetensors")
+    with pytest.raises(ValueError, match="purified_disagreement asks the classifier"):
+        without.is_adversarial(x[:1])

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .base import Autoregressive, SiteDistribution, at_least_float32
+from .base import Autoregressive, GridDistribution, SiteDistribution, at_least_float32
 from .masked import ShiftedConv2d
 
 # conditionals of some sites, and the index of these sites in x -> their values
@@ -62,6 +62,19 @@ def solve(
     finally:
         density.train(training)
     return x.contiguous()
+
+
+def most_probable_within(density: Autoregressive, x: Tensor, eps: int, *, method: str = "auto") -> Tensor:
+    """x: (N, C, H, W) on the 8-bit grid. eps: in its steps. Returns the same shape: every sub-pixel the most probable
+    value within eps of what it was, given those before it: PixelDefend (Song et al. 2018, arXiv:1710.10766), algorithm
+    1. Raises ValueError as `solve` does."""
+    low, high = (((255 * x).round() + move).clamp(0, 255) / 255 for move in (-eps, eps))
+
+    def rule(conditionals: SiteDistribution, where: tuple[Any, ...]) -> Tensor:
+        assert isinstance(conditionals, GridDistribution)
+        return conditionals.most_probable(low[where], high[where]).to(x)
+
+    return solve(density, x, rule, method=method)
 
 
 def _whole(density: Autoregressive, x: Tensor, rule: Rule) -> None:
