@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -48,8 +49,9 @@ class Screened:
 
 @dataclass
 class Statistics:
-    """Where the time of a screening went, in seconds, and what was seen: verdicts, `skipped` files of folders, and, if
-    watched, for each detector by name whether the images still look like those that calibrated it."""
+    """Where the time of a screening went, in seconds (of decoding, as far as scoring had to wait for it), and what was
+    seen: verdicts, `skipped` files of folders, and, if watched, for each detector by name whether the images still look
+    like those that calibrated it."""
 
     seconds: dict[str, float] = field(default_factory=lambda: {"decoding": 0.0, "scoring": 0.0})
     verdicts: Counter[str] = field(default_factory=Counter)
@@ -130,9 +132,13 @@ def _screen(
     statistics: Statistics,
 ) -> Iterator[Screened]:
     remaining = iter(files)
-    while batch := list(islice(remaining, batch_size)):
-        started = perf_counter()
-        results = [Screened(file) if isinstance(file, Record) else _read(file, fixed) for file in batch]
+
+    def decode() -> list[Screened]:
+        batch = islice(remaining, batch_size)
+        return [Screened(file) if isinstance(file, Record) else _read(file, fixed) for file in batch]
+
+    started = perf_counter()
+    for results in _ahead(decode):
         decoded = perf_counter()
         groups: dict[tuple[str, tuple[int, ...]], list[Screened]] = {}
         for result in results:
@@ -150,6 +156,16 @@ def _screen(
                     statistics.martingales[name] = get(name).watch()
                 statistics.martingales[name].update(np.array([result.record.score]))
             yield result
+        started = perf_counter()
+
+
+def _ahead(decode: Callable[[], list[Screened]]) -> Iterator[list[Screened]]:
+    """Yields what decode returns until that is nothing; the next batch is decoded while this one is scored."""
+    with ThreadPoolExecutor(1, "decoding") as pool:
+        coming = pool.submit(decode)
+        while batch := coming.result():
+            coming = pool.submit(decode)
+            yield batch
 
 
 def _read(path: str, detector: str | None) -> Screened:

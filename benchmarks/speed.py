@@ -1,0 +1,230 @@
+"""How fast, as ratios that are all taken in the same run: scoring, purification, sampling.
+
+    python benchmarks/speed.py [--quick] [--json FILE]
+
+Writes speed.md beside this file (unless --quick), with the machine that it was measured on. The compared are timed in
+turns, and the median of the turns counts. Screening files is measured by screening.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pixeldefend import load_detector
+from pixeldefend.densities import Autoregressive, PixelCNNPlusPlus
+from pixeldefend.densities.base import GridDistribution
+from pixeldefend.densities.masked import ShiftedConv2d
+from pixeldefend.purify import purify
+from pixeldefend.scores import Evidence, excess_surprisal
+
+HERE = Path(__file__).parent
+
+
+class FullKernel(nn.Conv2d):
+    """What a `ShiftedConv2d` computes, as it is mostly written: an odd kernel around the output, with zeros in it."""
+
+    def __init__(self, conv: ShiftedConv2d) -> None:
+        left, _, top, _ = conv.pads
+        kh, kw = conv.kernel_size
+        a, b = max(top, kh - 1 - top), max(left, kw - 1 - left)
+        size = (2 * a + 1, 2 * b + 1)
+        super().__init__(conv.in_channels, conv.out_channels, size, conv.stride, padding=(a, b))
+        mask = torch.zeros_like(self.weight)
+        rows, columns = slice(a - top, a - top + kh), slice(b - left, b - left + kw)
+        mask[:, :, rows, columns] = 1
+        with torch.no_grad():
+            self.weight[:, :, rows, columns] = conv.kernel()
+            assert self.bias is not None
+            assert conv.bias is not None
+            self.bias.copy_(conv.bias)
+        self.register_buffer("mask", mask)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x.contiguous(), self.weight * self.mask, self.bias, self.stride, self.padding)
+
+
+def straightforward(density: Autoregressive) -> Autoregressive:
+    """Returns the same density with full, masked kernels, in NCHW."""
+    other = copy.deepcopy(density)
+    for module in list(other.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, ShiftedConv2d):
+                setattr(module, name, FullKernel(child))
+    return other.eval()
+
+
+def score_straightforwardly(density: Autoregressive, x: Tensor) -> Tensor:
+    """Excess surprisal, with the whole table of 256 masses a site in memory."""
+    conditionals = density.conditionals(x)
+    assert isinstance(conditionals, GridDistribution)
+    surprisal = -conditionals.log_prob(x)
+    mean, variance = GridDistribution.surprisal_moments(conditionals)
+    return (surprisal - mean).flatten(1).sum(1) / variance.flatten(1).sum(1).sqrt()
+
+
+def seconds(*functions: Callable[[], Any], turns: int) -> list[float]:
+    """Returns the median time of each, called in turns, after one call each that does not count."""
+    times: list[list[float]] = [[] for _ in functions]
+    for turn in range(turns + 1):
+        for function, found in zip(functions, times, strict=True):
+            start = time.perf_counter()
+            function()
+            if turn:
+                found.append(time.perf_counter() - start)
+    return [statistics.median(found) for found in times]
+
+
+def scoring(name: str, density: Autoregressive, n: int, turns: int) -> dict[str, Any]:
+    """Images a second, scored by excess surprisal."""
+    density, naive = density.eval(), straightforward(density)
+    x = torch.randint(0, 256, (n, *density.event_shape)) / 255
+    with torch.inference_mode():
+        assert torch.allclose(excess_surprisal(Evidence(density, x)), score_straightforwardly(naive, x), atol=0.02)
+        ours, theirs = seconds(
+            lambda: excess_surprisal(Evidence(density, x)), lambda: score_straightforwardly(naive, x), turns=turns
+        )
+    what = (
+        f"scoring {n} images, {name}: against full masked kernels in NCHW, {n / ours:.0f} and {n / theirs:.0f} a second"
+    )
+    return dict(name=what, ratio=theirs / ours, goal=3.0, unit="times as fast")
+
+
+def peak(name: str, density: Autoregressive, n: int, turns: int) -> dict[str, Any]:
+    """The share of the machine's own convolution peak that scoring reaches, both in float32."""
+    operations = 0
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal operations
+        assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
+        kh, kw = module.kernel_size
+        pixels = (output if isinstance(module, nn.Conv2d) else inputs[0])[0, 0].numel()
+        operations += 2 * len(output) * pixels * module.in_channels * module.out_channels * kh * kw
+
+    density = copy.deepcopy(density).eval()
+    hooks = [
+        module.register_forward_hook(count)  # type: ignore[arg-type]
+        for module in density.modules()
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
+    ]
+    x = torch.randint(0, 256, (n, *density.event_shape)) / 255
+    conv = nn.Conv2d(256, 256, 3, padding=1).to(memory_format=torch.channels_last)
+    y = torch.rand(32, 256, 32, 32).to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        density.log_prob(x)
+        for hook in hooks:
+            hook.remove()
+        ours, best = seconds(lambda: excess_surprisal(Evidence(density, x)), lambda: conv(y), turns=turns)
+    highest = 2 * 32 * 32 * 32 * 256 * 256 * 9 / best
+    return dict(
+        name=f"share of the convolution peak ({highest / 1e9:.0f} GFLOP/s) that scoring reaches, {name}",
+        ratio=operations / ours / highest,
+        goal=0.5,
+        unit="of the peak",
+    )
+
+
+def a_pass_a_site(density: Autoregressive, x: Tensor, turns: int) -> float:
+    """Seconds that as many passes take as there are sub-pixels, reckoned from one."""
+    with torch.inference_mode():
+        return seconds(lambda: density.conditionals(x), turns=turns)[0] * x[0].numel()
+
+
+def purification(name: str, density: Autoregressive, n: int, turns: int, goal: float) -> dict[str, Any]:
+    x = noisy(density, n)
+    (ours,) = seconds(lambda: purify(x, 16, density), turns=turns)
+    ratio = a_pass_a_site(density, x / 255, turns) / ours
+    what = f"purification of {n} at eps 16, {name}: against a pass a sub-pixel, {ours / n:.2f} s an image"
+    return dict(name=what, ratio=ratio, goal=goal, unit="times as fast")
+
+
+def against_the_cached_loop(name: str, density: Autoregressive) -> dict[str, Any]:
+    x = noisy(density, 1)
+    ours, cached = seconds(lambda: purify(x, 16, density), lambda: purify(x, 16, density, method="cached"), turns=1)
+    what = f"purification of 1 at eps 16, {name}: against the loop that keeps the rows above"
+    return dict(name=what, ratio=cached / ours, goal=4.0, unit="times as fast")
+
+
+def sampling(name: str, density: Autoregressive, n: int, turns: int) -> dict[str, Any]:
+    (ours,) = seconds(lambda: density.sample(n, generator=torch.Generator().manual_seed(0)), turns=turns)
+    x = torch.rand(n, *density.event_shape)
+    what = f"sampling {n}, {name}: against a pass a sub-pixel, {ours / n:.2f} s an image"
+    return dict(name=what, ratio=a_pass_a_site(density, x, turns) / ours, goal=50.0, unit="times as fast")
+
+
+def noisy(density: Autoregressive, n: int) -> Tensor:
+    """Returns (n, C, H, W) uint8: samples of the density, attacked by noise of up to 8."""
+    x = 255 * density.sample(n, generator=torch.Generator().manual_seed(1))
+    return (x + torch.randint(-8, 9, x.shape)).clamp(0, 255).to(torch.uint8)
+
+
+def one_image(turns: int) -> dict[str, Any]:
+    """Milliseconds of `is_adversarial` of one image, after the first call."""
+    detector = load_detector("fashion-mnist")
+    image = torch.randint(0, 256, (1, 28, 28)).to(torch.uint8)
+    (ours,) = seconds(lambda: detector.is_adversarial(image), turns=turns)
+    return dict(name="one image, is_adversarial, fashion-mnist", ratio=1000 * ours, goal=15.0, unit="ms (at most)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--quick", action="store_true", help="under two minutes: smaller batches, fewer rows")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    shipped = {name: load_detector(name).density for name in ("fashion-mnist", "cifar10")}
+    turns = 1 if arguments.quick else 3
+    rows: list[dict[str, Any]] = []
+
+    def add(row: dict[str, Any]) -> None:
+        rows.append(row)
+        print(f"{row['ratio']:8.2f} {row['unit']:14} (goal {row['goal']:g})  {row['name']}", flush=True)
+
+    add(one_image(turns=20))
+    for name, density in shipped.items():
+        assert isinstance(density, Autoregressive)
+        add(scoring(name, density, 64, turns))
+        add(peak(name, density, 64, turns))
+        add(purification(name, density, 1, turns, goal=30.0))
+        add(sampling(name, density, 1, turns))
+        if not arguments.quick:
+            add(against_the_cached_loop(name, density))
+            add(purification(name, density, 64, 1, goal=20.0))
+            add(sampling(name, density, 64, 1))
+    if not arguments.quick:
+        large = PixelCNNPlusPlus((3, 32, 32), filters=160, blocks=5, mixtures=10)
+        add(scoring("160 filters, 5 blocks, 10 logistics", large, 4, 1))
+        add(peak("160 filters, 5 blocks, 10 logistics", large, 4, 1))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+    if not arguments.quick:
+        (HERE / "speed.md").write_text(markdown(rows))
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """Returns a table."""
+    machine = f"{torch.get_num_threads()} threads, torch {torch.__version__}, {platform.machine()}, float32"
+    lines = [
+        f"`python benchmarks/speed.py`, on the CPU: {machine}.",
+        "",
+        "| what | measured | goal |",
+        "| --- | --- | --- |",
+    ]
+    for row in rows:
+        lines.append(f"| {row['name']} | {row['ratio']:.2f} {row['unit']} | {row['goal']:g} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
