@@ -42,6 +42,7 @@ def run_benchmark(
     controls: bool = False,
     others: list[DataSet] | None = None,
     oracle: bool = False,
+    by_class: bool = False,
     log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """detector: its density is measured under every score. classifier: what is attacked, (N, C, H, W) in [0, 1] ->
@@ -58,10 +59,10 @@ def run_benchmark(
     Returns plain JSON values: `rows` (attack, score, attempted, succeeded, auroc, tpr_at_fpr_0.01, tpr_at_fpr_0.05,
     each with its _ci), `bits_per_dim` (mean over the clean images), `milliseconds` (an image takes, under all these
     scores), `false_alarms` (score, fpr, observed, its _ci, and the interval `promised`), `controls` (what, images,
-    score, flagged_at_0.01, flagged_at_0.05), `oracle` (attack, auroc), `roc` (points of the curves of the detector's
-    own score and of bits/dim) and what it takes to do it again. Raises ValueError for unknown names, data without
-    labels, or other data of another shape.
-    """
+    score, flagged_at_0.01, flagged_at_0.05), `by_class` (class, images, flagged_at_0.01, flagged_at_0.05, and the same
+    with _by_class), `oracle` (attack, auroc), `roc` (points of the curves of the detector's own score and of bits/dim)
+    and what it takes to do it again. Raises ValueError for unknown names, data without labels, or other data of another
+    shape."""
     attacks = known(attacks, ATTACKS)
     if detector.classifier is None:  # for the scores that ask it
         detector = copy.copy(detector)
@@ -107,6 +108,12 @@ def run_benchmark(
                     "promised": promised,
                 }
             )
+
+    classes = []
+    if by_class:
+        log("scoring calibration images by class")
+        suspicion = everything[detector.score_name][: len(clean_images)]
+        classes = _by_class(detector, suspicion, clean_images, data.calibration, thresholds[detector.score_name])
 
     if attacked is None:
         attacked = attack_all(classifier, data, attacks, limit=limit, seed=seed, log=log)
@@ -174,6 +181,7 @@ def run_benchmark(
         "asking_the_classifier": [name for name in scores if name in OF_CLASSIFIER],
         "rows": rows,
         "controls": flagged,
+        "by_class": classes,
         "oracle": seen_by_oracle,
         "roc": curves,
     }
@@ -232,6 +240,27 @@ def _calibrated(detector: Detector, names: list[str], data: DataSet) -> tuple[di
     if others:
         calibration |= _suspicions(detector, others, data.calibration.x)
     return functions, calibration
+
+
+def _by_class(
+    detector: Detector, suspicion: np.ndarray, clean: Images, calibration: Images, thresholds: dict[float, float]
+) -> list[dict[str, Any]]:
+    """suspicion: (m,) of the clean images. Returns the share of each class that is flagged: at the thresholds for all
+    classes, and at one that is calibrated for the class."""
+    if clean.y is None or calibration.y is None:
+        raise ValueError("there are no labels, by which false alarms could be counted")
+    labels, own = clean.y.numpy(), calibration.y.numpy()
+    scores = _suspicions(detector, {"own": detector.score_}, calibration.x)["own"]
+    p = conformal.class_p_values(suspicion, labels, scores, own)
+    rows = []
+    for label in np.unique(labels):
+        same = labels == label
+        row: dict[str, Any] = {"class": int(label), "images": int(same.sum())}
+        for fpr in RATES:
+            row[f"flagged_at_{fpr}"] = float((suspicion[same] > thresholds[fpr]).mean())
+            row[f"flagged_at_{fpr}_by_class"] = float((p[same] <= fpr).mean())
+        rows.append(row)
+    return rows
 
 
 def _no_attacks(

@@ -496,6 +496,7 @@ def benchmark(
         bool, typer.Option("--controls", help="Also say how often benignly transformed clean images are flagged.")
     ] = False,
     other: Annotated[list[str], typer.Option(help="Other data of the same shape: say how often it is flagged.")] = [],  # noqa: B006
+    by_class: Annotated[bool, typer.Option("--by-class", help="Also count the false alarms of each class.")] = False,
     oracle: Annotated[
         bool, typer.Option("--oracle", help="Also fit a classifier of all scores to each attack, for comparison.")
     ] = False,
@@ -520,8 +521,8 @@ def benchmark(
         titles = [Path(name).stem for name in detector]
         if len(set(titles)) < len(titles):
             raise ValueError(f"detectors are told apart by their files' names, got {', '.join(titles)}")
-        if len(titles) > 1 and (controls or other or oracle):
-            raise ValueError("--controls, --other and --oracle are for one detector at a time")
+        if len(titles) > 1 and (controls or other or oracle or by_class):
+            raise ValueError("--controls, --other, --oracle and --by-class are for one detector at a time")
         detectors = {title: load_detector(name, device=device) for title, name in zip(titles, detector, strict=True)}
         options: dict[str, Any] = dict(
             attacks=_names(attacks),
@@ -532,6 +533,7 @@ def benchmark(
             controls=controls,
             others=[load_dataset(name, data_dir) for name in other],
             oracle=oracle,
+            by_class=by_class,
             log=lambda line: typer.echo(line, err=True),
         )
         attacked, images = load_classifier(classifier, device=device), load_dataset(data, data_dir)

@@ -74,6 +74,7 @@ def test_a_benchmark_end_to_end(tiny_detector, tmp_path):
         controls=True,
         others=[other],
         oracle=True,
+        by_class=True,
     )
     assert {(row["attack"], row["score"]) for row in results["rows"]} == {
         (attack, score) for attack in ("noise-8", "pgd-8") for score in SCORES if score not in DEAR
@@ -82,6 +83,11 @@ def test_a_benchmark_end_to_end(tiny_detector, tmp_path):
     assert set(flagged) == {*TRANSFORMATIONS, "noise"}
     assert flagged["noise"]["flagged_at_0.01"] == 1
     assert flagged["noise"]["images"] == 60
+    assert {row["class"] for row in results["by_class"]} == set(data.test.y[:60].tolist())
+    assert sum(row["images"] for row in results["by_class"]) == 60
+    overall = sum(row["images"] * row["flagged_at_0.05"] for row in results["by_class"]) / 60
+    alarm = next(a for a in results["false_alarms"] if (a["score"], a["fpr"]) == ("excess_surprisal", 0.05))
+    assert overall == pytest.approx(alarm["observed"])
     assert {row["attack"] for row in results["oracle"]} == {"noise-8", "pgd-8"}
     assert all(row["auroc"] > 0.8 for row in results["oracle"])
     for row in results["rows"]:
@@ -102,6 +108,7 @@ def test_a_benchmark_end_to_end(tiny_detector, tmp_path):
     assert report.count("\n| pit_tails |") == 3
     assert "| *oracle* |" in report
     assert "\n| jpeg-75 |" in report
+    assert "False alarms of excess_surprisal by class" in report
     small = dataclasses.replace(data.test, x=torch.zeros(3, 1, 9, 9, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"holds images of shape \(1, 9, 9\)"):
         run_benchmark(
