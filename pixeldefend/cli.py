@@ -58,6 +58,9 @@ def screen(
     picture: Annotated[
         Path | None, typer.Option(help="Write one picture of all images, verdicts and surprisals.")
     ] = None,
+    classifier: Annotated[
+        str | None, typer.Option(help="A shipped or saved classifier, for a detector whose score asks it.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images scored at once.")] = 64,
     device: Annotated[str, typer.Option(help="cpu, cuda ...")] = "cpu",
     timing: Annotated[bool, typer.Option("--timing", help="Say on standard error where the time went.")] = False,
@@ -85,6 +88,11 @@ def screen(
             raise ValueError(f"--picture wants the name of a .png file in a folder that exists, got {picture}")
         if heatmaps is not None:
             heatmaps.mkdir(parents=True, exist_ok=True)
+        asked = None
+        if classifier is not None:
+            from .zoo import load_classifier
+
+            asked = load_classifier(classifier, device=device)
         results = screen_files(
             files,
             detector,
@@ -93,6 +101,7 @@ def screen(
             device=device,
             maps=heatmaps is not None or picture is not None,
             watch=watch,
+            classifier=asked,
             statistics=statistics,
         )
         with _writer(format_, output) as write:
@@ -325,7 +334,12 @@ def calibrate(
         str, typer.Option(help="The data set that it was trained on: clean images held out from training calibrate.")
     ],
     out: Annotated[Path, typer.Option(help="The detector to write, a .safetensors file.")],
-    score: Annotated[str, typer.Option(help="A name in pixeldefend.scores.SCORES.")] = "excess_surprisal",
+    score: Annotated[
+        str, typer.Option(help="A name in pixeldefend.scores.SCORES, or with --classifier in OF_CLASSIFIER.")
+    ] = "excess_surprisal",
+    classifier: Annotated[
+        str | None, typer.Option(help="A shipped or saved classifier, for the scores that ask it.")
+    ] = None,
     fpr: Annotated[float, typer.Option(help="The detector's rate of false alarms.")] = 0.01,
     confidence: Annotated[
         float | None,
@@ -353,12 +367,14 @@ def calibrate(
     from .datasets import load_dataset
     from .detector import Detector
     from .storage import load_tensors
+    from .zoo import load_classifier
 
     with _refusals():
         model = densities.load(density).to(device)
         shape = model.event_shape or ()
         images = load_dataset(data, data_dir, length=shape[0] if len(shape) == 1 else 256)
-        detector = Detector(model, score=score, fpr=fpr, confidence=confidence)
+        asked = None if classifier is None else load_classifier(classifier, device=device)
+        detector = Detector(model, score=score, fpr=fpr, confidence=confidence, classifier=asked)
         detector.fit(images.calibration.x, X_fit=images.fit.x, transformations=transformation)
         verdicts = detector.judge(images.test.x)
         metrics = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import glob
 import hashlib
 import os
@@ -15,6 +16,7 @@ from time import perf_counter
 from typing import Literal
 
 import numpy as np
+from torch import nn
 
 from .conformal import ConformalMartingale
 from .detector import Detector
@@ -90,11 +92,12 @@ def screen(
     device: str = "cpu",
     maps: bool = False,
     watch: bool = False,
+    classifier: nn.Module | None = None,
     statistics: Statistics | None = None,
 ) -> Iterator[Screened]:
     """files: paths, or records to pass on. detector: a `Detector`, the name of a shipped one, the path of a saved one,
     or None for the shipped one that fits each image. fpr: the rate of false alarms, if not the detector's own. watch:
-    also keep `statistics.martingales`.
+    also keep `statistics.martingales`. classifier: the one that the detector's score asks, if it does.
 
     Yields one result a file, in order. Whatever is wrong with a file becomes its record's `error`. Raises ValueError
     or FileNotFoundError, before the first result, if the detector cannot be loaded, cannot promise fpr or cannot watch.
@@ -105,6 +108,9 @@ def screen(
     def get(name: str) -> Detector:
         if name not in detectors:
             made = detector if isinstance(detector, Detector) else cached_detector(name, device)
+            if classifier is not None:
+                made = copy.copy(made)
+                made.classifier = classifier
             detectors[name] = made if fpr is None else made.with_fpr(fpr)
         return detectors[name]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from . import densities
 from .classifiers import ResNet
@@ -39,13 +40,16 @@ def card(name: str, kind: str = "detector") -> dict[str, Any]:
         ) from None
 
 
-def load_detector(name: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Detector:
-    """name: of a shipped detector ("fashion-mnist"), or the path of a file that `Detector.save` wrote.
+def load_detector(
+    name: str | os.PathLike[str], *, device: str | torch.device = "cpu", classifier: nn.Module | None = None
+) -> Detector:
+    """name: of a shipped detector ("fashion-mnist"), or the path of a file that `Detector.save` wrote. classifier: the
+    one that the detector's score asks, if it does.
 
     Returns the fitted `Detector`; its model is `.density`. Raises ValueError, naming the file, if the file is damaged;
     ValueError or FileNotFoundError if there is no such detector.
     """
-    return Detector.load(_verified(name, "detector"), device=device)
+    return Detector.load(_verified(name, "detector"), device=device, classifier=classifier)
 
 
 def load_classifier(name: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> ResNet:

@@ -2,9 +2,10 @@ import itertools
 
 import numpy as np
 import pytest
-from helpers import clean_images
+from helpers import Brightness, clean_images
 from PIL import Image
 
+from pixeldefend.detector import Detector
 from pixeldefend.images import read_image
 from pixeldefend.picture import save_contact_sheet, save_heat_map
 from pixeldefend.screening import Record, Screened, Statistics, find_files, screen
@@ -141,3 +142,14 @@ def test_a_stream_of_clean_and_of_attacked_images_is_watched(tiny_detector, tmp_
     list(screen([*files("noise", noise), str(tmp_path)], tiny_detector, watch=True, statistics=attacked))
     assert clean.martingales["custom"].alarms(0.01) == {"drift": False, "attacks": False}
     assert attacked.martingales["custom"].alarms(0.01)["attacks"]
+
+
+def test_a_detector_may_ask_a_classifier(tiny_density, tmp_path):
+    detector = Detector(tiny_density, score="purified_disagreement", classifier=Brightness(), fpr=0.05)
+    detector.fit(clean_images(60)).save(tmp_path / "detector.safetensors")
+    Image.fromarray(clean_images(1)[0]).save(tmp_path / "image.png")
+    name, file = str(tmp_path / "detector.safetensors"), str(tmp_path / "image.png")
+    (asked,) = screen([file], name, classifier=Brightness())
+    assert asked.record.verdict != "error"
+    (alone,) = screen([file], name)
+    assert alone.record.error == "purified_disagreement asks the classifier: Detector(density, classifier=...)"
