@@ -242,7 +242,7 @@ mnist(
     dict(model="made", hidden=[500], direct=True, masks=32),
     {"MADE, 32 masks": (86.64, 32)},
     2e-3,
-    12,
+    60,
 )
 # two of these were trained with logistics over 256 levels, which put nearly all of their mass on the two that there are
 PIXELCNN = dict(model="pixelcnn", head="bernoulli", filters=32, blocks=7)

@@ -97,13 +97,13 @@ class MaskedConv2d(ShiftedConv2d):
 
 
 class CachedConv2d:
-    """A `ShiftedConv2d` of stride 1, computed piece by piece in sampling: it keeps what it was shown of its input
-    (zeros at first) and computes only what is asked for. n, h, w: of the input as a whole."""
+    """A `ShiftedConv2d`, computed piece by piece in sampling: it keeps what it was shown of its input (zeros at first)
+    and computes only what is asked for. n, h, w: of the input as a whole."""
 
     def __init__(self, conv: ShiftedConv2d, n: int, h: int, w: int) -> None:
         left, right, self.top, _ = conv.pads
         self.left = left
-        self.kernel, self.bias = conv.kernel(), conv.bias
+        self.kernel, self.bias, self.stride = conv.kernel(), conv.bias, conv.stride[0]
         self.seen = self.kernel.new_zeros(n, conv.in_channels, self.top + h, left + w + max(right, 0))
 
     def write(self, x: Tensor, row: int, column: int) -> None:
@@ -111,12 +111,18 @@ class CachedConv2d:
         start = self.left + column
         self.seen[:, :, row + self.top, start : start + x.shape[3]] = x[:, :, 0]
 
-    def __call__(self, x: Tensor, row: int, column: int) -> Tensor:
-        """x: as `write` takes it. Returns (N, C', 1, M): the output in the same places."""
-        self.write(x, row, column)
+    def output(self, row: int, column: int, columns: int) -> Tensor:
+        """Returns (N, C', 1, columns): the output in one row, from `column` on."""
         kh, kw = self.kernel.shape[2:]
-        window = self.seen[:, :, row : row + kh, column : column + x.shape[3] + kw - 1]
-        return F.conv2d(window, self.kernel, self.bias)
+        row, column, columns = row * self.stride, column * self.stride, (columns - 1) * self.stride + kw
+        window = self.seen[:, :, row : row + kh, column : column + columns]
+        return F.conv2d(window, self.kernel, self.bias, self.stride)
+
+    def __call__(self, x: Tensor, row: int, column: int) -> Tensor:
+        """x: as `write` takes it. Returns (N, C', 1, M): the output in the same places, of a convolution of stride
+        1."""
+        self.write(x, row, column)
+        return self.output(row, column, x.shape[3])
 
 
 class ChannelOutputs(nn.Module):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import product
 from typing import Literal
 
 import torch
@@ -11,8 +13,9 @@ from torch.nn import functional as F
 
 from .base import Autoregressive, Head, SiteDistribution, at_least_float32
 from .heads import PixelCategoricalHead, PixelLogisticMixtureHead
-from .masked import MaskedConv2d, ShiftedConv2d, ShiftedConvTranspose2d, with_constant
-from .solve import steps_by_rows
+from .masked import CachedConv2d, MaskedConv2d, ShiftedConv2d, ShiftedConvTranspose2d, with_constant
+
+Convolution = Callable[[Tensor], Tensor]
 
 
 class PixelCNNPlusPlus(Autoregressive):
@@ -73,7 +76,11 @@ class PixelCNNPlusPlus(Autoregressive):
         self.rows_at_once = 2 ** (scales - 1)
 
     def steps(self, x: Tensor) -> Iterator[SiteDistribution]:
-        return steps_by_rows(self, x)
+        places = ((i, j) for i in range(x.shape[2]) for j in range(x.shape[3]))
+        for (i, j), parameters in zip(places, self.net.steps(x), strict=True):  # type: ignore[operator]
+            for k in range(x.shape[1]):
+                conditionals = self.head(at_least_float32(parameters), x[:, :, i, j, None, None])
+                yield conditionals.part((slice(None), k, 0, 0))
 
     def steps_anew(self, x: Tensor) -> Iterator[SiteDistribution]:
         for channel, row, column in self.sites(tuple(x.shape[1:])):
@@ -129,6 +136,109 @@ class PixelCNNPlusPlusNet(nn.Module):
                 down, right = layer(down, right, *shortcuts.pop())
         return self.last(F.elu(right))
 
+    def steps(self, x: Tensor) -> Iterator[Tensor]:
+        """x: (n, C, H, W). Yields (n, P, 1, 1) for pixel after pixel (Ramachandran et al. 2017, arXiv:1704.06001):
+        computes whenever a row begins that row of the down stream, then one pixel of the right one, and of coarser
+        scales only where a new row or pixel of theirs begins."""
+        n, _, h, w = x.shape
+        size = (n, h, w)
+        first = [CachedConv2d(conv, *size) for conv in (self.first_down, self.first_above, self.first_left)]
+        layers: list[CachedLayer] = []
+        sizes = [size]
+        for layer in self.encoder:
+            layers.append(CachedLayer(layer, sizes[-1], len(sizes) - 1))
+            if isinstance(layer, Downsample):
+                n, h, w = sizes[-1]
+                sizes.append((n, -(-h // 2), -(-w // 2)))
+        mirrored = list(range(len(layers)))  # the outputs that are shortcuts: 0 is that of the first convolutions
+        scale = len(sizes) - 1
+        for layer in self.decoder:
+            shortcut = None if isinstance(layer, Upsample) else mirrored.pop()
+            scale -= isinstance(layer, Upsample)
+            layers.append(CachedLayer(layer, sizes[scale], scale, shortcut))
+
+        for i in range(size[1]):
+            line = with_constant(2 * x[:, :, i : i + 1] - 1)
+            downs = [first[0](line, i, 0)]
+            first[1].write(line, i, 0)
+            for cached in layers:
+                downs.append(cached.down_row(i, downs))
+            for j in range(size[2]):
+                pixel = with_constant(2 * x[:, :, i : i + 1, j : j + 1] - 1)
+                rights = [first[1].output(i, j, 1) + first[2](pixel, i, j)]
+                for k, cached in enumerate(layers):
+                    rights.append(cached.right_pixel(i, j, rights, downs[k + 1]))
+                yield self.last(F.elu(rights[-1]))
+                first[2].write(with_constant(2 * x[:, :, i : i + 1, j : j + 1] - 1), i, j)
+            line = with_constant(2 * x[:, :, i : i + 1] - 1)
+            for conv in first[:2]:
+                conv.write(line, i, 0)
+
+
+class CachedLayer:
+    """A layer of `PixelCNNPlusPlusNet`, computed a row of its down stream and a pixel of its right one at a time.
+
+    size: (n, h, w) of its input (of an `Upsample`: its output). scale: of these, 0 for the finest. shortcut: which
+    output, counted from that of the first convolutions, it also takes.
+    """
+
+    def __init__(self, layer: nn.Module, size: tuple[int, int, int], scale: int, shortcut: int | None = None) -> None:
+        self.layer, self.size, self.scale, self.shortcut = layer, size, scale, shortcut
+        if isinstance(layer, StreamPair):
+            streams: list[tuple[ShiftedConv2d, ...]] = [(block.first, block.second) for block in (layer.down, layer.right)]
+        elif isinstance(layer, Downsample):
+            streams = [(layer.down,), (layer.right,)]
+        else:
+            streams = [(), ()]
+        self.down, self.right = ([CachedConv2d(conv, *size) for conv in stream] for stream in streams)
+        self.row: Tensor | None = None  # of the down stream's output, the last that was computed
+        self.pixels: Tensor | None = None  # of the right one's, those of the last row
+
+    def down_row(self, i: int, before: list[Tensor]) -> Tensor:
+        """i: the row of the image. before: what the layers before returned for it. Returns (n, F, 1, w'): the output's
+        row that holds it."""
+        x, row = before[-1], i >> self.scale
+        if isinstance(self.layer, Upsample):
+            self.row = self.layer.down(x)[:, :, row % 2, None, : self.size[2]]
+        elif i % (1 << self.scale):
+            pass
+        elif isinstance(self.layer, Downsample):
+            self.down[0].write(x, row, 0)
+            if row % 2 == 0:
+                self.row = self.down[0].output(row // 2, 0, -(-self.size[2] // 2))
+        else:
+            assert isinstance(self.layer, StreamPair)
+            others = [] if self.shortcut is None else [before[self.shortcut]]
+            convolutions = [partial(conv, row=row, column=0) for conv in self.down]
+            self.row = self.layer.down(x, *others, convolutions=convolutions)
+        assert self.row is not None
+        return self.row
+
+    def right_pixel(self, i: int, j: int, before: list[Tensor], down: Tensor) -> Tensor:
+        """i, j: the pixel of the image. before: what the layers before returned for it. down: the row that `down_row`
+        returned. Returns (n, F, 1, 1): the output's pixel that holds it."""
+        x, row, column = before[-1], i >> self.scale, j >> self.scale
+        if isinstance(self.layer, Upsample):
+            return self.layer.right(x)[:, :, row % 2, column % 2, None, None]
+        every = 1 << (self.scale + isinstance(self.layer, Downsample))
+        if i % every or j % every:
+            if isinstance(self.layer, Downsample) and not (i % (every // 2) or j % (every // 2)):
+                self.right[0].write(x, row, column)
+            assert self.pixels is not None
+            return self.pixels[..., j // every, None]
+        if isinstance(self.layer, Downsample):
+            self.right[0].write(x, row, column)
+            y = self.right[0].output(row // 2, column // 2, 1)
+        else:
+            assert isinstance(self.layer, StreamPair)
+            others = [down[..., column, None]] + ([] if self.shortcut is None else [before[self.shortcut]])
+            convolutions = [partial(conv, row=row, column=column) for conv in self.right]
+            y = self.layer.right(x, *others, convolutions=convolutions)
+        if self.pixels is None:
+            self.pixels = y.new_zeros(*y.shape[:3], down.shape[3])
+        self.pixels[..., j // every] = y[..., 0]
+        return y
+
 
 class OneStreamNet(nn.Module):
     """The same head on a plainer net: gated residual blocks of masked 2 x 3 convolutions, one after the other.
@@ -157,6 +267,19 @@ class OneStreamNet(nn.Module):
             y = block(y)
         return self.last(F.elu(y)) + self.direct(first)
 
+    def steps(self, x: Tensor) -> Iterator[Tensor]:
+        """x: (n, C, H, W). Yields (n, P, 1, 1) for pixel after pixel: computes one pixel of every layer, from what the
+        layers below kept of those around it."""
+        n, _, h, w = x.shape
+        first = CachedConv2d(self.first, n, h, w)
+        caches = [[CachedConv2d(conv, n, h, w) for conv in (block.first, block.second)] for block in self.blocks]
+        for i, j in product(range(h), range(w)):
+            y = seen = first(with_constant(2 * x[:, :, i : i + 1, j : j + 1] - 1), i, j)
+            for block, pair in zip(self.blocks, caches, strict=True):
+                y = block(y, *(partial(cache, row=i, column=j) for cache in pair))
+            yield self.last(F.elu(y)) + self.direct(seen)
+            first.write(with_constant(2 * x[:, :, i : i + 1, j : j + 1] - 1), i, j)
+
 
 class OneStreamBlock(nn.Module):
     """x + a sigmoid(b). (N, F, H, W) -> the same."""
@@ -168,9 +291,10 @@ class OneStreamBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.second = MaskedConv2d(group, 2 * group, (2, 3))
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.dropout(F.elu(self.first(F.elu(x))))
-        a, b = self.second(y).chunk(2, 1)
+    def forward(self, x: Tensor, first: Convolution | None = None, second: Convolution | None = None) -> Tensor:
+        """first, second: what stands in for the convolutions in sampling."""
+        y = self.dropout(F.elu((first or self.first)(F.elu(x))))
+        a, b = (second or self.second)(y).chunk(2, 1)
         return x + a * torch.sigmoid(b)
 
 
@@ -198,11 +322,13 @@ class GatedResidualBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.second = ShiftedConv2d(2 * filters, 2 * filters, kernel, right=right)
 
-    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
-        y = self.first(concat_elu(x))
+    def forward(self, x: Tensor, *others: Tensor, convolutions: Sequence[Convolution] | None = None) -> Tensor:
+        """convolutions: what stands in for the two in sampling."""
+        first, second = convolutions or (self.first, self.second)
+        y = first(concat_elu(x))
         if self.others is not None:
             y = y + self.others(concat_elu(torch.cat(others, 1)))
-        a, b = self.second(self.dropout(concat_elu(y))).chunk(2, 1)
+        a, b = second(self.dropout(concat_elu(y))).chunk(2, 1)
         return x + a * torch.sigmoid(b)
 
 

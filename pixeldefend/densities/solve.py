@@ -9,7 +9,7 @@ many. Of images in raster order, rows that are settled are left behind, and rows
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -179,20 +179,3 @@ class RowsAbove:
         self.seen[images, :, top : top + rows, left : left + w] = x
         window = self.seen[images, :, : top + rows + bottom, : left + w + right]
         return F.conv2d(window, self.kernel, conv.bias, conv.stride)
-
-
-def steps_by_rows(density: Autoregressive, x: Tensor) -> Iterator[SiteDistribution]:
-    """As `Autoregressive.steps`, for densities whose net works on rows: for each site one pass over its own row."""
-    n, c, h, w = x.shape
-    align = density.rows_at_once or 1
-    stream = RowStream(density, n, w, align)
-    everyone = torch.arange(n, device=x.device)
-    for i in range(h):
-        start = i - i % align
-        for j in range(w):
-            parameters = at_least_float32(stream.parameters(x[:, :, start : i + 1], everyone, start))
-            for k in range(c):
-                own = parameters[:, :, i - start, j, None, None]
-                yield density.head(own, x[:, :, i, j, None, None]).part((slice(None), k, 0, 0))
-        if (i + 1) % align == 0:  # once more, with the last pixel, which the rows below will see
-            stream.parameters(x[:, :, start : i + 1], everyone, start)
