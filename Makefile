@@ -47,9 +47,9 @@ benchmark: .venv/tested
 	    --scores bits_per_dim,typicality,excess_surprisal,low_entropy_excess_surprisal \
 	    --attacks cw-l2-slow --limit 100 --clean 1000 --out eval/results/fashion-mnist-cw-slow
 	$(BIN)/pixeldefend benchmark --detector cifar10 --classifier cifar10 --data cifar10 \
-	    --attacks fgsm-8,pgd-2,pgd-4,pgd-8,pgd-l2-0.25,pgd-l2-0.5,deepfool-linf,fmn-l0 --controls --limit 200 \
+	    --attacks fgsm-8,bim-8,pgd-2,pgd-4,pgd-8,pgd-l2-0.25,pgd-l2-0.5,deepfool-linf,deepfool-l2,cw-l2,fmn-l0,salt-and-pepper \
 	    --scores fused,bits_per_dim,excess_surprisal,low_entropy_excess_surprisal,excess_surprisal_1_2,excess_surprisal_2_2.75,later_channels_excess_surprisal,top_surprisal,pit_lag_columns,pit_lag_rows \
-	    --out eval/results/cifar10
+	    --limit 1000 --clean 2500 --controls --oracle --by-class --out eval/results/cifar10
 
 # a regular, not an editable, installation: what is tested is what users get
 .venv/installed: pyproject.toml $(SOURCES) | .venv/bin/python

@@ -236,7 +236,7 @@ mnist(
     80,
     tested=2000,
 )
-mnist("made", dict(model="made", hidden=[2000]), {"MADE": (88.40, 1)}, 1e-3, 15)
+mnist("made", dict(model="made", hidden=[1000], direct=True), {"MADE": (88.40, 1)}, 1e-3, 16)
 mnist(
     "made-32",
     dict(model="made", hidden=[500], direct=True, masks=32),
