@@ -185,7 +185,9 @@ class CachedLayer:
     def __init__(self, layer: nn.Module, size: tuple[int, int, int], scale: int, shortcut: int | None = None) -> None:
         self.layer, self.size, self.scale, self.shortcut = layer, size, scale, shortcut
         if isinstance(layer, StreamPair):
-            streams: list[tuple[ShiftedConv2d, ...]] = [(block.first, block.second) for block in (layer.down, layer.right)]
+            streams: list[tuple[ShiftedConv2d, ...]] = [
+                (block.first, block.second) for block in (layer.down, layer.right)
+            ]
         elif isinstance(layer, Downsample):
             streams = [(layer.down,), (layer.right,)]
         else:

@@ -22,6 +22,7 @@ from .masked import ShiftedConv2d
 # conditionals of some sites, and the index of these sites in x -> their values
 Rule = Callable[[SiteDistribution, tuple[Any, ...]], Tensor]
 Progress = Callable[[list[Any]], Iterable[Any]]
+FEW = 8
 WINDOW = 8  # rows at a time: with fewer, more passes; with more, most of them in vain
 METHODS = ("auto", "fixed_point", "cached", "anew")
 
@@ -33,24 +34,23 @@ def solve(
     """x: (n, *event), from which a fixed point is looked for; the closer, the sooner it is found.
 
     method: "fixed_point"; "cached", site after site, computing only what is new; "anew", site after site, a whole pass
-    each; "auto", the one that was measured to be the fastest. The first and the last agree bit for bit where a net is
-    rounded the same whatever part of a batch it sees; "cached" may differ where a rule hangs in the balance.
+    each; "auto", the one that was measured to be the fastest: for convolutional models of images the first, on the CPU
+    for up to `FEW` at once, else the second. For these models all agree bit for bit, if a net rounds the same whatever
+    part of a batch it sees; for others "cached" may differ where a rule hangs in the balance.
     progress: wraps the list of sites, or of rows, as tqdm does.
     Returns (n, *event) with x_i = rule(p(. | x_<i)). Raises ValueError for an unknown method.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if method == "auto":
-        method = "fixed_point" if density.rows_at_once else "cached"
+        few = len(x) <= FEW or x.device.type != "cpu"
+        method = "fixed_point" if density.rows_at_once and few else "cached"
     x = density.blank(len(x), tuple(x.shape[1:])).copy_(x)
     training = density.training
     density.eval()
     try:
         if method == "fixed_point" and density.rows_at_once:
             _by_rows(density, x, rule, progress)
-            # rows by themselves may be rounded otherwise than images as a whole: what holds is what these say
-            while not torch.equal(x, new := rule(density.conditionals(x), (slice(None),))):
-                x = new
         elif method == "fixed_point":
             _whole(density, x, rule)
         else:
@@ -59,6 +59,10 @@ def solve(
             for site, conditional in zip(progress(sites), steps, strict=True):
                 where = (slice(None), *site)
                 x[where] = rule(conditional, where)
+        if method != "anew" and density.rows_at_once and len(x):
+            # parts of an image may be rounded otherwise than the whole: what holds is what whole passes say
+            while not torch.equal(x, new := rule(density.conditionals(x), (slice(None),))):
+                x = new
     finally:
         density.train(training)
     return x.contiguous()
