@@ -34,7 +34,12 @@ def images_needed(fpr: float, confidence: float | None = None) -> int:
     if confidence is None:
         return math.ceil(1 / fpr - 1e-9) - 1
     # one calibration score is above the threshold; P(rate <= fpr) = 1 - (1 - fpr)^n
-    return math.ceil(math.log(1 - confidence) / math.log1p(-fpr) - 1e-9)
+    n = max(1, math.ceil(math.log(1 - confidence) / math.log1p(-fpr)))
+    while beta.cdf(fpr, 1, n) < confidence:  # where rounding leaves it in the balance, `rank` decides
+        n += 1
+    while n > 1 and beta.cdf(fpr, 1, n - 1) >= confidence:
+        n -= 1
+    return n
 
 
 def rank(fpr: float, n: int, confidence: float | None = None) -> int:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import betabinom, binom, kstest
 
@@ -47,6 +47,7 @@ def test_p_values_of_clean_scores_are_uniform():
 
 
 @given(fpr=st.floats(0.001, 0.9), confidence=st.one_of(st.none(), st.floats(0.5, 0.999)))
+@example(fpr=0.5, confidence=0.5000000000000001)
 @settings(max_examples=60, deadline=None)
 def test_images_needed_is_the_least_number_that_is_not_refused(fpr, confidence):
     n = images_needed(fpr, confidence)
