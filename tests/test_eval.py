@@ -150,7 +150,7 @@ def test_unknown_names_and_unlabelled_data_are_refused(tiny_detector):
 @pytest.mark.slow
 @pytest.mark.parametrize("attack", ["fgsm-8", "pgd-2"])
 def test_a_published_row_is_recomputed(attack):
-    """From the 500 test images that the published benchmark attacked, and the shipped models."""
+    """From the first half of the test images that the published benchmark attacked, and the shipped models."""
     detector = load_detector("fashion-mnist")
     published = json.loads(RESULTS.read_text())
     expected = next(r for r in published["rows"] if (r["attack"], r["score"]) == (attack, detector.score_name))
@@ -166,9 +166,12 @@ def test_a_published_row_is_recomputed(attack):
         scores=[detector.score_name],
     )
     (row,) = results["rows"]
-    # other processors round differently: a few images may cross a boundary
-    assert row["attempted"] == pytest.approx(expected["attempted"], abs=2)
-    assert row["succeeded"] == pytest.approx(expected["succeeded"], abs=5)
+    # of half of the images, and other processors round differently
+    share = row["succeeded"] / row["attempted"]
+    assert row["attempted"] / 500 == pytest.approx(
+        expected["attempted"] / published["images"]["attacked_test"], abs=0.03
+    )
+    assert share == pytest.approx(expected["succeeded"] / expected["attempted"], abs=0.04)
     assert row["auroc"] == pytest.approx(expected["auroc"], abs=0.002)
     for name in ("tpr_at_fpr_0.01", "tpr_at_fpr_0.05"):
         assert row[name] == pytest.approx(expected[name], abs=0.02)
