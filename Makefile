@@ -40,9 +40,9 @@ examples: .venv/tested
 
 benchmark: .venv/tested
 	$(BIN)/pixeldefend benchmark --detector fashion-mnist --classifier fashion-mnist --data fashion-mnist \
-	    --attacks noise-8,fgsm-1,fgsm-2,fgsm-4,fgsm-8,bim-1,bim-2,bim-4,bim-8,pgd-1,pgd-2,pgd-4,pgd-8,pgd-l2-0.25,pgd-l2-0.5,pgd-l2-1.0,deepfool-linf,deepfool-l2,cw-l2 \
-	    --scores bits_per_dim,typicality,excess_surprisal,low_entropy_excess_surprisal \
-	    --limit 500 --clean 5000 --out eval/results/fashion-mnist
+	    --attacks noise-8,fgsm-8,bim-8,pgd-2,pgd-4,pgd-8,pgd-l2-0.25,pgd-l2-0.5,deepfool-linf,deepfool-l2,cw-l2,fmn-l0 \
+	    --scores low_entropy_excess_surprisal,fused,bits_per_dim,excess_surprisal,typicality,top_surprisal \
+	    --limit 1000 --clean 5000 --controls --oracle --by-class --other mnist --out eval/results/fashion-mnist
 	$(BIN)/pixeldefend benchmark --detector fashion-mnist --classifier fashion-mnist --data fashion-mnist \
 	    --scores bits_per_dim,typicality,excess_surprisal,low_entropy_excess_surprisal \
 	    --attacks cw-l2-slow --limit 100 --clean 1000 --out eval/results/fashion-mnist-cw-slow

@@ -227,14 +227,9 @@ def smoothing_gain(evidence: Evidence) -> Tensor:
     passes of the density. Returns (N,). Raises ValueError for rows and for densities of real numbers."""
     if evidence.x.ndim != 4 or evidence.density.levels is None:
         raise ValueError("smoothing_gain is for densities of images of 8 or fewer bits")
-    return _gain(evidence, median_filter(evidence.x))
-
-
-def median_filter(x: Tensor) -> Tensor:
-    """x: (N, C, H, W). Returns the median of every sub-pixel and its eight neighbours."""
-    n, c, h, w = x.shape
-    patches = F.unfold(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3).reshape(n, c, 9, h, w)
-    return patches.median(2).values
+    n, c, h, w = evidence.x.shape
+    patches = F.unfold(F.pad(evidence.x, (1, 1, 1, 1), mode="replicate"), 3).reshape(n, c, 9, h, w)
+    return _gain(evidence, patches.median(2).values)
 
 
 def likeliest_gain(evidence: Evidence) -> Tensor:
@@ -264,11 +259,12 @@ def gradient_norm(evidence: Evidence) -> Tensor:
 
 
 class PurifiedDisagreement:
-    """How far apart the classifier's softmax is on the image and on the image changed in a way that leaves alone what
-    it shows: purified by up to eps 8-bit steps, or median filtered, whichever tells more (the L1 distance, in [0, 2]).
+    """How far apart the classifier's softmax is on the image and on the image purified by up to eps 8-bit steps: the L1
+    distance, in [0, 2].
 
-    Least perturbations, which pixels show the least, are undone by either. Feature squeezing (Xu, Evans & Qi 2018),
-    with PixelDefend as a squeezer. It looks at the classifier, as no score in `SCORES` does.
+    Least perturbations, which pixels show the least, are undone by it. Feature squeezing (Xu, Evans & Qi 2018) with
+    PixelDefend as the squeezer; of a median filter classifiers think something else on many clean photographs. It looks
+    at the classifier, as no score in `SCORES` does.
     """
 
     def __init__(self, eps: int) -> None:
@@ -283,8 +279,8 @@ class PurifiedDisagreement:
             raise ValueError("purified_disagreement is for autoregressive densities of 8-bit images")
         with torch.no_grad():
             purified = most_probable_within(density, (255 * x).round() / 255, self.eps)
-            said, *others = (evidence.classifier(image).float().softmax(1) for image in (x, purified, median_filter(x)))
-        return torch.stack([(said - other).abs().sum(1) for other in others]).amax(0)
+            before, after = (evidence.classifier(image).float().softmax(1) for image in (x, purified))
+        return (before - after).abs().sum(1)
 
 
 class LearnedScore(ABC):
