@@ -274,7 +274,7 @@ def purify(
     from PIL import Image
 
     from .picture import SHEET, save_purified_sheet
-    from .purify import Purified, purified_name, purify_screened
+    from .purify import Purified, purify_screened
     from .screening import find_files
     from .screening import screen as screen_files
     from .storage import whole_file
@@ -306,9 +306,9 @@ def purify(
             row: dict[str, Any] = {"path": record.path, "purified": None, "changed": None, "error": record.error}
             if item.image is not None:
                 assert item.screened.image is not None
-                with whole_file(out / purified_name(item), "wb") as file:
+                with whole_file(out / record.picture_name(), "wb") as file:
                     Image.fromarray(item.image).save(file, "PNG")
-                row["purified"] = str(out / purified_name(item))
+                row["purified"] = str(out / record.picture_name())
                 before = item.screened.image if item.screened.image.shape == item.image.shape else None
                 row["changed"] = None if before is None else float((before != item.image).mean())
                 row |= {"p_value": [record.p_value, item.p_value]}

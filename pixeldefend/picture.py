@@ -31,11 +31,10 @@ def save_heat_map(screened: Screened, folder: Path) -> Path:
     of the file and the start of its sha256."""
     assert screened.image is not None
     assert screened.surprisal_map is not None
-    assert screened.record.sha256 is not None
     scale = max(1, 256 // screened.image.shape[0])
     pair = np.concatenate([_rgb(screened.image), heat_map(screened.surprisal_map)], 1)
     picture = Image.fromarray(pair.repeat(scale, 0).repeat(scale, 1))
-    path = folder / f"{Path(screened.record.path).stem[:100]}-{screened.record.sha256[:8]}.png"
+    path = folder / screened.record.picture_name()
     with whole_file(path, "wb") as file:
         picture.save(file, "PNG")
     return path

@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -182,12 +181,6 @@ def _purify_group(
         item.p_value, item.bits_per_dim = float(verdicts.p_value[i]), float(verdicts.bits_per_dim[i])
         if labels:
             item.label_before, item.label_after = labels[0][i], labels[1][i]
-
-
-def purified_name(item: Purified) -> str:
-    """Returns the name of the PNG to write: that of the file, and the start of its sha256."""
-    record = item.screened.record
-    return f"{Path(record.path).stem[:100]}-{(record.sha256 or '')[:8]}.png"
 
 
 def checked_eps(eps: Any) -> int:

@@ -2,7 +2,8 @@
 
 A score is a function of `Evidence`, which computes what it is asked for, once: `bits_per_dim(Evidence(density, x))`.
 `SCORES` names them; those in `OF_CLASSIFIER` also ask the classifier. One that learns something from clean images first
-is a class with a `fit`. Those in `DEAR` take further passes of the density, or a gradient."""
+is a class with a `fit`. Those in `DEAR` take further passes of the density, or a gradient.
+"""
 
 from __future__ import annotations
 

@@ -39,6 +39,10 @@ class Record:
     height: int | None = None
     error: str | None = None
 
+    def picture_name(self) -> str:
+        """Returns the name for a PNG that is made of the file: its own, and the start of its sha256."""
+        return f"{Path(self.path).stem[:100]}-{(self.sha256 or '')[:8]}.png"
+
 
 @dataclass
 class Screened:
