@@ -48,14 +48,14 @@ def main() -> None:
     images = load_dataset(arguments.data or arguments.name, arguments.data_dir).test[: arguments.limit]
     assert images.y is not None
     classifier, density = load_classifier(arguments.name), load_detector(arguments.name).density
-    attacked = {"none": images.x}
-    for attack in arguments.attacks.split(","):
-        made = craft(classifier, images.x, images.y, attack)
-        attacked[attack] = torch.where(made.attempted[:, None, None, None], made.images, images.x)
     command = f"python benchmarks/purification.py {arguments.name} --limit {arguments.limit}"
     command += "".join(f" --eps {eps}" for eps in arguments.eps) + f" --attacks {arguments.attacks}"
     rows: list[dict[str, Any]] = []
-    for attack, x in attacked.items():
+    for attack in ("none", *arguments.attacks.split(",")):
+        x = images.x
+        if attack != "none":
+            made = craft(classifier, images.x, images.y, attack)
+            x = torch.where(made.attempted[:, None, None, None], made.images, images.x)
         for eps in (0, *arguments.eps):
             start = time.perf_counter()
             purified = purify(x, eps, density) if eps else x

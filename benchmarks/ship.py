@@ -38,7 +38,8 @@ def main() -> None:
     every_label = torch.cat([data.calibration.y, data.test.y])
 
     source = arguments.runs / "density" / "density.safetensors"
-    detector = Detector(densities.load(source), score=SCORES[name]).fit(data.calibration.x, X_fit=data.fit.x[:2000])
+    detector = Detector(densities.load(source), score=SCORES[name])
+    detector.fit(data.calibration.x, X_fit=data.fit.x[:2000], backends=["bfloat16"])
     verdicts = detector.judge(every_test_image)
     metrics = {
         "test_images": len(every_test_image),

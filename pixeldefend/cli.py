@@ -61,6 +61,10 @@ def screen(
     classifier: Annotated[
         str | None, typer.Option(help="A shipped or saved classifier, for a detector whose score asks it.")
     ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(help="What runs the density: float32, bfloat16, openvino; by default the detector's own."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images scored at once.")] = 64,
     device: Annotated[str, typer.Option(help="cpu, cuda ...")] = "cpu",
     timing: Annotated[bool, typer.Option("--timing", help="Say on standard error where the time went.")] = False,
@@ -102,6 +106,7 @@ def screen(
             maps=heatmaps is not None or picture is not None,
             watch=watch,
             classifier=asked,
+            backend=backend,
             statistics=statistics,
         )
         with _writer(format_, output) as write:
@@ -238,6 +243,8 @@ def _refusals() -> Iterator[None]:
     except (ValueError, OSError, RuntimeError) as error:
         _refuse(str(error))
     except ModuleNotFoundError as error:
+        if error.name == "openvino":
+            _refuse(str(error))
         if error.name != "lightning":
             raise
         _refuse("training needs the extra 'train': pip install 'pixeldefend[train]'")
@@ -354,6 +361,9 @@ def calibrate(
             "May be given several times."
         ),
     ] = [],  # noqa: B006
+    backend: Annotated[
+        list[str], typer.Option(help="Calibrate for this backend too (bfloat16); may be given several times.")
+    ] = [],  # noqa: B006
     data_dir: Annotated[Path, typer.Option(help="Where named data sets are kept, and downloaded to if absent.")] = Path(
         "data"
     ),
@@ -375,7 +385,7 @@ def calibrate(
         images = load_dataset(data, data_dir, length=shape[0] if len(shape) == 1 else 256)
         asked = None if classifier is None else load_classifier(classifier, device=device)
         detector = Detector(model, score=score, fpr=fpr, confidence=confidence, classifier=asked)
-        detector.fit(images.calibration.x, X_fit=images.fit.x, transformations=transformation)
+        detector.fit(images.calibration.x, X_fit=images.fit.x, transformations=transformation, backends=backend)
         verdicts = detector.judge(images.test.x)
         metrics = {
             "test_images": len(images.test),

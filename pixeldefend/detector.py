@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from . import conformal
+from .backends import ARITHMETIC, check_backend, on_backend
 from .conformal import Array
 from .densities import Density, build
 from .images import match_channels, to_batch
@@ -44,11 +45,13 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     the classifier. classifier: that one, a module, (N, C, H, W) in [0, 1] -> logits. fpr: the share of clean images
     that may be flagged, in (0, 1). confidence: None for a rate that holds on average over the draw of the calibration
     images; 0.95, say, for one that this calibration keeps with that probability. batch_size: images scored at once.
+    backend: a key of `pixeldefend.backends.ARITHMETIC`, which runs the density.
 
     Images, X, are what `pixeldefend.images.to_batch` takes, and arrays (N, D) of flattened events. Methods with names
     of scikit-learn's keep its signs (higher = more normal, -1 = outlier); `p_value` and `is_adversarial` say it the
-    other way round. After `fit`: calibration_scores_ (n,), higher = more suspicious; calibration_index_ (n,), the
-    places in X of the images that they are of; transformations_; offset_; n_features_in_.
+    other way round. After `fit`: calibration_scores_ (n,), higher = more suspicious; calibrations_, these by the
+    arithmetic of backends; calibration_index_ (n,), the places in X of the images that they are of; transformations_;
+    offset_; n_features_in_.
     """
 
     def __init__(
@@ -60,8 +63,10 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         confidence: float | None = None,
         batch_size: int = 64,
         classifier: nn.Module | None = None,
+        backend: str = "float32",
     ) -> None:
         self.density = density
+        self.backend = backend
         self.classifier = classifier
         self.score = score
         self.fpr = fpr
@@ -89,7 +94,15 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     # -- learning ------------------------------------------------------------------------------------------------
 
-    def fit(self, X: Any, y: Any = None, *, X_fit: Any = None, transformations: Sequence[str] = ()) -> Detector:
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        X_fit: Any = None,
+        transformations: Sequence[str] = (),
+        backends: Sequence[str] = (),
+    ) -> Detector:
         """Calibrates on clean images X that the density was not trained on. y is ignored.
 
         X_fit: further clean images for a score that learns (typicality, fused ...); without them, a fifth of X is taken
@@ -97,11 +110,13 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         transformations: names in `pixeldefend.transformations.TRANSFORMATIONS` that clean images to come may have gone
         through. A calibration image then counts with its highest score, as it is or under any one of them, so that the
         rate holds whichever they went through, in whatever proportions; attacks have to stand out from all of these.
+        backends: further ones to calibrate for, so that `with_backend` and `load` can change to them.
         Raises ValueError if X is malformed, or too small for fpr (see `conformal.rank`), if many images are copies of
         others, if X_fit holds mostly the same images, or if all scores are the same.
         """
-        if isinstance(transformations, str):
-            raise ValueError(f"transformations must be a list of names, got {transformations!r}")
+        for what, names in (("transformations", transformations), ("backends", backends)):
+            if isinstance(names, str):
+                raise ValueError(f"{what} must be a list of names, got {names!r}")
         for name in transformations:
             check_name(name)
         score = make_score(self.score_name)
@@ -120,16 +135,22 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         _check_distinct(x)
         if isinstance(score, LearnedScore):
             score.fit(torch.from_numpy(self._each(score.features, learn)))
-        scores = self._each(score, x)
-        for name in transformations:
-            scores = np.maximum(scores, self._each(score, transform(x, name)))
+        calibrations = {}
+        # one calibration for all backends of the same arithmetic, made by the one in use where that is among them
+        makers = {ARITHMETIC[check_backend(name)]: name for name in (*backends, self.backend)}
+        for arithmetic, backend in makers.items():
+            scores = self._each(score, x, backend)
+            for name in transformations:
+                scores = np.maximum(scores, self._each(score, transform(x, name), backend))
+            calibrations[arithmetic] = scores
+        scores = calibrations[ARITHMETIC[self.backend]]
         if len(x) > 1 and np.ptp(scores) == 0:
             raise ValueError(
                 f"all {len(x)} calibration images have the score {scores[0]:.4g}: they are constant, or "
                 f"{self.score_name} says nothing of them; calibrate on images as they come, or take another score"
             )
         self.score_ = score
-        self.calibration_scores_, self.calibration_index_ = scores, index
+        self.calibrations_, self.calibration_index_ = calibrations, index
         self.transformations_ = list(transformations)
         return self._set_threshold()
 
@@ -147,13 +168,28 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def with_fpr(self, fpr: float) -> Detector:
         """Returns a detector that differs in its rate of false alarms; density and calibration are shared."""
+        return self._with(fpr=fpr)
+
+    def with_backend(self, backend: str) -> Detector:
+        """Returns a detector that differs in what runs its density. Raises ValueError if it carries no calibration for
+        the backend's arithmetic (`fit(..., backends=...)` makes one), or if the backend cannot run the density."""
+        return self._with(backend=check_backend(backend))
+
+    def _with(self, **parameters: Any) -> Detector:
         check_is_fitted(self)
-        other = Detector(**{**self.get_params(), "fpr": fpr})
-        for name in ("score_", "calibration_scores_", "calibration_index_", "transformations_", "n_features_in_"):
+        other = Detector(**{**self.get_params(), **parameters})
+        for name in ("score_", "calibrations_", "calibration_index_", "transformations_", "n_features_in_"):
             setattr(other, name, getattr(self, name))
         return other._set_threshold()
 
     def _set_threshold(self) -> Detector:
+        arithmetic = ARITHMETIC[self.backend]
+        if arithmetic not in self.calibrations_:
+            raise ValueError(
+                f"this detector carries no calibration for the backend {self.backend!r}, whose scores differ; there is "
+                f"one for {', '.join(self.calibrations_)}. Calibrate it with backends=[{self.backend!r}]"
+            )
+        self.calibration_scores_ = self.calibrations_[arithmetic]
         self.rank_ = conformal.rank(self.fpr, len(self.calibration_scores_), self.confidence)
         self.offset_ = -conformal.threshold(self.calibration_scores_, self.fpr, self.confidence)
         return self
@@ -225,7 +261,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         if self.density is None or self.density.config is None:
             raise ValueError("the density has no config, so it could not be made again from a file")
         tensors = {f"density.{name}": tensor for name, tensor in self.density.state_dict().items()}
-        tensors["calibration_scores"] = torch.from_numpy(self.calibration_scores_)
+        for arithmetic, scores in self.calibrations_.items():
+            tensors[_calibration(arithmetic)] = torch.from_numpy(scores)
         parameters = {name: value for name, value in self.get_params().items() if name not in ("density", "classifier")}
         meta = {
             "kind": "detector",
@@ -244,20 +281,29 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         *,
         device: str | torch.device = "cpu",
         classifier: nn.Module | None = None,
+        backend: str | None = None,
     ) -> Detector:
-        """Reads what `save` wrote. classifier: the one that its score asks, if it does. Raises ValueError if the file
-        is damaged or holds something else, FileNotFoundError if it is missing."""
+        """Reads what `save` wrote. classifier: the one that its score asks, if it does. backend: what runs its density,
+        by default what it was saved with. Raises ValueError if the file is damaged or holds something else, or carries
+        no calibration for the backend, FileNotFoundError if it is missing."""
         tensors, meta = load_tensors(path)
         if meta.get("kind") != "detector":
             raise ValueError(f"{path} holds a {meta.get('kind')}, not a detector")
         density = build(meta["density"])
         prefix = "density."
         density.load_state_dict({name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)})
-        detector = cls(density.eval().to(device), **meta["parameters"], classifier=classifier)
+        parameters = (
+            meta["parameters"] if backend is None else {**meta["parameters"], "backend": check_backend(backend)}
+        )
+        detector = cls(density.eval().to(device), **parameters, classifier=classifier)
         detector.score_ = make_score(detector.score_name)
         vars(detector.score_).update(meta["learned"])
-        detector.calibration_scores_ = tensors["calibration_scores"].numpy()
-        detector.calibration_index_ = np.arange(len(detector.calibration_scores_))
+        detector.calibrations_ = {
+            arithmetic: tensors[_calibration(arithmetic)].numpy()
+            for arithmetic in dict.fromkeys(ARITHMETIC.values())
+            if _calibration(arithmetic) in tensors
+        }
+        detector.calibration_index_ = np.arange(max(map(len, detector.calibrations_.values())))
         detector.transformations_ = meta.get("transformations", [])
         detector.n_features_in_ = math.prod(density.event_shape or (0,))
         return detector._set_threshold()
@@ -289,23 +335,38 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             self.n_features_in_ = x[:1].numel()
         return x
 
-    def _evidence(self, x: Tensor) -> Iterator[Evidence]:
+    def _evidence(self, x: Tensor, backend: str | None = None) -> Iterator[Evidence]:
         assert self.density is not None
+        fast = self._on_backend(backend or self.backend)
         models = [model for model in (self.density, self.classifier) if model is not None]
         training = [model.training for model in models]
         try:
             for model in models:
                 model.eval()  # dropout would make every score a matter of chance
             for batch in x.split(self.batch_size):
-                yield Evidence(self.density, self.density.observe(batch.to(self.density.device)), self.classifier)
+                x = self.density.observe(batch.to(self.density.device))
+                yield Evidence(self.density, x, self.classifier, fast)
         finally:
             for model, mode in zip(models, training, strict=True):
                 model.train(mode)
 
-    def _each(self, function: Callable[[Evidence], Tensor], x: Tensor) -> Array:
-        """function of every batch, joined."""
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name != "_made"}
+
+    def _on_backend(self, backend: str) -> Density | None:
+        """Returns the density on a backend, made once; None for the reference."""
+        assert self.density is not None
+        if backend == "float32":
+            return None
+        made = self.__dict__.get("_made")
+        if made is None or made[:2] != (backend, id(self.density)):
+            made = self._made = (backend, id(self.density), on_backend(self.density, backend))
+        return made[2]
+
+    def _each(self, function: Callable[[Evidence], Tensor], x: Tensor, backend: str | None = None) -> Array:
+        """function of every batch, joined. backend: None for the detector's own."""
         with torch.inference_mode():
-            return np.concatenate([_numbers(function(evidence)) for evidence in self._evidence(x)])
+            return np.concatenate([_numbers(function(evidence)) for evidence in self._evidence(x, backend)])
 
     def _suspicion(self, x: Tensor) -> Array:
         return self._each(self.score_, x)
@@ -416,6 +477,11 @@ class ClassConditional(BaseEstimator):  # type: ignore[misc]
         if labels.shape != (n,) or labels.dtype.kind not in "iub":
             raise ValueError(f"labels must be {n} whole numbers, got {labels.dtype} of shape {labels.shape}")
         return labels.astype(np.int64)
+
+
+def _calibration(arithmetic: str) -> str:
+    """Returns the name of a calibration in a detector's file."""
+    return "calibration_scores" if arithmetic == "float32" else f"calibration_scores.{arithmetic}"
 
 
 def _rows(x: Tensor) -> list[bytes]:

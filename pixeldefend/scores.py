@@ -34,13 +34,17 @@ class Evidence:
     """What a density says about a batch of images, each part computed when first asked for.
 
     density: any Density; the parts by site need an Autoregressive one. x: (N, *event), as `density.observe` gives it.
-    classifier: for the scores in `OF_CLASSIFIER`, (N, C, H, W) in [0, 1] -> logits.
+    classifier: for the scores in `OF_CLASSIFIER`, (N, C, H, W) in [0, 1] -> logits. fast: the density on another
+    backend (`backends.on_backend`), which is asked for conditionals in its place.
     """
 
-    def __init__(self, density: Density, x: Tensor, classifier: nn.Module | None = None) -> None:
+    def __init__(
+        self, density: Density, x: Tensor, classifier: nn.Module | None = None, fast: Density | None = None
+    ) -> None:
         self.density = density
         self.x = x
         self.classifier = classifier
+        self.fast = fast
         self._computed: dict[Any, Tensor] = {}
 
     def once(self, function: Callable[[Evidence], Tensor]) -> Tensor:
@@ -57,7 +61,7 @@ class Evidence:
             raise ValueError(
                 f"this score needs a density with conditionals; {kind} has only bits_per_dim and typicality"
             )
-        return self.density.conditionals(self.x)
+        return (self.fast or self.density).conditionals(self.x)  # type: ignore[operator]
 
     @cached_property
     def surprisal(self) -> Tensor:
@@ -495,7 +499,7 @@ def make_score(name: str) -> Score:
 
 def _gain(evidence: Evidence, x: Tensor) -> Tensor:
     """x: (N, C, H, W) images in place of the evidence's. Returns (N,): how many bits/dim fewer they have."""
-    moved = Evidence(evidence.density, (x * 255).round() / 255)
+    moved = Evidence(evidence.density, (x * 255).round() / 255, fast=evidence.fast)
     return bits_per_dim(evidence) - bits_per_dim(moved)
 
 

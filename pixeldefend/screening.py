@@ -97,11 +97,13 @@ def screen(
     maps: bool = False,
     watch: bool = False,
     classifier: nn.Module | None = None,
+    backend: str | None = None,
     statistics: Statistics | None = None,
 ) -> Iterator[Screened]:
     """files: paths, or records to pass on. detector: a `Detector`, the name of a shipped one, the path of a saved one,
     or None for the shipped one that fits each image. fpr: the rate of false alarms, if not the detector's own. watch:
-    also keep `statistics.martingales`. classifier: the one that the detector's score asks, if it does.
+    also keep `statistics.martingales`. classifier: the one that the detector's score asks, if it does. backend: a key
+    of `pixeldefend.backends.ARITHMETIC`, if not the detector's own.
 
     Yields one result a file, in order. Whatever is wrong with a file becomes its record's `error`. Raises ValueError
     or FileNotFoundError, before the first result, if the detector cannot be loaded, cannot promise fpr or cannot watch.
@@ -112,6 +114,8 @@ def screen(
     def get(name: str) -> Detector:
         if name not in detectors:
             made = detector if isinstance(detector, Detector) else cached_detector(name, device)
+            if backend is not None:
+                made = made.with_backend(backend)
             if classifier is not None:
                 made = copy.copy(made)
                 made.classifier = classifier

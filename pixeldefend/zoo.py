@@ -41,15 +41,20 @@ def card(name: str, kind: str = "detector") -> dict[str, Any]:
 
 
 def load_detector(
-    name: str | os.PathLike[str], *, device: str | torch.device = "cpu", classifier: nn.Module | None = None
+    name: str | os.PathLike[str],
+    *,
+    device: str | torch.device = "cpu",
+    classifier: nn.Module | None = None,
+    backend: str | None = None,
 ) -> Detector:
     """name: of a shipped detector ("fashion-mnist"), or the path of a file that `Detector.save` wrote. classifier: the
-    one that the detector's score asks, if it does.
+    one that the detector's score asks, if it does. backend: a key of `pixeldefend.backends.ARITHMETIC`, which runs the
+    density; by default what the detector was saved with.
 
     Returns the fitted `Detector`; its model is `.density`. Raises ValueError, naming the file, if the file is damaged;
     ValueError or FileNotFoundError if there is no such detector.
     """
-    return Detector.load(_verified(name, "detector"), device=device, classifier=classifier)
+    return Detector.load(_verified(name, "detector"), device=device, classifier=classifier, backend=backend)
 
 
 def load_classifier(name: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> ResNet:
@@ -70,9 +75,9 @@ def load_density(name: str | os.PathLike[str], *, device: str | torch.device = "
 
 
 @functools.cache
-def cached_detector(name: str, device: str = "cpu") -> Detector:
+def cached_detector(name: str, device: str = "cpu", backend: str | None = None) -> Detector:
     """`load_detector`, once a process."""
-    return load_detector(name, device=device)
+    return load_detector(name, device=device, backend=backend)
 
 
 def detector_for(image_shape: tuple[int, ...]) -> str:
