@@ -7,6 +7,7 @@ entropies, p-values), so that all figures are ratios of one run on one machine. 
 
 import argparse
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -27,19 +28,23 @@ PROGRAM = Path(sys.executable).parent / "pixeldefend"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=10_000)
-    n = parser.parse_args().files
+    parser.add_argument("--backend", default="float32")
+    arguments = parser.parse_args()
+    n, backend = arguments.files, arguments.backend
     with np.load(SAMPLE) as file:
         images = file["x"]
     x = torch.from_numpy(images[np.arange(n) % len(images)])[:, None]
-    detector = load_detector("fashion-mnist")
+    detector = load_detector("fashion-mnist", backend=backend)
 
     with tempfile.TemporaryDirectory() as folder:
         for i, image in enumerate(x[:, 0].numpy()):
             Image.fromarray(image).save(f"{folder}/{i:06d}.png")
         started = time.perf_counter()
         command = [PROGRAM, "screen", folder, "--format", "jsonl", "--output", f"{folder}/records.jsonl"]
+        command += ["--backend", backend]
         subprocess.run(command, check=False, stderr=subprocess.DEVNULL)
         screening = time.perf_counter() - started
+        peak_memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
         verdicts = [json.loads(line)["verdict"] for line in Path(folder, "records.jsonl").read_text().splitlines()]
     assert len(verdicts) == n
     assert "error" not in verdicts
@@ -57,6 +62,8 @@ def main() -> None:
         json.dumps(
             {
                 "files": n,
+                "backend": backend,
+                "peak_memory_mib": round(peak_memory),
                 "files_a_second": round(n / screening),
                 "share_of_the_network": round(network / screening, 3),
                 "share_of_scoring": round(scoring / screening, 3),

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pixeldefend import load_detector
+from pixeldefend.backends import ARITHMETIC, on_backend
 from pixeldefend.densities import Autoregressive, PixelCNNPlusPlus
 from pixeldefend.densities.base import GridDistribution
 from pixeldefend.densities.masked import ShiftedConv2d
@@ -86,23 +87,32 @@ def seconds(*functions: Callable[[], Any], turns: int) -> list[float]:
     return [statistics.median(found) for found in times]
 
 
-def scoring(name: str, density: Autoregressive, n: int, turns: int) -> dict[str, Any]:
-    """Images a second, scored by excess surprisal."""
+def scoring(name: str, density: Autoregressive, n: int, turns: int) -> list[dict[str, Any]]:
+    """Images a second, scored by excess surprisal on every backend. Returns a row each."""
     density, naive = density.eval(), straightforward(density)
     x = torch.randint(0, 256, (n, *density.event_shape)) / 255
+    functions: list[Callable[[], Tensor]] = [lambda: score_straightforwardly(naive, x)]
+    for backend in ARITHMETIC:
+        fast = on_backend(density, backend)
+        functions.append(lambda fast=fast: excess_surprisal(Evidence(density, x, fast=fast)))  # type: ignore[misc]
     with torch.inference_mode():
-        assert torch.allclose(excess_surprisal(Evidence(density, x)), score_straightforwardly(naive, x), atol=0.02)
-        ours, theirs = seconds(
-            lambda: excess_surprisal(Evidence(density, x)), lambda: score_straightforwardly(naive, x), turns=turns
-        )
+        expected = functions[0]()
+        for backend, function in zip(ARITHMETIC, functions[1:], strict=True):
+            tolerance = dict(rtol=1e-3, atol=0.02) if ARITHMETIC[backend] == "float32" else dict(rtol=0.1, atol=1)
+            assert torch.allclose(function(), expected, **tolerance), backend
+        theirs, *ours = seconds(*functions, turns=turns)
     what = (
-        f"scoring {n} images, {name}: against full masked kernels in NCHW, {n / ours:.0f} and {n / theirs:.0f} a second"
+        f"scoring {n} images, {name}, {{}}: against full masked kernels in NCHW, {{:.0f}} and {n / theirs:.0f} a second"
     )
-    return dict(name=what, ratio=theirs / ours, goal=3.0, unit="times as fast")
+    return [
+        dict(name=what.format(backend, n / took), ratio=theirs / took, goal=3.0, unit="times as fast")
+        for backend, took in zip(ARITHMETIC, ours, strict=True)
+    ]
 
 
-def peak(name: str, density: Autoregressive, n: int, turns: int) -> dict[str, Any]:
-    """The share of the machine's own convolution peak that scoring reaches, both in float32."""
+def peak(name: str, density: Autoregressive, n: int, turns: int) -> list[dict[str, Any]]:
+    """The share of the machine's own convolution peak that scoring reaches, both in the same arithmetic. Returns a row
+    for every backend."""
     operations = 0
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -125,14 +135,26 @@ def peak(name: str, density: Autoregressive, n: int, turns: int) -> dict[str, An
         density.log_prob(x)
         for hook in hooks:
             hook.remove()
-        ours, best = seconds(lambda: excess_surprisal(Evidence(density, x)), lambda: conv(y), turns=turns)
-    highest = 2 * 32 * 32 * 32 * 256 * 256 * 9 / best
-    return dict(
-        name=f"share of the convolution peak ({highest / 1e9:.0f} GFLOP/s) that scoring reaches, {name}",
-        ratio=operations / ours / highest,
-        goal=0.5,
-        unit="of the peak",
-    )
+
+        def best(arithmetic: str) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16, enabled=arithmetic == "bfloat16"):
+                return conv(y)
+
+        rows = []
+        for backend, arithmetic in ARITHMETIC.items():
+            fast = on_backend(density, backend)
+            ours, theirs = seconds(
+                lambda fast=fast: excess_surprisal(Evidence(density, x, fast=fast)),  # type: ignore[misc]
+                lambda arithmetic=arithmetic: best(arithmetic),  # type: ignore[misc]
+                turns=turns,
+            )
+            highest = 2 * 32 * 32 * 32 * 256 * 256 * 9 / theirs
+            what = (
+                f"share of torch's convolution peak ({highest / 1e9:.0f} GFLOP/s in {arithmetic}) that scoring reaches"
+            )
+            ratio = operations / ours / highest
+            rows.append(dict(name=f"{what}, {name}, {backend}", ratio=ratio, goal=0.5, unit="of the peak"))
+    return rows
 
 
 def a_pass_a_site(density: Autoregressive, x: Tensor, turns: int) -> float:
@@ -169,12 +191,53 @@ def noisy(density: Autoregressive, n: int) -> Tensor:
     return (x + torch.randint(-8, 9, x.shape)).clamp(0, 255).to(torch.uint8)
 
 
-def one_image(turns: int) -> dict[str, Any]:
-    """Milliseconds of `is_adversarial` of one image, after the first call."""
-    detector = load_detector("fashion-mnist")
+def one_image(turns: int) -> list[dict[str, Any]]:
+    """Milliseconds of `is_adversarial` of one image, after the first call. Returns a row for every backend."""
     image = torch.randint(0, 256, (1, 28, 28)).to(torch.uint8)
-    (ours,) = seconds(lambda: detector.is_adversarial(image), turns=turns)
-    return dict(name="one image, is_adversarial, fashion-mnist", ratio=1000 * ours, goal=15.0, unit="ms (at most)")
+    rows = []
+    for backend in ARITHMETIC:
+        detector = load_detector("fashion-mnist", backend=backend)
+        (ours,) = seconds(lambda detector=detector: detector.is_adversarial(image), turns=turns)  # type: ignore[misc]
+        name = f"one image, is_adversarial, fashion-mnist, {backend}"
+        rows.append(dict(name=name, ratio=1000 * ours, goal=15.0, unit="ms (at most)"))
+    return rows
+
+
+def growth(path: Path) -> None:
+    """Draws how the time to score an image grows with the batch, the image and the net."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    base = dict(batch=16, side=32, filters=32)
+    panels: list[tuple[str, str, tuple[int, ...]]] = [
+        ("batch", "images at once", (1, 2, 4, 8, 16, 32, 64)),
+        ("side", "height and width, pixels", (8, 16, 32, 64, 128)),
+        ("filters", "filters", (16, 32, 64, 128)),
+    ]
+    figure, axes = pyplot.subplots(1, 3, figsize=(9, 2.8), sharey=True, layout="constrained")
+    for axis, (what, title, values) in zip(axes, panels, strict=True):
+        found: dict[str, list[float]] = {backend: [] for backend in ARITHMETIC}
+        for value in values:
+            case = {**base, what: value}
+            n = case["batch"] if what == "batch" else 4
+            shape = (3, case["side"], case["side"])
+            density = PixelCNNPlusPlus(shape, filters=case["filters"], blocks=1, scales=1, mixtures=5).eval()
+            x = torch.randint(0, 256, (n, *shape)) / 255
+            with torch.inference_mode():
+                for backend in ARITHMETIC:
+                    fast = on_backend(density, backend)
+                    run = lambda fast=fast: excess_surprisal(Evidence(density, x, fast=fast))  # noqa: E731
+                    found[backend].append(1000 * seconds(run, turns=3)[0] / n)
+        for backend, times in found.items():
+            axis.plot(values, times, marker="o", markersize=3, label=backend)
+        axis.set(xscale="log", yscale="log", xlabel=title, xticks=values, xticklabels=values)
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("ms an image")
+    axes[0].legend(fontsize=8)
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
@@ -191,11 +254,12 @@ def main() -> None:
         rows.append(row)
         print(f"{row['ratio']:8.2f} {row['unit']:14} (goal {row['goal']:g})  {row['name']}", flush=True)
 
-    add(one_image(turns=20))
+    for row in one_image(turns=20):
+        add(row)
     for name, density in shipped.items():
         assert isinstance(density, Autoregressive)
-        add(scoring(name, density, 64, turns))
-        add(peak(name, density, 64, turns))
+        for row in (*scoring(name, density, 64, turns), *peak(name, density, 64, turns)):
+            add(row)
         add(purification(name, density, 1, turns, goal=30.0))
         add(sampling(name, density, 1, turns))
         if not arguments.quick:
@@ -204,8 +268,10 @@ def main() -> None:
             add(sampling(name, density, 64, 1))
     if not arguments.quick:
         large = PixelCNNPlusPlus((3, 32, 32), filters=160, blocks=5, mixtures=10)
-        add(scoring("160 filters, 5 blocks, 10 logistics", large, 4, 1))
-        add(peak("160 filters, 5 blocks, 10 logistics", large, 4, 1))
+        what = "160 filters, 5 blocks, 10 logistics"
+        for row in (*scoring(what, large, 4, 1), *peak(what, large, 4, 1)):
+            add(row)
+        growth(HERE / "growth.png")
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
     (HERE / "speed.md").write_text(markdown(rows, "--quick" if arguments.quick else ""))
@@ -213,7 +279,7 @@ def main() -> None:
 
 def markdown(rows: list[dict[str, Any]], option: str) -> str:
     """Returns a table."""
-    machine = f"{torch.get_num_threads()} threads, torch {torch.__version__}, {platform.machine()}, float32"
+    machine = f"{torch.get_num_threads()} threads, torch {torch.__version__}, {platform.machine()}"
     lines = [
         f"`python benchmarks/speed.py {option}`, on the CPU: {machine}.",
         "",
