@@ -4,7 +4,17 @@ Installed as `pixeldefend.attacks`. foolbox's own `is_adversarial` means "the cl
 package the words mean "flagged by the detector".
 """
 
+from .aware import JointPGD, OrthogonalPGD, SelectivePGD, Undetected
 from .craft import Attacked, craft
 from .presets import ATTACKS, Attack
 
-__all__ = ["ATTACKS", "Attack", "Attacked", "craft"]
+__all__ = [
+    "ATTACKS",
+    "Attack",
+    "Attacked",
+    "JointPGD",
+    "OrthogonalPGD",
+    "SelectivePGD",
+    "Undetected",
+    "craft",
+]

@@ -15,6 +15,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,12 @@ def one_image(turns: int) -> list[dict[str, Any]]:
     return rows
 
 
+def milliseconds(evidence: Callable[[], Evidence]) -> float:
+    """Of scoring a batch."""
+    with torch.inference_mode():
+        return 1000 * seconds(lambda: excess_surprisal(evidence()), turns=3)[0]
+
+
 def growth(path: Path) -> None:
     """Draws how the time to score an image grows with the batch, the image and the net."""
     import matplotlib
@@ -225,11 +232,9 @@ def growth(path: Path) -> None:
             shape = (3, case["side"], case["side"])
             density = PixelCNNPlusPlus(shape, filters=case["filters"], blocks=1, scales=1, mixtures=5).eval()
             x = torch.randint(0, 256, (n, *shape)) / 255
-            with torch.inference_mode():
-                for backend in ARITHMETIC:
-                    fast = on_backend(density, backend)
-                    run = lambda fast=fast: excess_surprisal(Evidence(density, x, fast=fast))  # noqa: E731
-                    found[backend].append(1000 * seconds(run, turns=3)[0] / n)
+            for backend in ARITHMETIC:
+                evidence = partial(Evidence, density, x, fast=on_backend(density, backend))
+                found[backend].append(milliseconds(evidence) / n)
         for backend, times in found.items():
             axis.plot(values, times, marker="o", markersize=3, label=backend)
         axis.set(xscale="log", yscale="log", xlabel=title, xticks=values, xticklabels=values)

@@ -232,6 +232,13 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             surprisal_map=np.concatenate(surprisals) if surprisals else None,
         )
 
+    def suspicion(self, x: Tensor) -> Tensor:
+        """x: (N, *event) in [0, 1], on the density's device. Returns (N,): the score, higher = more suspicious and
+        flagged above -offset_, with its gradient: for attacks that know the detector."""
+        check_is_fitted(self)
+        assert self.density is not None
+        return self.score_(Evidence(self.density, self.density.observe(x), self.classifier))
+
     def p_value(self, X: Any) -> Array:
         """Returns (N,) in [1 / (n + 1), 1]: the share of clean images at least as suspicious (see `conformal`)."""
         check_is_fitted(self)

@@ -382,7 +382,7 @@ class Fused(LearnedScore):
 
     def features(self, evidence: Evidence) -> Tensor:
         """Returns (N, K): the members."""
-        return torch.stack([evidence.once(make_score(name)).detach().double() for name in self.members], 1)
+        return torch.stack([evidence.once(make_score(name)).double() for name in self.members], 1)
 
     def fit(self, features: Tensor) -> Fused:
         """features: (N, K). Learns which members differ, and their quantiles. Raises ValueError if N is below 50,
@@ -400,21 +400,24 @@ class Fused(LearnedScore):
         return self
 
     def of(self, features: Tensor) -> Tensor:
-        total = np.zeros(len(features))
+        total = torch.zeros(len(features), dtype=torch.float64, device=features.device)
         for name, quantiles in zip(self.members_, self.quantiles_, strict=True):
-            x = features[:, self.members.index(name)].double().cpu().numpy()
-            total += np.maximum(self._normal(x, np.array(quantiles)), 0) ** 2
-        return torch.from_numpy(np.sqrt(total))
+            x = features[:, self.members.index(name)].double()
+            total = total + self._normal(x, torch.tensor(quantiles, dtype=x.dtype, device=x.device)).clamp(min=0) ** 2
+        return torch.where(total > 0, total.clamp(min=TINY).sqrt(), 0)  # whose gradient at 0 is 0, and not infinite
 
-    def _normal(self, x: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
-        """(N,) values of a member -> standard normal numbers."""
-        normal = norm.ppf(self.SHARES)
-        z = np.interp(x, quantiles, normal)
+    def _normal(self, x: Tensor, quantiles: Tensor) -> Tensor:
+        """(N,) values of a member -> standard normal numbers: linear between the quantiles, and beyond the highest."""
+        normal = torch.from_numpy(norm.ppf(self.SHARES)).to(x)
+        right = torch.searchsorted(quantiles, x.detach(), right=True).clamp(1, len(quantiles) - 1)
+        left = right - 1
+        width = quantiles[right] - quantiles[left]
+        share = ((x - quantiles[left]) / width.clamp(min=TINY)).clamp(0, 1)
+        z = normal[left] + share * (normal[right] - normal[left])
         # where half of the clean images say the same, the other half tells what is far
-        reach = quantiles[-1] - quantiles[len(quantiles) // 2] or np.ptp(quantiles)
-        beyond = x > quantiles[-1]
-        z[beyond] += normal[-1] / reach * (x[beyond] - quantiles[-1])
-        return np.asarray(z)
+        reach = quantiles[-1] - quantiles[len(quantiles) // 2]
+        reach = reach if reach > 0 else quantiles[-1] - quantiles[0]
+        return torch.where(x > quantiles[-1], normal[-1] * (1 + (x - quantiles[-1]) / reach), z)
 
 
 def learned(score: Score) -> dict[str, Any]:

@@ -1,0 +1,106 @@
+"""Attacks that know the detector."""
+
+import foolbox
+import pytest
+import torch
+from foolbox.criteria import Misclassification
+from helpers import clean_images
+from torch import nn
+
+from pixeldefend import Detector
+from pixeldefend.attacks import JointPGD, OrthogonalPGD, SelectivePGD, Undetected, craft
+
+ATTACKS = [JointPGD, SelectivePGD, OrthogonalPGD]
+
+
+class Half(nn.Module):
+    """Reads which half of an image is brighter, from ten pixels."""
+
+    def forward(self, x):
+        left, right = x[:, :, ::2, 1].mean((1, 2)), x[:, :, ::2, 6].mean((1, 2))
+        return 20 * torch.stack([left, right], 1)
+
+
+@pytest.fixture(scope="module")
+def attacked(tiny_density):
+    detector = Detector(tiny_density, fpr=0.05).fit(clean_images(199, seed=5))
+    x = torch.from_numpy(clean_images(120, seed=7))[:, None] / 255
+    x = x[~torch.from_numpy(detector.is_adversarial(x))][:24]
+    return detector, x, Half()(x).argmax(1), foolbox.PyTorchModel(Half().eval(), bounds=(0, 1))
+
+
+def both(detector, x, y):
+    return (Half()(x).argmax(1) != y) & ~torch.from_numpy(detector.is_adversarial(x))
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_who_knows_the_detector_evades_more_often(attack, attacked):
+    detector, x, y, model = attacked
+    eps = 8 / 255
+    blind = craft(Half(), x, y, "pgd-8").images / 255
+    criterion = Misclassification(y) & Undetected(detector)
+    made = attack(detector, steps=60)
+    _, found, success = made(model, x, criterion, epsilons=eps)
+    assert torch.equal(success, both(detector, found, y))
+    assert success.sum() > both(detector, blind, y).sum()
+    # 8-bit images within the budget, which stop being worked on when they are done
+    torch.testing.assert_close((255 * found).round() / 255, found)
+    assert (found - x).abs().max() <= eps + 1e-6
+    assert made.queries_[success].max() <= 61
+    assert (made.queries_[~success] == 61).all()
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_more_steps_restarts_and_budget_do_no_worse(attack, attacked):
+    detector, x, y, model = attacked
+
+    def successes(eps, **settings):
+        _, found, _ = attack(detector, **settings)(model, x[:12], Misclassification(y[:12]), epsilons=eps)
+        return both(detector, found, y[:12])
+
+    few, many = successes(4 / 255, steps=10), successes(4 / 255, steps=30)
+    assert (many | ~few).all()  # the longer run begins as the shorter one does
+    again = successes(4 / 255, steps=10, restarts=3)
+    assert (again | ~few).all()
+    assert successes(24 / 255, steps=30).sum() >= many.sum()
+
+
+def test_l2_keeps_its_budget(attacked):
+    detector, x, y, model = attacked
+    _, found, _ = JointPGD(detector, steps=10, norm="l2")(model, x, Misclassification(y), epsilons=0.5)
+    assert (found - x).flatten(1).norm(dim=1).max() <= 0.5 + 8 * 0.5 / 255
+
+
+def test_decision_based_attacks_become_aware(attacked):
+    detector, x, y, model = attacked
+    start = JointPGD(detector, steps=60)
+    _, found, success = start(model, x, Misclassification(y) & Undetected(detector), epsilons=24 / 255)
+    assert success.any()
+    boundary = foolbox.attacks.BoundaryAttack(steps=20)
+    criterion = Misclassification(y[success]) & Undetected(detector)
+    _, closer, still = boundary(model, x[success], criterion, epsilons=None, starting_points=found[success])
+    assert still.all()
+    assert ((closer - x[success]).flatten(1).norm(dim=1) <= (found - x)[success].flatten(1).norm(dim=1) + 1e-6).all()
+    assert "excess_surprisal at 0.05" in repr(Undetected(detector))
+
+
+@pytest.mark.parametrize("score", ["bits_per_dim", "excess_surprisal", "top_surprisal", "pit_lag_rows", "fused"])
+def test_scores_have_gradients(score, tiny_density):
+    detector = Detector(tiny_density, score=score, fpr=0.1).fit(clean_images(299))
+    noise = torch.randint(-9, 10, (3, 1, 8, 8), generator=torch.Generator().manual_seed(0)) / 255
+    x = (torch.from_numpy(clean_images(3, seed=9))[:, None] / 255 + noise).clamp(26 / 255, 230 / 255).requires_grad_()
+    suspicion = detector.suspicion(x)
+    (gradient,) = torch.autograd.grad(suspicion.sum(), x)
+    assert torch.isfinite(gradient).all()
+    assert (gradient.flatten(1).abs().amax(1) > 0).all()
+    expected = -torch.from_numpy(detector.score_samples(x.detach()))
+    torch.testing.assert_close(suspicion.detach().double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_out_of_range_is_refused(attacked):
+    detector, x, _, model = attacked
+    for settings in (dict(steps=0), dict(restarts=0), dict(step=0.0), dict(norm="l1")):
+        with pytest.raises(ValueError, match="must be"):
+            JointPGD(detector, **settings)
+    with pytest.raises(ValueError, match="must hold the right labels"):
+        JointPGD(detector)(model, x, Undetected(detector), epsilons=0.1)
