@@ -61,8 +61,7 @@ def solve(
                 x[where] = rule(conditional, where)
         if method != "anew" and density.rows_at_once and len(x):
             # parts of an image may be rounded otherwise than the whole: what holds is what whole passes say
-            while not torch.equal(x, new := rule(density.conditionals(x), (slice(None),))):
-                x = new
+            _whole(density, x, rule)
     finally:
         density.train(training)
     return x.contiguous()
@@ -88,6 +87,8 @@ def _whole(density: Autoregressive, x: Tensor, rule: Rule) -> None:
         new = rule(density.of(active).conditionals(part), (active,))
         x[active] = new
         active = active[(new != part).flatten(1).any(1)]
+        if len(active) == 1 < len(x):
+            active = active.repeat(2)  # alone an image may be rounded otherwise than among others
 
 
 def _by_rows(density: Autoregressive, x: Tensor, rule: Rule, progress: Progress) -> None:
