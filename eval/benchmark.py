@@ -313,7 +313,7 @@ def _suspicions(detector: Detector, scores: dict[str, Score], x: Tensor) -> dict
     with torch.inference_mode():
         for batch in x.split(detector.batch_size):
             seen = detector.density.observe(batch.to(detector.density.device) / 255)
-            evidence = Evidence(detector.density, seen, detector.classifier)
+            evidence = Evidence(detector.density, seen, detector.classifier, detector._on_backend(detector.backend))
             for name, score in scores.items():
                 parts[name].append(evidence.once(score).double().cpu())
     return {name: torch.cat(values).numpy() for name, values in parts.items()}

@@ -409,7 +409,7 @@ class Fused(LearnedScore):
     def _normal(self, x: Tensor, quantiles: Tensor) -> Tensor:
         """(N,) values of a member -> standard normal numbers: linear between the quantiles, and beyond the highest."""
         normal = torch.from_numpy(norm.ppf(self.SHARES)).to(x)
-        right = torch.searchsorted(quantiles, x.detach(), right=True).clamp(1, len(quantiles) - 1)
+        right = torch.searchsorted(quantiles, x.detach().contiguous(), right=True).clamp(1, len(quantiles) - 1)
         left = right - 1
         width = quantiles[right] - quantiles[left]
         share = ((x - quantiles[left]) / width.clamp(min=TINY)).clamp(0, 1)

@@ -253,3 +253,15 @@ def test_purify_writes_an_image_a_file_and_says_what_changed(tmp_path):
 def test_purify_refuses_a_bad_eps(tmp_path):
     image = next(EXAMPLES.glob("*.png"))
     refused("purify", image, "--out", tmp_path, "--eps", 300, says="whole number of 8-bit steps, 0 to 255, got 300")
+
+
+def test_a_backend_screens_as_the_reference_does():
+    files = sorted(EXAMPLES.glob("*.png"))[:6]
+    verdicts = []
+    for backend in ((), ("--backend", "openvino"), ("--backend", "bfloat16")):
+        result = pixeldefend("screen", *files, "--format", "jsonl", *backend)
+        assert result.returncode in (0, 1), result.stderr
+        verdicts.append([json.loads(line)["verdict"] for line in result.stdout.splitlines()])
+    assert len(verdicts[0]) == 6
+    assert verdicts[0] == verdicts[1] == verdicts[2]
+    refused("screen", files[0], "--backend", "quick", says="backend must be one of float32, bfloat16, openvino")

@@ -83,12 +83,12 @@ def most_probable_within(density: Autoregressive, x: Tensor, eps: int, *, method
 def _whole(density: Autoregressive, x: Tensor, rule: Rule) -> None:
     active = torch.arange(len(x), device=x.device)
     while len(active):
-        part = x[active]
-        new = rule(density.of(active).conditionals(part), (active,))
+        # alone an image may be rounded otherwise than among others
+        among = active if len(active) > 1 else active.repeat(min(2, len(x)))
+        new = rule(density.of(among).conditionals(x[among]), (among,))[: len(active)]
+        changed = (new != x[active]).flatten(1).any(1)
         x[active] = new
-        active = active[(new != part).flatten(1).any(1)]
-        if len(active) == 1 < len(x):
-            active = active.repeat(2)  # alone an image may be rounded otherwise than among others
+        active = active[changed]
 
 
 def _by_rows(density: Autoregressive, x: Tensor, rule: Rule, progress: Progress) -> None:
