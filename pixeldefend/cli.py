@@ -686,6 +686,9 @@ def train_classifier(
     learning_rate: float = 0.1,
     warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 200,
     shift: Annotated[int, typer.Option(min=0, help="Move training images by up to so many pixels, at random.")] = 0,
+    adversarial: Annotated[
+        int, typer.Option(min=0, max=255, help="Train on the worst images within so many 8-bit steps (Linf).")
+    ] = 0,
     precision: Precision = "bf16-mixed",
     accelerator: Accelerator = "auto",
     devices: Devices = 1,
@@ -709,7 +712,7 @@ def train_classifier(
         classifier = ResNet((c, h, w), classes=int(images.train.y.max()) + 1, width=width, blocks=blocks)
         options: dict[str, Any] = dict(epochs=epochs, batch_size=batch_size, seed=seed, precision=precision)
         metrics = train(
-            Classification(classifier, learning_rate, warmup, shift),
+            Classification(classifier, learning_rate, warmup, shift, adversarial),
             images.train[:limit],
             images.validation,
             out=out,
@@ -725,6 +728,7 @@ def train_classifier(
             learning_rate=learning_rate,
             warmup=warmup,
             shift=shift,
+            adversarial=adversarial,
             **options,
         )
         classifier.save(out / "classifier.safetensors", recipe=recipe, metrics=metrics)

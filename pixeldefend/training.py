@@ -124,17 +124,23 @@ class MaximumLikelihood(Task):
 
 
 class Classification(Task):
-    """Minimises cross-entropy on images that are mirrored, and moved by up to `shift` pixels, at random."""
+    """Minimises cross-entropy on images that are mirrored, and moved by up to `shift` pixels, at random; with
+    `adversarial`, on the worst that projected gradient descent finds within so many 8-bit steps of each."""
 
     best = ("accuracy", "max")
 
-    def __init__(self, model: nn.Module, learning_rate: float, warmup: int, shift: int = 0) -> None:
+    def __init__(
+        self, model: nn.Module, learning_rate: float, warmup: int, shift: int = 0, adversarial: int = 0
+    ) -> None:
         super().__init__(model.to(memory_format=torch.channels_last), learning_rate, warmup)
-        self.shift = shift
+        self.shift, self.adversarial = shift, adversarial
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         x, y = batch
-        loss = F.cross_entropy(self.model(shifted(mirrored(x), self.shift)), y, label_smoothing=0.05)
+        x = shifted(mirrored(x), self.shift)
+        if self.adversarial:
+            x = worst_within(self.model, x, y, self.adversarial / 255)
+        loss = F.cross_entropy(self.model(x), y, label_smoothing=0.05)
         self.log("train_loss", loss, prog_bar=True)
         return loss
 
@@ -145,6 +151,17 @@ class Classification(Task):
 
     def optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), self.learning_rate, momentum=0.9, nesterov=True, weight_decay=5e-4)
+
+
+def worst_within(model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int = 3) -> Tensor:
+    """x: (N, C, H, W) in [0, 1]. y: (N,) the right classes. Returns images within eps of x, in Linf, with a higher
+    cross-entropy: by projected gradient descent from a random start (Madry et al. 2018), in a few long steps."""
+    moved = x + eps * (2 * torch.rand_like(x) - 1)
+    for _ in range(steps):
+        moved = moved.clamp(0, 1).detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(F.cross_entropy(model(moved), y), moved)
+        moved = x + (moved.detach() + 2 * eps / steps * gradient.sign() - x).clamp(-eps, eps)
+    return moved.clamp(0, 1).detach()
 
 
 def mirrored(x: Tensor) -> Tensor:
