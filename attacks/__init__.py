@@ -4,12 +4,13 @@ Installed as `pixeldefend.attacks`. foolbox's own `is_adversarial` means "the cl
 package the words mean "flagged by the detector".
 """
 
-from .aware import JointPGD, OrthogonalPGD, SelectivePGD, Undetected
+from .aware import SPSA, JointPGD, OrthogonalPGD, SelectivePGD, Undetected
 from .craft import Attacked, craft
 from .presets import ATTACKS, Attack
 
 __all__ = [
     "ATTACKS",
+    "SPSA",
     "Attack",
     "Attacked",
     "JointPGD",
