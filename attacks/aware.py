@@ -69,7 +69,7 @@ class AwarePGD(FixedEpsilonAttack):
         steps: int = 100,
         step: float = 0.1,
         restarts: int = 1,
-        regions: Sequence[float] = (1.0, 0.0),
+        regions: Sequence[float] = (0.05, 0.5, 0.0),
         norm: str = "linf",
         seed: int = 0,
         progress: Callable[[Iterable[Any]], Iterable[Any]] = lambda steps: steps,

@@ -47,8 +47,8 @@ def test_who_knows_the_detector_evades_more_often(attack, attacked):
     # 8-bit images within the budget, which stop being worked on when they are done
     torch.testing.assert_close((255 * found).round() / 255, found)
     assert (found - x).abs().max() <= eps + 1e-6
-    assert made.queries_[success].max() <= 2 * 61  # a try a region
-    assert (made.queries_[~success] == 2 * 61).all()
+    assert made.queries_[success].max() <= 3 * 61  # a try a region
+    assert (made.queries_[~success] == 3 * 61).all()
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
