@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -206,18 +207,18 @@ class _Runner:
             part = images[start : start + self.chunk]
             key = dict(attack=name, eps=eps, fpr=fpr, steps=steps, restarts=restarts, seed=self.seed)
             key |= dict(images=part.digest(), models=self.digest, purify_eps=self.purify_eps)
-            parts.append(self.kept(key, lambda part=part: self.attack(name, part, eps, fpr, steps, restarts)))
+            parts.append(self.kept(key, partial(self.attack, name, part, eps, fpr, steps, restarts)))
         return torch.cat([part["images"] for part in parts]), torch.cat([part["queries"] for part in parts])
 
     def attack(self, name: str, images: Images, eps: int, fpr: float, steps: int, restarts: int) -> dict[str, Tensor]:
-        from foolbox.attacks import LinfProjectedGradientDescentAttack
+        import foolbox
         from foolbox.criteria import Misclassification
         from foolbox.models.pytorch import PyTorchModel
 
         attack = ADAPTIVE[name]
         assert images.y is not None
         if attack.make is None:
-            blind = Attack(lambda: LinfProjectedGradientDescentAttack(steps=steps), eps / 255)
+            blind = Attack(lambda: foolbox.attacks.LinfPGD(steps=steps), eps / 255)
             result = craft(self.defence(attack), images.x, images.y, blind, seed=self.seed)
             return {"images": result.images, "queries": torch.full((len(images),), steps)}
         target, detector = self.defence(attack), self.detector

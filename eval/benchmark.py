@@ -22,10 +22,37 @@ from ..detector import Detector
 from ..images import to_uint8
 from ..scores import DEAR, OF_CLASSIFIER, SCORES, Evidence, Fused, LearnedScore, Score, bits_per_dim, make_score
 from ..transformations import TRANSFORMATIONS, transform
+from .adaptive import run_adaptive
+from .gallery import gallery
+from .kept import Kept, digest
 from .metrics import auroc, promised_interval, rate
+from .others import Uniform
 
 RATES = (0.01, 0.05)
 FOLDS = 5
+BINS = 60
+FINE = np.r_[np.geomspace(0.001, 0.1, 13), np.linspace(0.15, 1, 18)]  # false-alarm rates, of the calibration curve
+
+# what `pixeldefend benchmark --suite` runs: arguments of `run_benchmark`
+SUITES: dict[str, dict[str, Any]] = {
+    # two minutes on two cores
+    "quick": dict(
+        attacks=["noise-8", "fgsm-8", "pgd-2", "pgd-8", "deepfool-l2"],
+        scores=["bits_per_dim", "excess_surprisal"],
+        limit=100,
+        clean=500,
+    ),
+    # attackers who know the classifier alone
+    "standard": dict(limit=1000, controls=True),
+    # and those who know the detector
+    "adaptive": dict(limit=1000, controls=True, adaptive=dict(eps=[2, 4, 8, 16, 32], limit=100, steps=100)),
+    "full": dict(
+        controls=True,
+        oracle=True,
+        by_class=True,
+        adaptive=dict(eps=[2, 4, 8, 16, 32], limit=200, purified_limit=100, steps=1000, restarts=2),
+    ),
+}
 
 
 def run_benchmark(
@@ -43,33 +70,43 @@ def run_benchmark(
     others: list[DataSet] | None = None,
     oracle: bool = False,
     by_class: bool = False,
+    adaptive: dict[str, Any] | None = None,
+    kept: Kept | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """detector: its density is measured under every score. classifier: what is attacked, (N, C, H, W) in [0, 1] ->
     logits. attacks: names, None for all. scores: names, None for all but the dear ones and those that ask the
-    classifier; the detector's own is always among them. limit: attack the first so many test images. clean: count false
-    alarms on the first so many (None: on those that are attacked). controls: also count how many clean images are
-    flagged after each benign transformation. others: data sets of the same shape, whose test images are flagged or not.
-    oracle: also fit, to each attack, a classifier of all these scores that has seen it.
+    classifier, [] for none; the detector's own is always among them. limit: attack the first so many test images.
+    clean: count false alarms on the first so many (None: on those that are attacked). controls: also count how many
+    clean images are flagged after each benign transformation. others: data sets of the same shape, whose test images
+    are flagged or not. oracle: also fit, to each attack, a classifier of all these scores that has seen it. adaptive:
+    arguments of `run_adaptive`, to attack the detector too. kept: where attacked images are kept, for a run that is
+    interrupted.
 
     Thresholds are frozen before any attack, at false-alarm rates of 1 % and 5 % on average: the detector's own score
     keeps its calibration, other scores are fitted on data.fit and calibrated on data.calibration. AUROC compares
     attacked 8-bit images that fool the classifier with all the clean ones of the same first `limit` test images.
 
-    Returns plain JSON values: `rows` (attack, score, attempted, succeeded, auroc, tpr_at_fpr_0.01, tpr_at_fpr_0.05,
-    each with its _ci), `bits_per_dim` (mean over the clean images), `milliseconds` (an image takes, under all these
-    scores), `false_alarms` (score, fpr, observed, its _ci, and the interval `promised`), `controls` (what, images,
-    score, flagged_at_0.01, flagged_at_0.05), `by_class` (class, images, flagged_at_0.01, flagged_at_0.05, and the same
-    with _by_class), `oracle` (attack, auroc), `roc` (points of the curves of the detector's own score and of bits/dim)
-    and what it takes to do it again. Raises ValueError for unknown names, data without labels, or other data of another
-    shape."""
+    Returns plain JSON values: `rows` (attack, control, score, attempted, succeeded, auroc, tpr_at_fpr_0.01,
+    tpr_at_fpr_0.05, each with its _ci), `bits_per_dim` (mean over the clean images), `milliseconds` (an image takes,
+    under all these scores), `false_alarms` (score, fpr, observed, its _ci, and the interval `promised`), `controls`
+    (what, images, score, flagged_at_0.01, flagged_at_0.05), `by_class` (class, images, flagged_at_0.01,
+    flagged_at_0.05, and the same with _by_class), `oracle` (attack, auroc), `roc` (points of the curves of the
+    detector's own score and of bits/dim), `histograms` (of these two), `p_values` (of clean test images, counted in 20
+    bins), `calibration` (false alarms at many rates), `adaptive` (what `run_adaptive` returns, or None), `gallery` (see
+    there) and what it takes to do it again; results.schema.json says it all. Two runs return the same, but for
+    `milliseconds`. Raises ValueError for unknown names, data without labels, or other data of another shape."""
     attacks = known(attacks, ATTACKS)
     if detector.classifier is None:  # for the scores that ask it
         detector = copy.copy(detector)
         detector.classifier = classifier.eval()
-    scores = known(scores, SCORES | OF_CLASSIFIER) if scores is not None else _usual_scores(detector, data, log)
+    if scores is None:
+        scores = _usual_scores(detector, data, log)
+    elif scores:
+        scores = known(scores, SCORES | OF_CLASSIFIER)
     if detector.score_name not in scores:
         scores = [*scores, detector.score_name]
+    pictured = (detector.score_name, "bits_per_dim")
     titles = [other.name for other in others or ()]
     if len(set(titles)) < len(titles):
         raise ValueError(f"other data are told apart by their files' names, got {', '.join(titles)}")
@@ -116,13 +153,15 @@ def run_benchmark(
         classes = _by_class(detector, suspicion, clean_images, data.calibration, thresholds[detector.score_name])
 
     if attacked is None:
-        attacked = attack_all(classifier, data, attacks, limit=limit, seed=seed, log=log)
+        attacked = attack_all(classifier, data, attacks, limit=limit, seed=seed, kept=kept, log=log)
     rows, curves, seen_by_oracle = [], [], []
+    told: dict[str, dict[str, np.ndarray]] = {name: {"clean": normal[name]} for name in scores if name in pictured}
     for attack in attacks:
         result = attacked[attack]
         attempted, succeeded = int(result.attempted.sum()), int(result.succeeded.sum())
         base = {
             "attack": attack,
+            "control": ATTACKS[attack].control,
             "attempted": attempted,
             "succeeded": succeeded,
             "linf_median": _median(result.linf[result.succeeded]),
@@ -137,7 +176,8 @@ def run_benchmark(
             row: dict[str, Any] = {**base, "score": name, "auroc": None, "auroc_ci": None}
             if succeeded:
                 row["auroc"], row["auroc_ci"] = auroc(normal[name], suspicious[name])
-                if name in (detector.score_name, "bits_per_dim"):
+                if name in pictured:
+                    told[name][attack] = suspicious[name]
                     curves.append({"attack": attack, "score": name, **_curve(normal[name], suspicious[name])})
             for fpr in RATES:
                 key = f"tpr_at_fpr_{fpr}"
@@ -156,6 +196,14 @@ def run_benchmark(
 
     density = detector.density
     assert density is not None
+    alarms = everything[detector.score_name][: len(clean_images)]
+    p = conformal.p_values(alarms, detector.calibration_scores_)
+    known_to_all = None
+    if adaptive is not None:
+        log("attacks that know the detector")
+        known_to_all = run_adaptive(
+            detector, classifier, data.test, **{"seed": seed, "kept": kept, "log": log, **adaptive}
+        )
     return {
         "data": data.name,
         "density": density.config,
@@ -171,6 +219,12 @@ def run_benchmark(
         "bits_per_dim": float(everything["bits/dim"][: len(clean_images)].mean()),
         "classifier_accuracy": _accuracy(classifier, victims.x, victims.y),
         "seed": seed,
+        "sha256": {
+            "detector": digest(density),
+            "classifier": digest(classifier),
+            "calibration_images": data.calibration.digest(),
+            "test_images": data.test.digest(),
+        },
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in ("pixeldefend", "torch", "foolbox", "scikit-learn")},
@@ -184,6 +238,11 @@ def run_benchmark(
         "by_class": classes,
         "oracle": seen_by_oracle,
         "roc": curves,
+        "histograms": {name: _histograms(values) for name, values in told.items()},
+        "p_values": np.histogram(p, 20, (0, 1))[0].tolist(),
+        "calibration": [[round(float(fpr), 6), float((p <= fpr).mean())] for fpr in FINE],
+        "adaptive": known_to_all,
+        "gallery": gallery(detector, classifier, victims, attacked),
     }
 
 
@@ -202,14 +261,25 @@ def attack_all(
     *,
     limit: int | None = None,
     seed: int = 0,
+    kept: Kept | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Attacked]:
-    """Returns what each attack makes of the first `limit` test images. Raises ValueError if data has no labels."""
+    """Returns what each attack makes of the first `limit` test images, or takes it from `kept`. Raises ValueError if
+    data has no labels."""
     victims = _victims(data, limit)
     assert victims.y is not None
     attacked = {}
+    models = digest(classifier) if kept else ""
+    version = importlib.metadata.version("pixeldefend")
     for attack in attacks:
-        attacked[attack] = result = craft(classifier, victims.x, victims.y, attack, seed=seed)
+        key = dict(attack=attack, seed=seed, images=victims.digest(), classifier=models, version=version)
+
+        def made(attack: str = attack) -> dict[str, Tensor]:
+            result = craft(classifier, victims.x, victims.y, attack, seed=seed)
+            return {name: torch.as_tensor(value) for name, value in vars(result).items()}
+
+        parts: dict[str, Any] = (kept or Kept())(key, made)
+        attacked[attack] = result = Attacked(**{**parts, "model_calls": int(parts["model_calls"])})
         log(f"{attack}: {int(result.succeeded.sum())} of {int(result.attempted.sum())} succeeded")
     return attacked
 
@@ -292,7 +362,9 @@ def _oracle(
 
 def _usual_scores(detector: Detector, data: DataSet, log: Callable[[str], None]) -> list[str]:
     """Returns the names of all scores but the dear ones, less those that this density or so few images do not have."""
-    names = []
+    names: list[str] = []
+    if isinstance(detector.density, Uniform):
+        return names
     for name in [name for name in SCORES if name not in DEAR]:
         score = make_score(name)
         try:
@@ -320,13 +392,23 @@ def _suspicions(detector: Detector, scores: dict[str, Score], x: Tensor) -> dict
 
 
 def _accuracy(classifier: nn.Module, x: Tensor, y: Tensor) -> float:
-    device = next(classifier.parameters()).device
+    device = next((p.device for p in classifier.parameters()), torch.device("cpu"))
     with torch.inference_mode():
         hits = [
             (classifier(a.to(device) / 255).argmax(1).cpu() == b)
             for a, b in zip(x.split(256), y.split(256), strict=True)
         ]
     return torch.cat(hits).float().mean().item()
+
+
+def _histograms(values: dict[str, np.ndarray]) -> dict[str, Any]:
+    """values: (n,) of each kind of image. Returns {"edges", "counts": kind -> counts}; what lies beyond the edges is
+    counted in the outermost bins."""
+    everything = np.concatenate(list(values.values()))
+    low, high = np.quantile(everything, [0.002, 0.998])
+    edges = np.linspace(low, max(high, low + 1e-6), BINS + 1)
+    counts = {kind: np.histogram(np.clip(v, edges[0], edges[-1]), edges)[0].tolist() for kind, v in values.items()}
+    return {"edges": [round(float(edge), 6) for edge in edges], "counts": counts}
 
 
 def _median(distances: Tensor) -> float | None:

@@ -14,7 +14,9 @@ from ..detector import Detector
 from ..scores import SCORES
 from ..storage import whole_file
 from .benchmark import attack_all, known, run_benchmark
+from .others import Uniform
 
+PICTURES = ("roc", "histograms", "gallery")  # of one detector at a time
 COMPARED = ["bits_per_dim", "excess_surprisal"]  # what every density has that models images
 
 
@@ -29,21 +31,21 @@ def compare(
 ) -> dict[str, Any]:
     """detectors: by the names that the table gives them. The rest is as `run_benchmark` takes it.
 
-    Every detector sees the very same attacked images. Returns {"data", "attacks": names, "scores": names, "detectors":
-    name -> what `run_benchmark` returns, less the curves}.
+    Every detector sees the very same attacked images, under its own score and, if it has a density, under these.
+    Returns {"data", "attacks": names, "scores": names, "detectors": name -> what `run_benchmark` returns, less the
+    curves}.
     """
     attacks = known(attacks, ATTACKS)
-    scores = known(scores, SCORES) if scores is not None else COMPARED
+    scores = known(scores, SCORES) if scores else COMPARED
     log = options.get("log", lambda line: None)
-    chosen = {name: options[name] for name in ("limit", "seed") if name in options}
+    chosen = {name: options[name] for name in ("limit", "seed", "kept") if name in options}
     attacked = attack_all(classifier, data, attacks, **chosen, log=log)
     found = {}
     for name, detector in detectors.items():
         log(f"-- {name}")
-        results = run_benchmark(
-            detector, classifier, data, attacks=attacks, scores=scores, attacked=attacked, **options
-        )
-        found[name] = {key: value for key, value in results.items() if key != "roc"}
+        asked = [] if isinstance(detector.density, Uniform) else scores
+        results = run_benchmark(detector, classifier, data, attacks=attacks, scores=asked, attacked=attacked, **options)
+        found[name] = {key: value for key, value in results.items() if key not in PICTURES}
     return {"data": data.name, "attacks": attacks, "scores": scores, "detectors": found}
 
 
@@ -58,7 +60,8 @@ def write_comparison(results: dict[str, Any], out: Path) -> None:
 
 def comparison_table(results: dict[str, Any]) -> str:
     """Returns Markdown: a table a score, a row a detector and a column an attack."""
-    any_rows = next(iter(results["detectors"].values()))["rows"]
+    detectors = results["detectors"]
+    any_rows = next(iter(detectors.values()))["rows"]
     counts = {row["attack"]: f"{row['succeeded']} / {row['attempted']}" for row in any_rows}
     lines = [
         f"# Detectors compared on {results['data']}",
@@ -66,34 +69,83 @@ def comparison_table(results: dict[str, Any]) -> str:
         "The same attacked images for all. A cell: AUROC / share detected at 5 % false alarms, over the attacked",
         "images that fool the classifier. ms: time an image, under all scores of this page.",
     ]
+    scores = ["own score", *results["scores"]]
     header = ["detector", "bits/dim", "ms"]
-    lines += ["", "## Means over the attacks", "", _row([*header, *results["scores"]])]
-    lines.append(_row(["---"] * (3 + len(results["scores"]))))
-    for name, found in results["detectors"].items():
-        lines.append(_row([*_about(name, found), *(_cell(_mean(found["rows"], score)) for score in results["scores"])]))
+    lines += ["", "## Means over the attacks", "", _row([*header, *scores]), _row(["---"] * (3 + len(scores)))]
+    for name, found in detectors.items():
+        means = [_cell(_mean(_of(found, score))) for score in scores]
+        lines.append(_row([*_about(name, found), *means]))
     header += [f"{name} ({counts[name]})" for name in results["attacks"]]
-    for score in results["scores"]:
+    for score in scores:
         lines += ["", f"## {score}", "", _row(header), _row(["---"] * len(header))]
-        for name, found in results["detectors"].items():
-            cells = {row["attack"]: row for row in found["rows"] if row["score"] == score}
-            lines.append(_row([*_about(name, found), *(_cell(cells[attack]) for attack in results["attacks"])]))
+        for name, found in detectors.items():
+            cells = {row["attack"]: row for row in _of(found, score)}
+            if cells:
+                lines.append(_row([*_about(name, found), *(_cell(cells[attack]) for attack in results["attacks"])]))
     return "\n".join([*lines, ""])
+
+
+def side_by_side(paths: list[Path]) -> str:
+    """paths: results.json of `run_benchmark`, or folders that hold one. Returns Markdown: each run's own score by
+    attack, and how often those who know the detector get by. Raises ValueError for what is no such file."""
+    runs = [_read(path) for path in paths]
+    if len(runs) < 2:
+        raise ValueError(f"there must be two runs or more to compare, got {len(runs)}")
+    letters = [chr(ord("A") + i) if i < 26 else str(i) for i in range(len(runs))]
+    lines = []
+    for letter, path, run in zip(letters, paths, runs, strict=True):
+        lines.append(f"{letter}: {path} ({run['data']}, {run['score']}, {run['images']['attacked_test']} images)  ")
+    for what in ("calibration_images", "test_images", "classifier"):
+        if len({run["sha256"][what] for run in runs}) > 1:
+            lines.append(f"The runs differ in their {what.replace('_', ' ')}.  ")
+    lines += ["", "AUROC / detected at 1 % false alarms.", ""]
+    lines += [_row(["attack", *letters]), _row(["---"] * (1 + len(runs)))]
+    own = [{row["attack"]: row for row in _of(run, "own score")} for run in runs]
+    for attack in dict.fromkeys(name for rows in own for name in rows):
+        cells = [rows.get(attack) for rows in own]
+        lines.append(_row([attack, *(_cell(c or {"auroc": None}, "tpr_at_fpr_0.01") for c in cells)]))
+    knowing = [{(r["attack"], r["eps"]): r for r in (run.get("adaptive") or {"rows": []})["rows"]} for run in runs]
+    if any(knowing):
+        lines += ["", "Get by, knowing the detector, at 5 % false alarms.", ""]
+        lines += [_row(["attack", *letters]), _row(["---"] * (1 + len(runs)))]
+        for name, eps in dict.fromkeys(key for rows in knowing for key in rows):
+            shares = [rows[name, eps]["success_at_fpr_0.05"] if (name, eps) in rows else None for rows in knowing]
+            lines.append(_row([f"{name}, {eps}/255", *("-" if s is None else f"{s:.0%}" for s in shares)]))
+    return "\n".join([*lines, ""])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    path = path / "results.json" if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        found = json.loads(path.read_text())
+        assert {"rows", "score", "images", "sha256", "data"} <= found.keys()
+    except (ValueError, AssertionError, AttributeError):
+        raise ValueError(f"{path} is not the results.json of a benchmark") from None
+    return dict(found)
+
+
+def _of(found: dict[str, Any], score: str) -> list[dict[str, Any]]:
+    """Returns the rows of a score, or of the detector's own."""
+    name = found["score"] if score == "own score" else score
+    return [row for row in found["rows"] if row["score"] == name]
 
 
 def _about(name: str, found: dict[str, Any]) -> list[str]:
     return [name, f"{found['bits_per_dim']:.3f}", f"{found['milliseconds']:.1f}"]
 
 
-def _mean(rows: list[dict[str, Any]], score: str) -> dict[str, Any]:
+def _mean(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Of the attacks that succeeded on any image."""
-    chosen = [row for row in rows if row["score"] == score and row["auroc"] is not None]
+    chosen = [row for row in rows if row["auroc"] is not None]
     if not chosen:
         return {"auroc": None}
     return {key: sum(row[key] for row in chosen) / len(chosen) for key in ("auroc", "tpr_at_fpr_0.05")}
 
 
-def _cell(row: dict[str, Any]) -> str:
-    return "-" if row["auroc"] is None else f"{row['auroc']:.3f} / {row['tpr_at_fpr_0.05']:.0%}"
+def _cell(row: dict[str, Any], detected: str = "tpr_at_fpr_0.05") -> str:
+    return "-" if row["auroc"] is None else f"{row['auroc']:.3f} / {row[detected]:.0%}"
 
 
 def _row(cells: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""results.json, results.md and roc.png from what `run_benchmark` returns."""
+"""results.json, results.md, roc.png and report.html from what `run_benchmark` returns."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ..storage import whole_file
+from .plots import plots
 
 
 def write_report(results: dict[str, Any], out: Path) -> None:
-    """Writes results.json, results.md and roc.png to the folder out."""
+    """Writes results.json, results.md, roc.png and report.html to the folder out."""
     out.mkdir(parents=True, exist_ok=True)
     with whole_file(out / "results.json") as file:
         json.dump(results, file, indent=1)
@@ -18,6 +19,53 @@ def write_report(results: dict[str, Any], out: Path) -> None:
         file.write(markdown(results))
     with whole_file(out / "roc.png", "wb") as file:
         plot_roc(results, file)
+    with whole_file(out / "report.html") as file:
+        file.write(html(results))
+
+
+def html(results: dict[str, Any]) -> str:
+    """Returns a page that needs nothing beside it: no network, no script."""
+    from jinja2 import Environment, PackageLoader
+    from markupsafe import Markup
+
+    def cell(value: float | None, interval: list[float] | None, form: str) -> str:
+        if value is None or interval is None:
+            return Markup("<td>-</td><td></td>")
+        low, high = (form.format(bound) for bound in interval)
+        return Markup('<td>{}</td><td class="range">{} to {}</td>').format(form.format(value), low, high)
+
+    environment = Environment(loader=PackageLoader("pixeldefend.eval"), autoescape=True)
+    checks = results["adaptive"]["checks"] if results["adaptive"] else []
+    return environment.get_template("report.html.j2").render(
+        {"command": None, **results},
+        verdict=verdict(results),
+        failed=[check for check in checks if not check["passed"]],
+        plots=plots(results),
+        cell=cell,
+    )
+
+
+def verdict(results: dict[str, Any]) -> str:
+    """Returns the outcome in a sentence or two."""
+    own = [row for row in results["rows"] if row["score"] == results["score"] and row["auroc"] is not None]
+    own = [row for row in own if not row["control"]]
+    if not own:
+        text = "No attack fooled the classifier: there is nothing to detect."
+    else:
+        key = "tpr_at_fpr_0.01"
+        mean, worst = sum(row[key] for row in own) / len(own), min(own, key=lambda row: row[key])
+        text = f"At 1 % false alarms {results['score']} detects {mean:.0%} of the attacked images"
+        text += f", of the hardest attack ({worst['attack']}) {worst[key]:.0%}." if len(own) > 1 else "."
+    rows = (results["adaptive"] or {"rows": []})["rows"]
+    both = [row for row in rows if row["against"] == "classifier + detector" and row["attack"] != "blind-pgd"]
+    if both:
+        small = [row for row in both if row["eps"] <= 8] or both
+        best = max(small, key=lambda row: (row["success_at_fpr_0.05"], -row["eps"]))
+        text += (
+            f" An attacker who knows the detector gets by with {best['success_at_fpr_0.05']:.0%} of images within "
+            f"{best['eps']}/255 ({best['attack']}, 5 % false alarms)."
+        )
+    return text
 
 
 def markdown(results: dict[str, Any]) -> str:

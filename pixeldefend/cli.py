@@ -1,4 +1,4 @@
-"""The command line: pixeldefend screen, purify, train, calibrate, sample, benchmark."""
+"""The command line: pixeldefend screen, purify, train, calibrate, sample, benchmark, compare, leaderboard."""
 
 from __future__ import annotations
 
@@ -499,17 +499,39 @@ def _sites(sites: list[Any]) -> Iterable[Any]:
 # -- benchmark -----------------------------------------------------------------------------------------------------
 
 
+class Suite(StrEnum):
+    quick = "quick"
+    standard = "standard"
+    adaptive = "adaptive"
+    full = "full"
+
+
 @app.command()
 def benchmark(
     detector: Annotated[
         list[str],
-        typer.Option(help="Name of a shipped detector or path of a saved one; several are compared in one table."),
+        typer.Option(
+            help="A shipped or saved detector, a baseline (random, feature-squeezing, autoencoder, mahalanobis, lid) "
+            "or MODULE:OBJECT; several are compared in one table."
+        ),
     ],
-    classifier: Annotated[str, typer.Option(help="Name of a shipped classifier or path of a saved one.")],
+    classifier: Annotated[
+        str, typer.Option(help="A shipped or saved classifier, a TorchScript or torch.export file, or MODULE:OBJECT.")
+    ],
     data: Annotated[str, typer.Option(help="fashion-mnist, mnist, cifar10, a folder, or an .npz with x and y.")],
     out: Annotated[
-        Path, typer.Option(help="Folder for results.json, .md and roc.png; for comparison.json and .md of several.")
+        Path,
+        typer.Option(
+            help="Folder for results.json, .md, roc.png and report.html; for comparison.json and .md of several."
+        ),
     ],
+    suite: Annotated[
+        Suite | None,
+        typer.Option(
+            help="quick: five attacks on 100 images; standard: all attacks, 1,000 images; adaptive: also attackers who "
+            "know the detector; full: all test images. Options given beside it count."
+        ),
+    ] = None,
     attacks: Annotated[str, typer.Option(help="Comma-separated names; by default all.")] = "",
     scores: Annotated[
         str,
@@ -535,13 +557,36 @@ def benchmark(
         "data"
     ),
     device: Annotated[str, typer.Option(help="cpu, cuda ...")] = "cpu",
+    adaptive: Annotated[
+        str, typer.Option(help="Attacks that know the detector, comma-separated, or all: joint-pgd, bpda-pgd ...")
+    ] = "",
+    eps: Annotated[str, typer.Option(help="Their budgets in 8-bit steps, comma-separated.")] = "",
+    steps: Annotated[int | None, typer.Option(min=1, help="Their steps; by default 100.")] = None,
+    restarts: Annotated[int | None, typer.Option(min=1, help="Their starts; by default 1.")] = None,
+    adaptive_limit: Annotated[int | None, typer.Option(min=1, help="Images that they attack; by default 100.")] = None,
+    purified_limit: Annotated[int | None, typer.Option(min=1, help="... through the purifier; by default 20.")] = None,
+    surrogate_classifier: Annotated[str | None, typer.Option(help="Of one who attacks by transfer.")] = None,
+    surrogate_detector: Annotated[str | None, typer.Option(help="Of one who attacks by transfer.")] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Keep attacked images in this folder; run again, it goes on from there.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the attacks' random starts.")] = 0,
 ) -> None:
     """Measure how well attacks are detected: thresholds are frozen on clean calibration images, then test images are
-    attacked; for each attack and score, AUROC and the share detected at 1 % and 5 % false alarms."""
+    attacked; for each attack and score, AUROC and the share detected at 1 % and 5 % false alarms. Writes results.json
+    and .md, roc.png and report.html, a page that says it all."""
     from .datasets import load_dataset
-    from .eval import compare, run_benchmark, write_comparison, write_report
-    from .zoo import load_classifier, load_detector
+    from .eval import (
+        SUITES,
+        Kept,
+        compare,
+        find_classifier,
+        find_detector,
+        run_benchmark,
+        write_comparison,
+        write_report,
+    )
+    from .zoo import load_detector
 
     with _refusals():
         titles = [Path(name).stem for name in detector]
@@ -549,20 +594,38 @@ def benchmark(
             raise ValueError(f"detectors are told apart by their files' names, got {', '.join(titles)}")
         if len(titles) > 1 and (controls or other or oracle or by_class):
             raise ValueError("--controls, --other, --oracle and --by-class are for one detector at a time")
-        detectors = {title: load_detector(name, device=device) for title, name in zip(titles, detector, strict=True)}
+        if (surrogate_classifier is None) != (surrogate_detector is None):
+            raise ValueError("--surrogate-classifier and --surrogate-detector go together")
+        attacked, images = find_classifier(classifier, device=device), load_dataset(data, data_dir)
+        detectors = {
+            title: find_detector(name, attacked, images, device=device)
+            for title, name in zip(titles, detector, strict=True)
+        }
         options: dict[str, Any] = dict(
-            attacks=_names(attacks),
-            scores=_names(scores),
-            limit=limit,
-            clean=clean,
             seed=seed,
-            controls=controls,
             others=[load_dataset(name, data_dir) for name in other],
-            oracle=oracle,
-            by_class=by_class,
+            kept=Kept(keep),
             log=lambda line: typer.echo(line, err=True),
         )
-        attacked, images = load_classifier(classifier, device=device), load_dataset(data, data_dir)
+        chosen = dict(SUITES[suite]) if suite is not None else {}
+        named = dict(attacks=_names(attacks), scores=_names(scores), limit=limit, clean=clean)
+        flags = dict(controls=controls, oracle=oracle, by_class=by_class)
+        knowing: dict[str, Any] = dict(chosen.get("adaptive", {}))
+        if adaptive or knowing:
+            if _names(adaptive) not in (None, ["all"]):
+                knowing["attacks"] = _names(adaptive)
+            if eps:
+                knowing["eps"] = [_whole(item) for item in _names(eps) or []]
+            limits = dict(limit=adaptive_limit, purified_limit=purified_limit, steps=steps, restarts=restarts)
+            knowing |= {name: value for name, value in limits.items() if value is not None}
+            if surrogate_classifier is not None and surrogate_detector is not None:
+                other_classifier = find_classifier(surrogate_classifier, device=device)
+                knowing["surrogate"] = other_classifier, load_detector(surrogate_detector, device=device)
+            knowing["progress"] = _steps
+            chosen["adaptive"] = knowing
+        elif eps or steps or restarts or adaptive_limit or purified_limit or surrogate_detector:
+            raise ValueError("--eps, --steps and the like are for --adaptive, or a suite that has it")
+        options |= chosen | {name: value for name, value in (named | flags).items() if value}
         command = " ".join(["pixeldefend", *sys.argv[1:]])
         if len(detectors) == 1:
             results = run_benchmark(detectors[titles[0]], attacked, images, **options)
@@ -572,6 +635,44 @@ def benchmark(
             write_comparison({**compare(detectors, attacked, images, **options), "command": command}, out)
             report = out / "comparison.md"
     typer.echo(report.read_text())
+
+
+@app.command("compare")
+def compare_runs(
+    results: Annotated[list[Path], typer.Argument(help="Two or more results.json, or the folders that hold them.")],
+) -> None:
+    """Set the results of several benchmark runs side by side, attack by attack."""
+    from .eval import side_by_side
+
+    with _refusals():
+        typer.echo(side_by_side(results))
+
+
+@app.command()
+def leaderboard(
+    folder: Annotated[Path | None, typer.Argument(help="Of entries; by default those that are shipped.")] = None,
+) -> None:
+    """Print how detectors do under the same protocol: those that are shipped, and baselines."""
+    from .eval import leaderboard_table
+
+    with _refusals():
+        typer.echo(leaderboard_table(folder))
+
+
+def _steps(steps: Iterable[Any]) -> Iterable[Any]:
+    """A progress bar on a terminal, nothing in a pipe."""
+    if not sys.stderr.isatty():
+        return steps
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(steps, "Attacking", console=Console(stderr=True), transient=True)
+
+
+def _whole(item: str) -> int:
+    if not item.isdecimal():
+        raise ValueError(f"--eps wants whole 8-bit steps, got {item!r}")
+    return int(item)
 
 
 def _names(listed: str) -> list[str] | None:

@@ -1,0 +1,146 @@
+"""What to compare with: simpler detectors of attacks, each a function of images that is fitted to clean ones.
+
+Each is called with the classifier and the data, and returns a function (N, C, H, W) in [0, 1] -> (N,), higher = more
+suspicious, with a gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.covariance import EmpiricalCovariance
+from sklearn.neighbors import NearestNeighbors
+from sklearn.neural_network import MLPRegressor
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..datasets import DataSet, Images
+
+Baseline = Callable[[nn.Module, DataSet], Callable[[Tensor], Tensor]]
+
+LEARN_FROM = 10_000  # training images, at most
+
+
+def random(classifier: nn.Module, data: DataSet) -> Callable[[Tensor], Tensor]:
+    """A number in [0, 1) that is drawn from the image's own bytes, and says nothing of it."""
+
+    def score(x: Tensor) -> Tensor:
+        values = (255 * x.detach()).round().flatten(1).double()
+        weights = torch.rand(values.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        return (1e3 * values @ weights.to(values) % 1).to(x) + 0 * x.flatten(1).sum(1)
+
+    return score
+
+
+def feature_squeezing(classifier: nn.Module, data: DataSet) -> Callable[[Tensor], Tensor]:
+    """The largest L1 distance between the classifier's probabilities for the image and for it with fewer bits (1 of
+    grey images, 5 of colours) or after a 2 x 2 median (Xu, Evans & Qi 2018, arXiv:1704.01155)."""
+    classifier = classifier.eval()
+    levels = (1 if data.test.shape[0] == 1 else 31) * 1.0
+
+    def score(x: Tensor) -> Tensor:
+        fewer = x + ((levels * x).round() / levels - x).detach()
+        padded = F.pad(x, (0, 1, 0, 1), mode="replicate")
+        windows = torch.stack([padded[..., i : i + x.shape[2], j : j + x.shape[3]] for i in (0, 1) for j in (0, 1)])
+        median = windows.sort(0).values[1:3].mean(0)
+        p, *others = (classifier(images).softmax(1) for images in (x, fewer, median))
+        return torch.stack([(p - q).abs().sum(1) for q in others]).amax(0)
+
+    return score
+
+
+def autoencoder(classifier: nn.Module, data: DataSet) -> Callable[[Tensor], Tensor]:
+    """Mean squared error of reconstruction by a network with one narrow layer (as the detectors of MagNet, Meng & Chen
+    2017, arXiv:1705.09064)."""
+    x = data.train.x[:LEARN_FROM].flatten(1).numpy() / 255
+    network = MLPRegressor((128,), batch_size=128, max_iter=20, tol=0.0, n_iter_no_change=20, random_state=0)
+    network.out_activation_ = "identity"
+    network.fit(x, x)
+    (a, b), (c, d) = (list(map(torch.from_numpy, pair)) for pair in (network.coefs_, network.intercepts_))
+
+    def score(x: Tensor) -> Tensor:
+        flat = x.flatten(1).double()
+        made = F.relu(flat @ a.to(flat) + c.to(flat)) @ b.to(flat) + d.to(flat)
+        return ((made - flat) ** 2).mean(1)
+
+    return score
+
+
+def mahalanobis(classifier: nn.Module, data: DataSet) -> Callable[[Tensor], Tensor]:
+    """The least Mahalanobis distance of the classifier's last features to the mean of a class, with one covariance for
+    all (Lee et al. 2018, arXiv:1807.03888; of the last layer alone, without noise added to the input)."""
+    features = _last_features(classifier)
+    found, y = _learned(features, data.train)
+    means = np.stack([found[y == label].mean(0) for label in np.unique(y)])
+    precision = EmpiricalCovariance(assume_centered=True).fit(found - means[np.searchsorted(np.unique(y), y)])
+    factor = torch.from_numpy(np.linalg.cholesky(precision.get_precision() + 1e-9 * np.eye(found.shape[1])))
+    centres = torch.from_numpy(means)
+
+    def score(x: Tensor) -> Tensor:
+        seen = features(x).double()
+        from_each = (seen[:, None] - centres.to(seen)) @ factor.to(seen)
+        return (from_each**2).sum(2).amin(1)
+
+    return score
+
+
+def lid(classifier: nn.Module, data: DataSet, k: int = 20) -> Callable[[Tensor], Tensor]:
+    """Local intrinsic dimensionality, by maximum likelihood from the k nearest training images in the classifier's last
+    features (Ma et al. 2018, arXiv:1801.02613; of one layer, and not fitted to attacks)."""
+    features = _last_features(classifier)
+    found, _ = _learned(features, data.train)
+    neighbours = NearestNeighbors(n_neighbors=k).fit(found)
+    learned = torch.from_numpy(found)
+
+    def score(x: Tensor) -> Tensor:
+        seen = features(x).double()
+        nearest = torch.from_numpy(neighbours.kneighbors(seen.detach().cpu().numpy(), return_distance=False))
+        distances = (seen[:, None] - learned[nearest].to(seen)).norm(dim=2).clamp(min=1e-9)
+        return -1 / (distances / distances[:, -1:]).log().mean(1).clamp(max=-1e-9)
+
+    return score
+
+
+BASELINES: dict[str, Baseline] = {
+    "random": random,
+    "feature-squeezing": feature_squeezing,
+    "autoencoder": autoencoder,
+    "mahalanobis": mahalanobis,
+    "lid": lid,
+}
+
+
+def _last_features(classifier: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Returns what maps images to the input of the classifier's last linear layer, (N, D)."""
+    linear = [module for module in classifier.modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise ValueError(f"{type(classifier).__name__} has no linear layer, whose input could be looked at")
+
+    def features(x: Tensor) -> Tensor:
+        seen: list[Tensor] = []
+
+        def keep(module: nn.Module, inputs: Any) -> None:
+            seen.append(inputs[0])
+
+        hook = linear[-1].register_forward_pre_hook(keep)
+        try:
+            classifier(x)
+        finally:
+            hook.remove()
+        return seen[0].flatten(1)
+
+    return features
+
+
+def _learned(features: Callable[[Tensor], Tensor], train: Images) -> tuple[np.ndarray, np.ndarray]:
+    """Returns features, (N, D) float64, and labels of training images."""
+    if train.y is None:
+        raise ValueError("this baseline needs labelled training images")
+    chosen = train[:LEARN_FROM]
+    assert chosen.y is not None
+    with torch.no_grad():
+        found = torch.cat([features(part / 255) for part in chosen.x.split(256)])
+    return found.double().numpy(), chosen.y.numpy()
