@@ -204,8 +204,16 @@ class SPSA(JointPGD):
     lost in the rounding. The rest is as for `AwarePGD`.
     """
 
-    def __init__(self, detector: Detector, *, samples: int = 32, delta: float = 2 / 255, **settings: Any) -> None:
-        super().__init__(detector, **settings)
+    def __init__(
+        self,
+        detector: Detector,
+        *,
+        samples: int = 16,
+        delta: float = 2 / 255,
+        regions: Sequence[float] = (0.05,),
+        **settings: Any,
+    ) -> None:
+        super().__init__(detector, regions=regions, **settings)
         if samples < 1 or not 1 / 255 <= delta <= 1:
             raise ValueError(f"samples must be at least 1 and delta in [1/255, 1], got {samples} and {delta}")
         self.samples, self.delta = samples, delta

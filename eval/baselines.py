@@ -22,6 +22,7 @@ from ..datasets import DataSet, Images
 Baseline = Callable[[nn.Module, DataSet], Callable[[Tensor], Tensor]]
 
 LEARN_FROM = 10_000  # training images, at most
+TINY = 1e-3  # of distances: copies of training images have no dimensionality
 
 
 def random(classifier: nn.Module, data: DataSet) -> Callable[[Tensor], Tensor]:
@@ -56,7 +57,9 @@ def autoencoder(classifier: nn.Module, data: DataSet) -> Callable[[Tensor], Tens
     """Mean squared error of reconstruction by a network with one narrow layer (as the detectors of MagNet, Meng & Chen
     2017, arXiv:1705.09064)."""
     x = data.train.x[:LEARN_FROM].flatten(1).numpy() / 255
-    network = MLPRegressor((128,), batch_size=128, max_iter=20, tol=0.0, n_iter_no_change=20, random_state=0)
+    network = MLPRegressor(
+        hidden_layer_sizes=(128,), batch_size=128, max_iter=20, tol=0.0, n_iter_no_change=20, random_state=0
+    )
     network.out_activation_ = "identity"
     network.fit(x, x)
     (a, b), (c, d) = (list(map(torch.from_numpy, pair)) for pair in (network.coefs_, network.intercepts_))
@@ -98,8 +101,8 @@ def lid(classifier: nn.Module, data: DataSet, k: int = 20) -> Callable[[Tensor],
     def score(x: Tensor) -> Tensor:
         seen = features(x).double()
         nearest = torch.from_numpy(neighbours.kneighbors(seen.detach().cpu().numpy(), return_distance=False))
-        distances = (seen[:, None] - learned[nearest].to(seen)).norm(dim=2).clamp(min=1e-9)
-        return -1 / (distances / distances[:, -1:]).log().mean(1).clamp(max=-1e-9)
+        distances = (seen[:, None] - learned[nearest].to(seen)).norm(dim=2) + TINY
+        return -1 / (distances / distances[:, -1:]).log().mean(1).clamp(max=-TINY)
 
     return score
 

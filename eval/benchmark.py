@@ -50,7 +50,7 @@ SUITES: dict[str, dict[str, Any]] = {
         controls=True,
         oracle=True,
         by_class=True,
-        adaptive=dict(eps=[2, 4, 8, 16, 32], limit=200, purified_limit=100, steps=1000, restarts=2),
+        adaptive=dict(eps=[2, 4, 8, 16, 32], limit=200, dear_limit=100, steps=1000, restarts=2),
     ),
 }
 

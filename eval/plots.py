@@ -60,7 +60,8 @@ def _roc(axes: Any, curves: list[dict[str, Any]]) -> None:
 
     for i, curve in enumerate(curves):
         display = RocCurveDisplay(fpr=np.array(curve["fpr"]), tpr=np.array(curve["tpr"]))
-        display.plot(ax=axes, name=curve["attack"], **_style(i))
+        display.plot(ax=axes)
+        axes.lines[-1].set(label=curve["attack"], **_style(i))
     axes.set(xscale="log", xlabel="false-alarm rate", ylabel="detected", ylim=(-0.02, 1.02))
     axes.set_aspect("auto")
     axes.legend(fontsize=7, loc="lower right")
@@ -73,7 +74,8 @@ def _det(axes: Any, curves: list[dict[str, Any]]) -> None:
         fpr, missed = np.array(curve["fpr"]), 1 - np.array(curve["tpr"])
         some = (fpr < 0.999) & (missed < 0.999)
         display = DetCurveDisplay(fpr=fpr[some], fnr=missed[some].clip(5e-4))
-        display.plot(ax=axes, name=curve["attack"], **_style(i))
+        display.plot(ax=axes)
+        axes.lines[-1].set(label=curve["attack"], **_style(i))
     axes.set(xlabel="false-alarm rate", ylabel="missed")
     axes.tick_params(axis="x", labelrotation=45, labelsize=7)
     axes.set_aspect("auto")

@@ -564,7 +564,9 @@ def benchmark(
     steps: Annotated[int | None, typer.Option(min=1, help="Their steps; by default 100.")] = None,
     restarts: Annotated[int | None, typer.Option(min=1, help="Their starts; by default 1.")] = None,
     adaptive_limit: Annotated[int | None, typer.Option(min=1, help="Images that they attack; by default 100.")] = None,
-    purified_limit: Annotated[int | None, typer.Option(min=1, help="... through the purifier; by default 20.")] = None,
+    dear_limit: Annotated[
+        int | None, typer.Option(min=1, help="... without gradients or through the purifier; by default 20.")
+    ] = None,
     surrogate_classifier: Annotated[str | None, typer.Option(help="Of one who attacks by transfer.")] = None,
     surrogate_detector: Annotated[str | None, typer.Option(help="Of one who attacks by transfer.")] = None,
     keep: Annotated[
@@ -616,14 +618,14 @@ def benchmark(
                 knowing["attacks"] = _names(adaptive)
             if eps:
                 knowing["eps"] = [_whole(item) for item in _names(eps) or []]
-            limits = dict(limit=adaptive_limit, purified_limit=purified_limit, steps=steps, restarts=restarts)
+            limits = dict(limit=adaptive_limit, dear_limit=dear_limit, steps=steps, restarts=restarts)
             knowing |= {name: value for name, value in limits.items() if value is not None}
             if surrogate_classifier is not None and surrogate_detector is not None:
                 other_classifier = find_classifier(surrogate_classifier, device=device)
                 knowing["surrogate"] = other_classifier, load_detector(surrogate_detector, device=device)
             knowing["progress"] = _steps
             chosen["adaptive"] = knowing
-        elif eps or steps or restarts or adaptive_limit or purified_limit or surrogate_detector:
+        elif eps or steps or restarts or adaptive_limit or dear_limit or surrogate_detector:
             raise ValueError("--eps, --steps and the like are for --adaptive, or a suite that has it")
         options |= chosen | {name: value for name, value in (named | flags).items() if value}
         command = " ".join(["pixeldefend", *sys.argv[1:]])

@@ -1,0 +1,357 @@
+"""Attackers who know the detector, in the benchmark; the page it writes; and what else takes part in it."""
+
+import importlib.resources
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+from helpers import Brightness, clean_images
+from torch import nn
+
+from pixeldefend import Detector
+from pixeldefend.datasets import DataSet, Images
+from pixeldefend.eval import (
+    ADAPTIVE,
+    BASELINES,
+    Kept,
+    compare,
+    entry,
+    find_classifier,
+    find_detector,
+    leaderboard_table,
+    run_adaptive,
+    run_benchmark,
+    side_by_side,
+    write_comparison,
+    write_report,
+)
+from pixeldefend.eval.report import html, verdict
+
+SCHEMA = json.loads((importlib.resources.files("pixeldefend.eval") / "results.schema.json").read_text())
+
+
+def ramps(n: int = 40) -> DataSet:
+    def images(count, seed):
+        x = torch.from_numpy(clean_images(count, seed))[:, None]
+        return Images(x, Brightness()(x / 255).argmax(1), torch.arange(count))
+
+    return DataSet("ramps", images(200, 1), images(10, 5), images(60, 2), images(199, 3), images(n, 4))
+
+
+@pytest.fixture(scope="module")
+def data():
+    return ramps()
+
+
+@pytest.fixture(scope="module")
+def detector(tiny_density, data):
+    return Detector(tiny_density, fpr=0.05).fit(data.calibration.x)
+
+
+@pytest.fixture(scope="module")
+def results(detector, data):
+    chosen = [name for name in ADAPTIVE if name not in ("transfer-pgd", "spsa")]
+    adaptive = dict(attacks=chosen, eps=[2, 8, 64], limit=8, dear_limit=3, purify_eps=4, steps=8)
+    return run_benchmark(
+        detector, Brightness(), data, attacks=["noise-8", "pgd-8"], scores=["bits_per_dim"], adaptive=adaptive
+    )
+
+
+def test_rows_of_those_who_know_the_detector(results):
+    adaptive = results["adaptive"]
+    rows = {(row["attack"], row["eps"]): row for row in adaptive["rows"]}
+    assert len(rows) == 6 * 3
+    for row in rows.values():
+        # stricter detectors are harder to get by, and who gets by has fooled
+        assert row["success_at_fpr_0.01"] >= row["success_at_fpr_0.05"] >= row["success_at_fpr_0.5"]
+        low, high = row["success_at_fpr_0.05_ci"]
+        assert 0 <= low <= row["success_at_fpr_0.05"] <= high <= 1
+        if row["against"] == "purifier + classifier":
+            assert row["success_at_fpr_0.05"] == row["fooled"]
+    assert rows["bpda-pgd", 64]["images"] == 3
+    assert rows["joint-pgd", 64]["success_at_fpr_0.05"] >= rows["blind-pgd", 64]["success_at_fpr_0.05"]
+    for row in adaptive["robustness"]:
+        assert row["accuracy"] <= row["clean_accuracy"] <= 1
+    assert {check["passed"] for check in adaptive["checks"]} <= {True, False}
+    assert any("more steps" in check["what"] for check in adaptive["checks"])
+
+
+def test_results_follow_their_schema(results, detector, data):
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    jsonschema.validate({**results, "command": "x"}, SCHEMA)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**results, "unheard_of": 1}, SCHEMA)
+
+
+def test_two_runs_give_the_same_and_an_interrupted_one_goes_on(detector, data, tmp_path):
+    settings = dict(
+        attacks=["pgd-8"], scores=[], limit=20, adaptive=dict(attacks=["joint-pgd"], eps=[8], limit=6, steps=5)
+    )
+
+    def run(kept=None):
+        found = run_benchmark(detector, Brightness(), data, kept=kept, **settings)
+        return {name: value for name, value in found.items() if name != "milliseconds"}
+
+    first = run()
+    assert run() == first
+    folder = tmp_path / "kept"
+    assert run(Kept(folder)) == first
+    files = sorted(folder.iterdir())
+    times = [path.stat().st_mtime_ns for path in files]
+    files[0].write_bytes(b"half a file")  # a run that was cut short
+    assert run(Kept(folder)) == first
+    assert [path.stat().st_mtime_ns for path in files[1:]] == times[1:]
+
+
+def test_kept_things_are_told_apart_by_their_keys(tmp_path):
+    kept = Kept(tmp_path)
+    assert kept({"a": 1}, lambda: {"x": torch.ones(2)})["x"].tolist() == [1, 1]
+    assert kept({"a": 2}, lambda: {"x": torch.zeros(2)})["x"].tolist() == [0, 0]
+    assert kept({"a": 1}, lambda: pytest.fail("made again"))["x"].tolist() == [1, 1]
+
+
+def test_wrong_settings_are_refused(detector, data):
+    for settings, message in (
+        (dict(attacks=["nope"]), "unknown attack 'nope'"),
+        (dict(attacks=["transfer-pgd"]), "needs a surrogate"),
+        (dict(eps=[]), "eps must be"),
+        (dict(eps=[0]), "eps must be"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run_adaptive(detector, Brightness(), data.test, **settings)
+    wrong = Images(data.test.x, 1 - data.test.y, data.test.index)
+    with pytest.raises(ValueError, match="reads none of"):
+        run_adaptive(detector, Brightness(), wrong)
+
+
+def test_transfer_is_made_for_the_surrogate_and_judged_by_the_other(detector, data, tiny_density):
+    other = Detector(tiny_density, score="bits_per_dim", fpr=0.05).fit(data.calibration.x)
+    found = run_adaptive(
+        detector, Brightness(), data.test, attacks=["transfer-pgd"], eps=[32], limit=6, steps=5,
+        surrogate=(Brightness(), other),
+    )  # fmt: skip
+    (row,) = found["rows"]
+    assert row["fooled"] > 0
+    assert found["surrogate"]
+
+
+def test_the_report_says_what_was_found(results, tmp_path):
+    write_report({**results, "command": "pixeldefend benchmark <&>"}, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert verdict(results) in page
+    assert "&lt;&amp;&gt;" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+    assert "<script" not in page
+    for row in results["adaptive"]["rows"]:
+        assert f'<th scope="row">{row["attack"]}</th>' in page
+    assert page.count('class="item"') == len(results["gallery"]) == 2
+    assert page.count("<figure>") == 7
+    assert "Attackers who know the detector" in (tmp_path / "results.md").read_text()
+
+
+def test_a_benchmark_that_fails_its_own_check_says_so(results):
+    checks = [{"what": "more steps do no worse", "passed": False, "detail": "60% and 40%"}]
+    page = html({**results, "adaptive": {**results["adaptive"], "checks": checks}})
+    assert 'class="failed" role="alert"' in page
+    assert "FAILS" in page
+
+
+def test_a_report_without_any_success(detector, data):
+    class Stubborn(Brightness):
+        def forward(self, x):
+            return torch.tensor([1.0, 0.0]).expand(len(x), 2) + 0 * super().forward(x)
+
+    zeros = Images(data.test.x, torch.zeros(len(data.test)).long(), data.test.index)
+    settled = DataSet(data.name, data.train, data.validation, data.fit, data.calibration, zeros)
+    found = run_benchmark(detector, Stubborn(), settled, attacks=["fgsm-1"], scores=[])
+    assert verdict(found).startswith("No attack fooled")
+    assert "<figure>" in html(found)
+    jsonschema.validate(found, SCHEMA)
+
+
+def test_the_page_in_a_real_browser(results, tmp_path):
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("no chromium and chromedriver on this machine: apt-get install chromium chromium-driver")
+    from selenium import webdriver
+
+    write_report(results, tmp_path)
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    try:
+        for width in (390, 1200):
+            browser.set_window_size(width, 900)
+            browser.get((tmp_path / "report.html").as_uri())
+            assert verdict(results) in browser.find_element("css selector", ".verdict").text
+            loaded = "return [...document.images].every(i => i.complete && i.naturalWidth > 0)"
+            assert browser.execute_script(loaded)
+            # tables scroll within themselves: the page does not
+            wider = "return document.documentElement.scrollWidth > document.documentElement.clientWidth"
+            assert not browser.execute_script(wider)
+        assert browser.get_log("browser") == []
+    finally:
+        browser.quit()
+
+
+# -- baselines, and other people's -------------------------------------------------------------------------------------
+
+
+class Trained(nn.Module):
+    """A small classifier with a last linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.Tanh(), nn.Linear(12, 2))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_baselines_are_calibrated_and_have_a_gradient(name, data):
+    baseline = find_detector(name, Trained(), data, fpr=0.05)
+    assert baseline.score_name == name
+    fresh = torch.from_numpy(clean_images(400, seed=77))[:, None]
+    assert 0.005 <= baseline.is_adversarial(fresh).mean() <= 0.13
+    x = (data.test.x[:4] / 255).requires_grad_()
+    suspicion = baseline.suspicion(x)
+    torch.autograd.grad(suspicion.sum(), x)
+    np.testing.assert_allclose(-baseline.score_samples(x.detach()), suspicion.detach().numpy(), rtol=1e-4, atol=1e-6)
+    # one image's score does not depend on the others'
+    np.testing.assert_allclose(
+        baseline.score_samples(data.test.x[:1]), baseline.score_samples(data.test.x)[:1], rtol=1e-4
+    )
+
+
+def test_an_autoencoder_sees_noise_and_chance_sees_nothing(data):
+    noise = torch.randint(0, 256, (200, 1, 8, 8), dtype=torch.uint8)
+    assert find_detector("autoencoder", Trained(), data, fpr=0.05).is_adversarial(noise).mean() > 0.95
+    assert find_detector("random", Trained(), data, fpr=0.05).is_adversarial(noise).mean() < 0.15
+
+
+MINE = '''
+import numpy as np, torch
+from torch import nn
+
+class Flat:
+    """scikit-learn's way: higher is more normal; takes arrays alone."""
+    def score_samples(self, X):
+        assert isinstance(X, np.ndarray)
+        return -X.reshape(len(X), -1).std(1)
+
+def spread(x):
+    return x.flatten(1).std(1)
+
+class Net(nn.Module):
+    def forward(self, x):
+        left, right = x[..., :4].mean((1, 2, 3)), x[..., 4:].mean((1, 2, 3))
+        return 20 * torch.stack([left, right], 1)
+
+flat, net, number = Flat(), Net(), 3
+'''
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    sys.modules.pop("mine", None)
+    return tmp_path
+
+
+def test_other_peoples_detectors_take_part(mine, data):
+    by_class, by_function = (find_detector(f"mine:{name}", Brightness(), data, fpr=0.05) for name in ("flat", "spread"))
+    x = data.test.x
+    np.testing.assert_allclose(by_class.score_samples(x), -(x / 255).flatten(1).std(1, correction=0), rtol=1e-4)
+    assert by_function.suspicion((x / 255).requires_grad_()).requires_grad
+    found = compare({"flat": by_class, "mine": by_function}, Brightness(), data, attacks=["pgd-8"], limit=20)
+    write_comparison(found, mine)
+    assert "## own score" in (mine / "comparison.md").read_text()
+    for name, message in (
+        ("mine:number", "is a int"),
+        ("mine:nothing", "cannot be imported"),
+        ("nowhere:x", "cannot be imported"),
+        ("unheard-of", "baselines: random"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            find_detector(name, Brightness(), data)
+
+
+def test_other_peoples_classifiers_take_part(mine, data, detector):
+    x = data.test.x[:3] / 255
+    module = find_classifier("mine:net")
+    torch.jit.trace(module, x).save("net.pt")
+    batch = torch.export.Dim("batch")
+    torch.export.save(torch.export.export(module, (x,), dynamic_shapes={"x": {0: batch}}), "net.pt2")
+    for name in ("net.pt", "net.pt2"):
+        loaded = find_classifier(name)
+        torch.testing.assert_close(loaded(data.test.x / 255), module(data.test.x / 255))
+        found = run_benchmark(detector, loaded, data, attacks=["pgd-8"], scores=[], limit=10)
+        assert found["rows"][0]["succeeded"] > 0
+    with pytest.raises(ValueError, match="not a torch module"):
+        find_classifier("mine:number")
+
+
+def test_pickles_are_refused(mine):
+    torch.save(Trained().state_dict(), "weights.pt")
+    (mine / "other.pkl").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
+    for name in ("weights.pt", "other.pkl"):
+        with pytest.raises(ValueError, match="pickled models are refused"):
+            find_classifier(name)
+    assert not (mine / "ran").exists()
+    with pytest.raises(FileNotFoundError):
+        find_classifier("absent.pt2")
+
+
+# -- several runs ------------------------------------------------------------------------------------------------------
+
+
+def test_runs_side_by_side(results, tmp_path):
+    for name in ("a", "b"):
+        write_report(results, tmp_path / name)
+    table = side_by_side([tmp_path / "a", tmp_path / "b" / "results.json"])
+    assert "| attack | A | B |" in table
+    row = next(line for line in table.splitlines() if line.startswith("| pgd-8 |"))
+    assert row.split(" | ")[1] == row.split(" | ")[2].rstrip(" |")
+    assert "| joint-pgd, 64/255 |" in table
+    with pytest.raises(ValueError, match="two runs"):
+        side_by_side([tmp_path / "a"])
+    (tmp_path / "c.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"c\.json is not"):
+        side_by_side([tmp_path / "a", tmp_path / "c.json"])
+    with pytest.raises(FileNotFoundError):
+        side_by_side([tmp_path / "a", tmp_path / "absent"])
+
+
+def test_a_leaderboard(results, tmp_path):
+    better = {**results, "rows": [{**row, "auroc": 1.0} for row in results["rows"]]}
+    for name, found in (("worse", results), ("better", better)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(entry(name, found, "pixeldefend benchmark")))
+    lines = leaderboard_table(tmp_path).splitlines()
+    places = [next(i for i, line in enumerate(lines) if line.startswith(f"| {name} |")) for name in ("better", "worse")]
+    assert places == sorted(places)
+    assert "get by, 8/255" in leaderboard_table(tmp_path)
+    (tmp_path / "broken.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"broken\.json"):
+        leaderboard_table(tmp_path)
+    with pytest.raises(ValueError, match="no entries"):
+        leaderboard_table(tmp_path / "absent")
+
+
+def test_the_shipped_leaderboard_is_printed():
+    run = subprocess.run([Path(sys.executable).parent / "pixeldefend", "leaderboard"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    for name in ("fashion-mnist", "cifar10", "random"):
+        assert f"| {name} |" in run.stdout
