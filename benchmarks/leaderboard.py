@@ -1,4 +1,4 @@
-"""The leaderboard: shipped detectors and baselines under one protocol (hours on two cores; `--keep`: it can be resumed).
+"""The leaderboard: shipped detectors and baselines under one protocol (hours on two cores; `--keep` makes it resumable).
 
     python benchmarks/leaderboard.py fashion-mnist --keep runs/kept
 
@@ -18,7 +18,19 @@ from pixeldefend.datasets import load_dataset
 from pixeldefend.eval import BASELINES, Kept, entry, find_detector, run_benchmark, write_report
 
 RESULTS = Path(__file__).parent.parent / "eval" / "results"
-ATTACKS = "fgsm-8 bim-8 pgd-2 pgd-4 pgd-8 pgd-l2-0.25 pgd-l2-0.5 deepfool-linf deepfool-l2 cw-l2 fmn-l0".split()
+ATTACKS = [
+    "fgsm-8",
+    "bim-8",
+    "pgd-2",
+    "pgd-4",
+    "pgd-8",
+    "pgd-l2-0.25",
+    "pgd-l2-0.5",
+    "deepfool-linf",
+    "deepfool-l2",
+    "cw-l2",
+    "fmn-l0",
+]
 KNOWING = ["blind-pgd", "joint-pgd", "selective-pgd", "orthogonal-pgd"]
 
 
