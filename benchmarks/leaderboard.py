@@ -1,4 +1,4 @@
-"""The leaderboard: shipped detectors and baselines under one protocol (hours on two cores; `--keep` makes it resumable).
+"""The leaderboard: shipped detectors and baselines under one protocol (hours; `--keep` makes it resumable).
 
     python benchmarks/leaderboard.py fashion-mnist --keep runs/kept
 

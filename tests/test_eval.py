@@ -102,7 +102,8 @@ def test_a_benchmark_end_to_end(tiny_detector, tmp_path):
     assert results["thresholds"]["excess_surprisal"]["0.05"] == pytest.approx(-tiny_detector.offset_)
     assert json.loads(json.dumps(results)) == results
     write_report(results, tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["results.json", "results.md", "roc.png"]
+    made = ["report.html", "results.json", "results.md", "roc.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == made
     report = (tmp_path / "out" / "results.md").read_text()
     assert report.count("\n| pgd-8 |") == 2  # its own score and bits/dim; the others are in the second table
     assert report.count("\n| pit_tails |") == 3

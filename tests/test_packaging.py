@@ -23,5 +23,8 @@ def test_attacks_and_eval_are_not_installed_under_words_that_general():
 def test_what_is_not_python_is_in_it():
     root = Path(pixeldefend.__file__).parent
     assert (root / "py.typed").exists()
-    assert (root / "eval" / "templates" / "results.md.j2").exists()
+    for name in ("results.md.j2", "report.html.j2"):
+        assert (root / "eval" / "templates" / name).exists()
+    assert (root / "eval" / "results.schema.json").exists()
+    assert list((root / "eval" / "results" / "leaderboard").glob("*.json"))
     assert list((root / "weights").glob("*.safetensors"))
