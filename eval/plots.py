@@ -12,6 +12,7 @@ import numpy as np
 from .metrics import promised_interval
 
 SIZE = (4.6, 3.4)
+LEAST = 1e-3  # the lowest rate that is drawn
 
 
 def plots(results: dict[str, Any]) -> list[dict[str, str]]:
@@ -59,25 +60,29 @@ def _roc(axes: Any, curves: list[dict[str, Any]]) -> None:
     from sklearn.metrics import RocCurveDisplay
 
     for i, curve in enumerate(curves):
-        display = RocCurveDisplay(fpr=np.array(curve["fpr"]), tpr=np.array(curve["tpr"]))
+        # a logarithmic axis has no 0: what is detected without any false alarm is drawn at its left end
+        display = RocCurveDisplay(fpr=np.array(curve["fpr"]).clip(LEAST), tpr=np.array(curve["tpr"]))
         display.plot(ax=axes)
         axes.lines[-1].set(label=curve["attack"], **_style(i))
-    axes.set(xscale="log", xlabel="false-alarm rate", ylabel="detected", ylim=(-0.02, 1.02))
+    axes.set(xscale="log", xlabel="false-alarm rate", ylabel="detected", xlim=(LEAST, 1.05), ylim=(-0.02, 1.02))
     axes.set_aspect("auto")
     axes.legend(fontsize=7, loc="lower right")
 
 
 def _det(axes: Any, curves: list[dict[str, Any]]) -> None:
+    from scipy.stats import norm
     from sklearn.metrics import DetCurveDisplay
 
     for i, curve in enumerate(curves):
         fpr, missed = np.array(curve["fpr"]), 1 - np.array(curve["tpr"])
-        some = (fpr < 0.999) & (missed < 0.999)
-        display = DetCurveDisplay(fpr=fpr[some], fnr=missed[some].clip(5e-4))
+        display = DetCurveDisplay(fpr=fpr.clip(LEAST, 1 - LEAST), fnr=missed.clip(LEAST, 1 - LEAST))
         display.plot(ax=axes)
         axes.lines[-1].set(label=curve["attack"], **_style(i))
-    axes.set(xlabel="false-alarm rate", ylabel="missed")
-    axes.tick_params(axis="x", labelrotation=45, labelsize=7)
+    ticks = [LEAST, 0.01, 0.05, 0.2, 0.5, 0.8]
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(norm.ppf(ticks), [f"{tick:.1%}" if tick < 0.01 else f"{tick:.0%}" for tick in ticks])
+    ends = norm.ppf([0.8 * LEAST, 0.9])
+    axes.set(xlabel="false-alarm rate", ylabel="missed", xlim=ends, ylim=ends)
     axes.set_aspect("auto")
     axes.legend(fontsize=7, loc="upper right")
 
@@ -108,7 +113,8 @@ def _calibration(axes: Any, pairs: list[list[float]], n: int, m: int) -> None:
     ranks = np.maximum(1, np.floor(rates[possible] * (n + 1)).astype(int)).clip(max=n)
     low, high = np.array([promised_interval(int(rank), n, m) for rank in ranks]).T
     axes.fill_between(rates[possible], low.clip(1e-4), high, color="#999999", alpha=0.4, label="95 % of the time")
-    axes.plot(rates, observed, color="C0", marker="o", markersize=3, linewidth=1.2, label="observed")
+    some = observed > 0
+    axes.plot(rates[some], observed[some], color="C0", marker="o", markersize=3, linewidth=1.2, label="observed")
     axes.plot([rates[0], 1], [rates[0], 1], color="C3", linewidth=1, label="promised")
     axes.set(xscale="log", yscale="log", xlabel="promised false-alarm rate", ylabel="observed")
     axes.legend(fontsize=7)
