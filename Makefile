@@ -1,7 +1,7 @@
 # make demo: set up and screen the examples. make test: set up and pass the tests.
 PYTHON ?= python3
 BIN = .venv/bin
-SOURCES = $(shell find pixeldefend attacks eval -name '*.py' -o -name '*.j2' -o -path '*weights*')
+SOURCES = $(shell find pixeldefend attacks eval -name '*.py' -o -name '*.j2' -o -name '*.json' -o -path '*page/*' -o -path '*weights*')
 
 .PHONY: demo test test-fast lint weights examples benchmark clean
 

@@ -1,4 +1,5 @@
-"""The command line: pixeldefend screen, purify, train, calibrate, sample, benchmark, compare, leaderboard."""
+"""The command line: pixeldefend screen, purify, serve, watch, log, train, calibrate, recalibrate, sample, benchmark,
+compare, leaderboard."""
 
 from __future__ import annotations
 
@@ -235,6 +236,12 @@ def _refuse(reason: str) -> NoReturn:
     raise typer.Exit(2)
 
 
+EXTRAS = {
+    "serve": ("fastapi", "fastapi_offline", "uvicorn", "prometheus_client", "python_multipart", "watchfiles"),
+    "scale": ("ray", "pyarrow"),
+}
+
+
 @contextmanager
 def _refusals() -> Iterator[None]:
     """Turns what is wrong with the input into one line on standard error and exit status 2."""
@@ -245,6 +252,9 @@ def _refusals() -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name == "openvino":
             _refuse(str(error))
+        for extra, names in EXTRAS.items():
+            if error.name in names:
+                _refuse(f"{error.name} is missing: pip install 'pixeldefend[{extra}]'")
         if error.name != "lightning":
             raise
         _refuse("training needs the extra 'train': pip install 'pixeldefend[train]'")
@@ -329,6 +339,246 @@ def purify(
         if picture is not None:
             save_purified_sheet(pictured, picture)
     raise typer.Exit(2 if failed else 0)
+
+
+# -- serve, watch, log -------------------------------------------------------------------------------------------------
+
+Log = Annotated[Path, typer.Option("--log", help="The audit log, an SQLite file; made if it is not there.")]
+MaxRows = Annotated[int | None, typer.Option(min=1, help="Keep no more than so many rows of the log.")]
+MaxDays = Annotated[float | None, typer.Option(help="Keep rows of the log no longer than so many days.")]
+LOG = Path("pixeldefend-log.sqlite")
+
+
+@app.command()
+def serve(
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of a shipped detector or path of a saved one; by default the one that fits each image."
+        ),
+    ] = None,
+    fpr: Annotated[float | None, typer.Option(help="Rate of false alarms; by default the detector's own.")] = None,
+    classifier: Annotated[
+        str | None, typer.Option(help="A shipped or saved classifier: the page shows its labels before and after.")
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(help="What runs the density: float32, bfloat16, openvino; by default the detector's own."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda ...")] = "cpu",
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one, and says which.")] = 8000,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(help="Who sends one of these keys is served: a key a line, or a client's name and key."),
+    ] = None,
+    without_key: Annotated[
+        bool, typer.Option("--without-key", help="Serve everybody who reaches an address beyond the loopback.")
+    ] = False,
+    log_: Log = LOG,
+    max_rows: MaxRows = None,
+    max_days: MaxDays = None,
+    quarantine: Annotated[
+        Path | None, typer.Option(help="Keep the bytes of flagged images in this folder; by default none are kept.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images scored at once, at most.")] = 64,
+    wait: Annotated[float, typer.Option(min=0, help="Milliseconds that an image waits for others.")] = 5.0,
+    capacity: Annotated[int, typer.Option(min=1, help="Images that may wait; beyond, the answer is 503.")] = 512,
+    deadline: Annotated[float, typer.Option(min=0.001, help="Seconds to an answer; beyond, it is 504.")] = 30.0,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Of a body; beyond, the answer is 413.")] = 8 * 2**20,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Of an image; beyond, the answer is 422.")] = 2**20,
+) -> None:
+    """Serve a web page and an API that screen images (needs the extra 'serve'). Every verdict is logged before it is
+    given."""
+    with _refusals():
+        from .serving.run import run
+
+        run(
+            detector,
+            fpr=fpr,
+            classifier=classifier,
+            backend=backend,
+            device=device,
+            host=host,
+            port=port,
+            api_key_file=api_key_file,
+            without_key=without_key,
+            log=log_,
+            max_rows=max_rows,
+            max_days=max_days,
+            quarantine=quarantine,
+            batch_size=batch_size,
+            wait=wait / 1000,
+            capacity=capacity,
+            deadline=deadline,
+            max_bytes=max_bytes,
+            max_pixels=max_pixels,
+        )
+
+
+@app.command("watch")
+def watch_files(
+    folder: Annotated[Path, typer.Argument(help="The folder to watch, with those in it.")],
+    quarantine: Annotated[Path | None, typer.Option(help="Move flagged files to this folder.")] = None,
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of a shipped detector or path of a saved one; by default the one that fits each image."
+        ),
+    ] = None,
+    fpr: Annotated[float | None, typer.Option(help="Rate of false alarms; by default the detector's own.")] = None,
+    log_: Log = LOG,
+    max_rows: MaxRows = None,
+    max_days: MaxDays = None,
+    settle: Annotated[float, typer.Option(min=0, help="Seconds that a file must not have changed.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Screen what is there, and stop.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images scored at once.")] = 64,
+    device: Annotated[str, typer.Option(help="cpu, cuda ...")] = "cpu",
+) -> None:
+    """X
+    is in the log, so that it can be stopped and started again at any time."""
+    with _refusals():
+        from .audit import AuditLog
+        from .watching import watch_folder
+
+        log_of = AuditLog(log_, max_rows=max_rows, max_days=max_days)
+        try:
+            for record in watch_folder(
+                folder,
+                log_of,
+                detector=detector,
+                fpr=fpr,
+                quarantine=quarantine,
+                settle=settle,
+                once=once,
+                batch_size=batch_size,
+                device=device,
+            ):
+                typer.echo(json.dumps(dataclasses.asdict(record)))
+                sys.stdout.flush()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            log_of.close()
+
+
+class Verdict(StrEnum):
+    clean = "clean"
+    adversarial = "adversarial"
+    error = "error"
+
+
+class Listed(StrEnum):
+    table = "table"
+    jsonl = "jsonl"
+    csv = "csv"
+    parquet = "parquet"
+
+
+@app.command("log")
+def list_log(
+    path: Annotated[Path, typer.Argument(help="The audit log that `serve` or `watch` writes.")] = LOG,
+    verdict: Annotated[Verdict | None, typer.Option(help="Only these.")] = None,
+    client: Annotated[str | None, typer.Option(help="Only this client's.")] = None,
+    feedback: Annotated[str | None, typer.Option(help="Only those marked false_alarm, missed or clean.")] = None,
+    days: Annotated[float | None, typer.Option(help="Only those of the last so many days.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many; by default 20 in a table.")] = None,
+    format_: Annotated[Listed, typer.Option("--format", help="How rows are written.")] = Listed.table,
+    output: Annotated[Path | None, typer.Option(help="Write to this file, whole or not at all.")] = None,
+) -> None:
+    """List or export the audit log, the newest rows first."""
+    import time
+
+    with _refusals():
+        from .audit import AuditLog, write_csv, write_parquet
+        from .storage import whole_file
+
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no log {path}")
+        log_of = AuditLog(path)
+        rows = log_of.rows(
+            verdict=verdict,
+            client=client,
+            feedback=feedback,
+            since=None if days is None else time.time() - 86400 * days,
+            limit=limit or (20 if format_ is Listed.table else None),
+        )
+        if format_ is Listed.parquet:
+            if output is None:
+                raise ValueError("--format parquet wants --output")
+            write_parquet(rows, output)
+        else:
+            with whole_file(output) if output is not None else _standard_output() as file:
+                if format_ is Listed.csv:
+                    write_csv(rows, file)
+                elif format_ is Listed.jsonl:
+                    for row in rows:
+                        file.write(json.dumps(row) + "\n")
+                else:
+                    _print_log(rows, file)
+        log_of.close()
+
+
+def _print_log(rows: Iterable[dict[str, Any]], file: IO[str]) -> None:
+    import time
+
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in ("time (UTC)", "client", "image", "verdict", "p-value", "bits/dim", "note", "id"):
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        notes = [row["error"], "query attack" if row["query_attack"] else None, row["feedback"]]
+        numbers = [("p_value", ".4f"), ("bits_per_dim", ".3f")]
+        table.add_row(
+            time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(row["time"])),
+            row["client"] or "",
+            row["path"] or "",
+            row["verdict"],
+            *("" if row[name] is None else format(row[name], spec) for name, spec in numbers),
+            "; ".join(note for note in notes if note),
+            row["id"],
+        )
+    console = Console(file=file, highlight=False, markup=False)
+    if not console.is_terminal:
+        console = Console(file=file, highlight=False, markup=False, width=1000)
+    console.print(table)
+
+
+@app.command()
+def recalibrate(
+    detector: Annotated[str, typer.Option(help="Name of a shipped detector or path of a saved one.")],
+    from_log: Annotated[Path, typer.Option(help="The audit log, with images confirmed clean.")],
+    out: Annotated[Path, typer.Option(help="The detector to write, a .safetensors file.")],
+    fpr: Annotated[float | None, typer.Option(help="Rate of false alarms; by default the detector's own.")] = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Even if the confirmed images are not like the traffic.")
+    ] = False,
+) -> None:
+    """Calibrate a detector on images of your own traffic that were confirmed clean, and tell how its threshold moves."""
+    with _refusals():
+        from .audit import AuditLog, confirmed_clean
+        from .storage import sha256_of
+        from .zoo import card, load_detector, shipped
+
+        if not from_log.is_file():
+            raise FileNotFoundError(f"there is no log {from_log}")
+        before = load_detector(detector)
+        if fpr is not None:
+            before = before.with_fpr(fpr)
+        digest = card(detector)["sha256"] if detector in shipped("detector") else sha256_of(detector)
+        log_of = AuditLog(from_log)
+        found = confirmed_clean(log_of, digest, like_traffic=not anyway)
+        after = before.with_calibration(found.scores)
+        after.save(
+            out, recalibrated=dict(confirmed=len(found.scores), traffic=len(found.traffic), detector_sha256=digest)
+        )
+        log_of.close()
+        typer.echo(f"{out}: calibrated on {len(found.scores)} images of the log that were confirmed clean")
+        typer.echo(f"threshold at {after.fpr:.2%} false alarms: {-before.offset_:.4g} -> {-after.offset_:.4g}")
+        shares = [(found.traffic > -made.offset_).mean() for made in (before, after)]
+        typer.echo(f"of {len(found.traffic)} images of the log, flagged: {shares[0]:.2%} -> {shares[1]:.2%}")
 
 
 # -- calibrate -----------------------------------------------------------------------------------------------------

@@ -175,6 +175,17 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         the backend's arithmetic (`fit(..., backends=...)` makes one), or if the backend cannot run the density."""
         return self._with(backend=check_backend(backend))
 
+    def with_calibration(self, scores: Any) -> Detector:
+        """scores: (n,), `-score_samples` of n clean images by this detector. Returns a detector that differs in its
+        calibration. Raises ValueError if they are too few for its rate, or not finite."""
+        scores = np.asarray(scores, dtype=float)
+        if scores.ndim != 1 or not np.isfinite(scores).all():
+            raise ValueError(f"scores must be (n,) finite numbers, got shape {scores.shape}")
+        other = self._with()
+        other.calibrations_ = {ARITHMETIC[self.backend]: scores}
+        other.calibration_index_, other.transformations_ = np.arange(len(scores)), []
+        return other._set_threshold()
+
     def _with(self, **parameters: Any) -> Detector:
         check_is_fitted(self)
         other = Detector(**{**self.get_params(), **parameters})

@@ -31,13 +31,13 @@ WANTED = (
 )
 
 
-def read_image(file: str | os.PathLike[str] | bytes) -> np.ndarray:
+def read_image(file: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decodes one image file (or its bytes): PNG, JPEG, WebP or BMP, by content and not by name.
 
     Returns uint8 (H, W) for grey images or (H, W, 3). EXIF orientation is applied; palettes and 1-bit images are
     expanded; an alpha channel that is fully opaque is dropped.
-    Raises ValueError if the file is of another format, empty, truncated or damaged, above 64 MiB or 16 million pixels
-    (both checked before anything is decoded), animated, 16-bit, CMYK or of another mode, or if it is translucent:
+    Raises ValueError if the file is of another format, empty, truncated or damaged, above 64 MiB or max_pixels (both
+    checked before anything is decoded), animated, 16-bit, CMYK or of another mode, or if it is translucent:
     what a classifier would see of those depends on a conversion that is not ours to choose. Raises OSError if the file
     cannot be read.
     """
@@ -53,6 +53,9 @@ def read_image(file: str | os.PathLike[str] | bytes) -> np.ndarray:
             raise ValueError("truncated or damaged: the PNG has no end")
     try:
         with _strictly(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                size = f"{image.width} x {image.height}"
+                raise ValueError(f"the image is {size}, more than the {max_pixels} pixels that are decoded")
             return _to_array(image)
     except UnidentifiedImageError:
         if looks_like_an_image(data):
@@ -148,9 +151,6 @@ def to_uint8(x: Tensor) -> Tensor:
 
 
 def _to_array(image: Image.Image) -> np.ndarray:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"the image is {width} x {height}, more than the {MAX_PIXELS} pixels that are decoded")
     if getattr(image, "n_frames", 1) > 1:
         raise ValueError(f"the image is animated ({image.n_frames} frames)")  # type: ignore[attr-defined]
     image = ImageOps.exif_transpose(image)

@@ -20,7 +20,7 @@ from torch import nn
 
 from .conformal import ConformalMartingale
 from .detector import Detector
-from .images import MAX_BYTES, SUFFIXES, looks_like_an_image, read_bytes, read_image, to_batch
+from .images import MAX_BYTES, MAX_PIXELS, SUFFIXES, looks_like_an_image, read_bytes, read_image, to_batch
 from .zoo import cached_detector, detector_for, shipped
 
 
@@ -109,37 +109,67 @@ def screen(
     or FileNotFoundError, before the first result, if the detector cannot be loaded, cannot promise fpr or cannot watch.
     """
     statistics = statistics or Statistics()
-    detectors: dict[str, Detector] = {}
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    screener = Screener(detector, fpr=fpr, device=device, classifier=classifier, backend=backend)
+    if watch:
+        for made in screener.detectors.values():
+            made.watch()
+    return _screen(files, screener, batch_size, maps, watch, statistics)
 
-    def get(name: str) -> Detector:
-        if name not in detectors:
+
+class Screener:
+    """What turns bytes into records. The arguments are as for `screen`, whose errors it raises. detectors: by name,
+    those that may be asked."""
+
+    def __init__(
+        self,
+        detector: str | Detector | None = None,
+        *,
+        fpr: float | None = None,
+        device: str = "cpu",
+        classifier: nn.Module | None = None,
+        backend: str | None = None,
+    ) -> None:
+        self.fixed = None if detector is None else "custom" if isinstance(detector, Detector) else str(detector)
+        self.detectors: dict[str, Detector] = {}
+        for name in shipped("detector") if self.fixed is None else [self.fixed]:
             made = detector if isinstance(detector, Detector) else cached_detector(name, device)
             if backend is not None:
                 made = made.with_backend(backend)
             if classifier is not None:
                 made = copy.copy(made)
                 made.classifier = classifier
-            detectors[name] = made if fpr is None else made.with_fpr(fpr)
-        return detectors[name]
+            self.detectors[name] = made if fpr is None else made.with_fpr(fpr)
 
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    fixed = None if detector is None else "custom" if isinstance(detector, Detector) else detector
-    if fixed is not None:
-        get(fixed)
-    else:
-        for name in shipped("detector"):
-            get(name)
-    if watch:
-        for made in detectors.values():
-            made.watch()
-    return _screen(files, fixed, get, batch_size, maps, watch, statistics)
+    def read(self, path: str, data: bytes, *, max_pixels: int = MAX_PIXELS) -> Screened:
+        """Decodes an image, and finds the detector for it. What is wrong with it becomes its record's `error`."""
+        record = Record(path)
+        try:
+            if len(data) <= MAX_BYTES:  # otherwise it is not the whole file
+                record.sha256 = hashlib.sha256(data).hexdigest()
+            image = read_image(data, max_pixels=max_pixels)
+            record.height, record.width = image.shape[:2]
+            shape = (image.shape[2] if image.ndim == 3 else 1, *image.shape[:2])
+            record.detector = self.fixed or detector_for(shape)
+        except (ValueError, OSError) as error:
+            record.error = _reason(error)
+            return Screened(record)
+        return Screened(record, image)
+
+    def judge(self, results: Iterable[Screened], *, maps: bool = False) -> None:
+        """Fills in the records of what was decoded. maps: also the surprisal of every pixel."""
+        groups: dict[tuple[str, tuple[int, ...]], list[Screened]] = {}
+        for result in results:
+            if result.image is not None and result.record.detector is not None:
+                groups.setdefault((result.record.detector, result.image.shape), []).append(result)
+        for (name, _), group in groups.items():
+            _judge(self.detectors[name], group, maps)
 
 
 def _screen(
     files: Iterable[str | Record],
-    fixed: str | None,
-    get: Callable[[str], Detector],
+    screener: Screener,
     batch_size: int,
     maps: bool,
     watch: bool,
@@ -149,17 +179,12 @@ def _screen(
 
     def decode() -> list[Screened]:
         batch = islice(remaining, batch_size)
-        return [Screened(file) if isinstance(file, Record) else _read(file, fixed) for file in batch]
+        return [Screened(file) if isinstance(file, Record) else _read(file, screener) for file in batch]
 
     started = perf_counter()
     for results in _ahead(decode):
         decoded = perf_counter()
-        groups: dict[tuple[str, tuple[int, ...]], list[Screened]] = {}
-        for result in results:
-            if result.image is not None and result.record.detector is not None:
-                groups.setdefault((result.record.detector, result.image.shape), []).append(result)
-        for (name, _), group in groups.items():
-            _judge(get(name), group, maps)
+        screener.judge(results, maps=maps)
         statistics.seconds["decoding"] += decoded - started
         statistics.seconds["scoring"] += perf_counter() - decoded
         for result in results:
@@ -167,7 +192,7 @@ def _screen(
             if watch and result.record.detector is not None and result.record.score is not None:
                 name = result.record.detector
                 if name not in statistics.martingales:
-                    statistics.martingales[name] = get(name).watch()
+                    statistics.martingales[name] = screener.detectors[name].watch()
                 statistics.martingales[name].update(np.array([result.record.score]))
             yield result
         started = perf_counter()
@@ -182,19 +207,12 @@ def _ahead(decode: Callable[[], list[Screened]]) -> Iterator[list[Screened]]:
             yield batch
 
 
-def _read(path: str, detector: str | None) -> Screened:
-    record = Record(path)
+def _read(path: str, screener: Screener) -> Screened:
     try:
         data = read_bytes(path)
-        if len(data) <= MAX_BYTES:  # otherwise it is not the whole file
-            record.sha256 = hashlib.sha256(data).hexdigest()
-        image = read_image(data)
-        record.height, record.width = image.shape[:2]
-        record.detector = detector or detector_for((image.shape[2] if image.ndim == 3 else 1, *image.shape[:2]))
-    except (ValueError, OSError) as error:
-        record.error = _reason(error)
-        return Screened(record)
-    return Screened(record, image)
+    except OSError as error:
+        return Screened(Record(path, error=_reason(error)))
+    return screener.read(path, data)
 
 
 def _judge(detector: Detector, group: list[Screened], maps: bool) -> None:

@@ -1,0 +1,121 @@
+"""Micro-batching: images that are asked about at the same time are scored together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Full(Exception):
+    """The queue holds as many as it may."""
+
+
+@dataclass
+class _Waiting(Generic[Item]):
+    item: Item
+    since: float
+    done: asyncio.Future[None]
+
+
+@dataclass
+class Batcher(Generic[Item]):
+    """Gathers items until there are `most`, or the first has waited `wait` seconds, and calls `work` with them in one
+    thread of its own; what comes in meanwhile is the next batch. At most `capacity` items wait: then `Full` is raised.
+
+    Use it as `async with`; leaving it finishes what was accepted. seen: called after each batch with how many it had,
+    how long each had waited, and how long the work took, in seconds.
+    """
+
+    work: Callable[[Sequence[Item]], None]
+    most: int = 64
+    wait: float = 0.005
+    capacity: int = 1024
+    seen: Callable[[int, list[float], float], None] = lambda size, waits, took: None
+    _queue: asyncio.Queue[_Waiting[Item] | None] = field(default_factory=asyncio.Queue, init=False)
+    _task: asyncio.Task[None] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        if self.most < 1 or self.capacity < 1 or self.wait < 0:
+            raise ValueError(
+                f"most and capacity must be at least 1 and wait not negative, got {self.most}, {self.capacity} and "
+                f"{self.wait}"
+            )
+
+    @property
+    def depth(self) -> int:
+        """How many wait."""
+        return self._queue.qsize()
+
+    async def __aenter__(self) -> Batcher[Item]:
+        self._thread = ThreadPoolExecutor(1, "scoring")
+        self._task = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._queue.put(None)
+        if self._task is not None:
+            await self._task
+        self._thread.shutdown()
+
+    async def __call__(self, items: Sequence[Item]) -> None:
+        """Returns when `work` has been done on all items; raises what it raised. Raises Full at once if they do not all
+        fit into the queue."""
+        if self.depth + len(items) > self.capacity:
+            raise Full
+        loop = asyncio.get_running_loop()
+        entries = [_Waiting(item, perf_counter(), loop.create_future()) for item in items]
+        for entry in entries:
+            self._queue.put_nowait(entry)
+        try:
+            await asyncio.gather(*(entry.done for entry in entries))
+        finally:
+            for entry in entries:  # nobody waits any more: a batch that has not begun leaves them out
+                entry.done.cancel()
+
+    async def run(self, function: Callable[[], Result]) -> Result:
+        """Returns what the function does, in the thread that works, between two batches."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        last = False
+        while not last:
+            batch: list[_Waiting[Item]] = []
+            until: float | None = None
+            while len(batch) < self.most:
+                if until is None or not self._queue.empty():
+                    entry = await self._queue.get()
+                else:
+                    try:
+                        entry = await asyncio.wait_for(self._queue.get(), max(0.0, until - perf_counter()))
+                    except TimeoutError:
+                        break
+                if entry is None:
+                    last = True
+                    break
+                if not entry.done.done():
+                    batch.append(entry)
+                    until = until or entry.since + self.wait
+            batch = [entry for entry in batch if not entry.done.done()]
+            if not batch:
+                continue
+            started = perf_counter()
+            waits = [started - entry.since for entry in batch]
+            try:
+                await loop.run_in_executor(self._thread, self.work, [entry.item for entry in batch])
+            except Exception as error:
+                for entry in batch:
+                    if not entry.done.done():
+                        entry.done.set_exception(error)
+            else:
+                for entry in batch:
+                    if not entry.done.done():
+                        entry.done.set_result(None)
+            self.seen(len(batch), waits, perf_counter() - started)
