@@ -435,8 +435,8 @@ def watch_files(
     batch_size: Annotated[int, typer.Option(min=1, help="Images scored at once.")] = 64,
     device: Annotated[str, typer.Option(help="cpu, cuda ...")] = "cpu",
 ) -> None:
-    """X
-    is in the log, so that it can be stopped and started again at any time."""
+    """Screen every file that comes into a folder, once: a line of JSON each (needs the extra 'serve'). The log knows
+    what was screened: it can be stopped and started again at any time."""
     with _refusals():
         from .audit import AuditLog
         from .watching import watch_folder
@@ -556,7 +556,7 @@ def recalibrate(
         bool, typer.Option("--anyway", help="Even if the confirmed images are not like the traffic.")
     ] = False,
 ) -> None:
-    """Calibrate a detector on images of your own traffic that were confirmed clean, and tell how its threshold moves."""
+    """Calibrate a detector on images of your traffic that were confirmed clean, and tell how its threshold moves."""
     with _refusals():
         from .audit import AuditLog, confirmed_clean
         from .storage import sha256_of

@@ -66,7 +66,7 @@ async def model_ready(request: Request, name: str) -> dict[str, Any]:
 @protocol.post("/models/{name}/versions/{number}/infer", include_in_schema=False)
 async def infer(request: Request, name: str) -> Response:
     """One input tensor `images`: UINT8 pixels, (N, H, W, C), or BYTES, (N,), image files (in JSON: base64). Outputs,
-    each (N,): is_adversarial, p_value, bits_per_dim, score. An image that cannot be screened fails the request (400)."""
+    each (N,): is_adversarial, p_value, bits_per_dim, score. One image that cannot be screened fails all (400)."""
     shape = _shape(request, name)
     service: Service = request.app.state.service
     who = {"client": request.state.client, "request": request.state.request_id}
