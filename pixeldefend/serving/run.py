@@ -63,8 +63,10 @@ def run(
             timeout_graceful_shutdown=int(deadline) + 5,
             server_header=False,
         )
-        uvicorn.Server(config).run([listening])
-        log_line("stopped")
+        try:
+            uvicorn.Server(config).run([listening])
+        finally:  # it raises the signal again that stopped it
+            log_line("stopped")
     finally:
         audit.close()
 
