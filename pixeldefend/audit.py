@@ -133,13 +133,13 @@ class AuditLog:
         with self._lock:
             return int(self._connection.execute("SELECT count(*) FROM verdicts").fetchone()[0])
 
-    def seen(self, path: str, sha256: str) -> dict[str, Any] | None:
-        """Returns the latest row of a watched file with this path and content, or None."""
+    def seen(self, path: str, sha256: str | None) -> dict[str, Any] | None:
+        """Returns the latest row of a watched file with this path and content (None: unknown), or None."""
         with self._lock:
             query = (
-                "SELECT * FROM verdicts WHERE sha256 = ? AND path = ? AND source = 'watch' ORDER BY time DESC LIMIT 1"
+                "SELECT * FROM verdicts WHERE sha256 IS ? AND path = ? AND source = 'watch' ORDER BY time DESC LIMIT 1"
             )
-            row = self._connection.execute(query, [sha256, path]).fetchone()
+            row = self._connection.execute(query, [sha256, _storable(path)]).fetchone()
         return None if row is None else dict(row)
 
     def prune(self) -> int:

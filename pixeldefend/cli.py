@@ -559,15 +559,15 @@ def recalibrate(
     """Calibrate a detector on images of your traffic that were confirmed clean, and tell how its threshold moves."""
     with _refusals():
         from .audit import AuditLog, confirmed_clean
-        from .storage import sha256_of
-        from .zoo import card, load_detector, shipped
+        from .zoo import detector_sha256, load_detector
 
         if not from_log.is_file():
             raise FileNotFoundError(f"there is no log {from_log}")
         before = load_detector(detector)
         if fpr is not None:
             before = before.with_fpr(fpr)
-        digest = card(detector)["sha256"] if detector in shipped("detector") else sha256_of(detector)
+        digest = detector_sha256(detector)
+        assert digest is not None  # it was loaded from that file
         log_of = AuditLog(from_log)
         found = confirmed_clean(log_of, digest, like_traffic=not anyway)
         after = before.with_calibration(found.scores)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
@@ -11,8 +12,10 @@ from typing import Any
 
 from .audit import AuditLog
 from .detector import Detector
-from .images import SUFFIXES
-from .screening import Record, Screened, _starts_like_an_image, screen
+from .images import MAX_BYTES, SUFFIXES
+from .screening import Record, _starts_like_an_image, screen
+from .storage import sha256_of
+from .zoo import detector_sha256
 
 
 def watch_folder(
@@ -70,20 +73,21 @@ def watch_folder(
             del waiting[path]
         for path in [path for path in done if path not in there]:
             del done[path]
-        for result in screen(ready, detector, fpr=fpr, **options):
+        new = []
+        for path in ready:
+            size, changed, _ = waiting.pop(path)
+            done[path] = (size, changed)
+            known = log.seen(path, _sha256(path, size))
+            if known is None:
+                new.append(path)
+            elif known["verdict"] == "adversarial" and aside is not None:
+                _move(path, known["sha256"], aside)
+        for result in screen(new, detector, fpr=fpr, **options):
             record = result.record
-            size, changed, _ = waiting.pop(record.path)
-            done[record.path] = (size, changed)
-            known = record.sha256 and log.seen(record.path, record.sha256)
-            if known and known["verdict"] != "error":
-                record.verdict = known["verdict"]
-            else:
-                log.add([_row(result)], source="watch")
+            log.add([_row(record)], source="watch")
             if record.verdict == "adversarial" and aside is not None:
-                _move(record, aside)
-                done.pop(record.path, None)
-            if not known:
-                yield record
+                record.error = _move(record.path, record.sha256, aside)
+            yield record
         if stop() or (once and not waiting):
             return
         if changes is None:
@@ -114,22 +118,35 @@ def _changes(root: Path, settle: float) -> Iterator[Any]:
     )
 
 
-def _move(record: Record, aside: Path) -> None:
-    source = Path(record.path)
-    target = aside / f"{source.stem}-{(record.sha256 or '')[:8]}{source.suffix}"
+def _sha256(path: str, size: int) -> str | None:
+    """None if it is too large to be screened, or gone."""
+    try:
+        return sha256_of(path) if size <= MAX_BYTES else None
+    except OSError:
+        return None
+
+
+def _move(path: str, sha256: str | None, aside: Path) -> str | None:
+    """Returns what went wrong, or None."""
+    source = Path(path)
+    target = aside / f"{source.stem}-{(sha256 or '')[:8]}{source.suffix}"
     try:
         try:
             os.replace(source, target)
-        except OSError:  # another file system: a whole copy first
-            partial = target.with_name(f".{target.name}.partial")
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            partial = target.with_name(f".{target.name}.partial")  # another file system: a whole copy first
             shutil.copy2(source, partial)
             os.replace(partial, target)
             source.unlink()
     except FileNotFoundError:
-        pass  # somebody else was faster
+        return None  # somebody else was faster
     except OSError as error:
-        record.error = f"cannot be moved to quarantine: {error.strerror}"
+        return f"cannot be moved to quarantine: {error.strerror}"
+    return None
 
 
-def _row(result: Screened) -> dict[str, Any]:
-    return dict(vars(result.record))
+def _row(record: Record) -> dict[str, Any]:
+    digest = None if record.detector is None else detector_sha256(record.detector)
+    return {**vars(record), "detector_sha256": digest}

@@ -80,6 +80,13 @@ def cached_detector(name: str, device: str = "cpu", backend: str | None = None) 
     return load_detector(name, device=device, backend=backend)
 
 
+def detector_sha256(name: str | os.PathLike[str]) -> str | None:
+    """name: of a shipped detector, or the path of a saved one. Returns its file's sha256; None for another name."""
+    if str(name) in shipped("detector"):
+        return str(card(str(name))["sha256"])
+    return sha256_of(name) if Path(name).is_file() else None
+
+
 def detector_for(image_shape: tuple[int, ...]) -> str:
     """image_shape: (C, H, W). Returns the name of the shipped detector for it, or else for H and W alone (an RGB file
     may well hold a grey image). Raises ValueError, listing those that exist, if there is none."""

@@ -26,8 +26,8 @@ from ..images import match_channels, to_batch
 from ..picture import heat_map
 from ..purify import purify
 from ..screening import Record, Screened, Screener
-from ..storage import sha256_of, whole_file
-from ..zoo import card, shipped
+from ..storage import whole_file
+from ..zoo import detector_sha256
 from .batching import Batcher, Full
 from .metrics import Metrics
 from .queries import QueryAttacks
@@ -81,7 +81,7 @@ class Service:
         self.log, self.classifier, self.quarantine, self.max_pixels = log, classifier, quarantine, max_pixels
         self.screener = Screener(detector, fpr=fpr, device=device, classifier=classifier, backend=backend)
         self.detectors = {Path(name).stem: made for name, made in self.screener.detectors.items()}
-        self.hashes = {name: _hash(name) for name in self.screener.detectors}
+        self.hashes = {name: detector_sha256(name) for name in self.screener.detectors}
         self.metrics = Metrics()
         self.queries = QueryAttacks()
         self.batcher = Batcher(self._work, most=batch_size, wait=wait, capacity=capacity, seen=self.metrics.batch)
@@ -234,12 +234,6 @@ class Service:
                 labels = self.classifier(torch.cat([x, purified / 255]).to(place)).argmax(1).tolist()
             found["label_before"], found["label_after"] = labels
         return found
-
-
-def _hash(name: str) -> str | None:
-    if name in shipped("detector"):
-        return str(card(name)["sha256"])
-    return sha256_of(name) if Path(name).is_file() else None
 
 
 def _as_screened(image: np.ndarray, detector: str) -> Screened:

@@ -1,0 +1,164 @@
+import csv
+import io
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from helpers import clean_images
+
+from pixeldefend.audit import COLUMNS, AuditLog, confirmed_clean, write_csv, write_parquet
+
+ROW = dict(path="a.png", verdict="clean", p_value=0.5, score=1.0, sha256="ab", detector="tiny", detector_sha256="d")
+
+
+@pytest.fixture
+def log(tmp_path):
+    return AuditLog(tmp_path / "log.sqlite")
+
+
+def test_rows_come_back_as_they_were_the_newest_first(log):
+    first, second = log.add([ROW, {**ROW, "verdict": "error", "error": "broken", "score": None}], source="serve")
+    (third,) = log.add([{**ROW, "client": "shop", "verdict": "adversarial"}], source="watch")
+    assert [row["id"] for row in log.rows()] == [third, second, first]
+    assert [row["id"] for row in log.rows(verdict="error")] == [second]
+    assert [row["id"] for row in log.rows(client="shop")] == [third]
+    assert [row["id"] for row in log.rows(limit=1)] == [third]
+    assert list(log.rows(since=time.time() + 10)) == []
+    row = list(log.rows())[-1]
+    assert row.keys() == COLUMNS.keys()
+    assert {name: row[name] for name in ROW} == ROW
+    assert log.count() == 3
+
+
+def test_all_rows_of_one_call_or_none(log):
+    with pytest.raises(ValueError, match="no column colour"):
+        log.add([ROW, {**ROW, "colour": "red"}], source="serve")
+    with pytest.raises(sqlite3.IntegrityError):
+        log.add([{**ROW, "id": "x"}, {**ROW, "id": "x"}], source="serve")
+    assert log.count() == 0
+
+
+def test_names_that_are_no_text_are_kept_readably(log):
+    path = os.fsdecode(b"\xff.png")
+    log.add([{**ROW, "path": path}], source="watch")
+    assert next(log.rows())["path"] == "\\udcff.png"
+    assert log.seen(path, "ab") is not None
+    assert log.seen(path, "other") is None
+    assert log.seen(path, None) is None
+
+
+def test_another_file_is_refused(tmp_path):
+    (tmp_path / "text").write_text("not a database, however long this text may be" * 10)
+    with pytest.raises(ValueError, match="not an audit log"):
+        AuditLog(tmp_path / "text")
+    with sqlite3.connect(tmp_path / "other.sqlite") as other:
+        other.execute("CREATE TABLE verdicts (a, time, sha256)")
+    with pytest.raises(ValueError, match="not an audit log of this version"):
+        AuditLog(tmp_path / "other.sqlite")
+    with pytest.raises(FileNotFoundError):
+        AuditLog(tmp_path / "nowhere" / "log.sqlite")
+    for options in ({"max_rows": 0}, {"max_days": 0}):
+        with pytest.raises(ValueError, match="max_"):
+            AuditLog(tmp_path / "log.sqlite", **options)
+
+
+def test_old_rows_go(tmp_path):
+    log = AuditLog(tmp_path / "log.sqlite", max_rows=3, max_days=1)
+    log.add([{**ROW, "time": time.time() - 2 * 86400}], source="serve")
+    log.add([{**ROW, "path": str(i)} for i in range(5)], source="serve")
+    assert log.prune() == 3
+    assert [row["path"] for row in log.rows()] == ["4", "3", "2"]
+    log.add([ROW] * 1000, source="serve")  # now and then it does so by itself
+    assert log.count() == 3
+
+
+def test_feedback_must_fit_the_verdict(log):
+    clean, flagged = log.add([ROW, {**ROW, "verdict": "adversarial"}], source="serve")
+    log.feedback(clean, "missed")
+    log.feedback(clean, "clean")
+    log.feedback(flagged, "false_alarm")
+    assert [row["feedback"] for row in log.rows()] == ["false_alarm", "clean"]
+    with pytest.raises(ValueError, match="cannot be false_alarm"):
+        log.feedback(clean, "false_alarm")
+    with pytest.raises(ValueError, match="must be one of"):
+        log.feedback(clean, "wrong")
+    with pytest.raises(KeyError):
+        log.feedback("x", "clean")
+
+
+def test_exports(log, tmp_path):
+    log.add([{**ROW, "path": "=1+1.png"}, {**ROW, "path": 'quote".png', "score": None}], source="serve")
+    file = io.StringIO()
+    write_csv(log.rows(), file)
+    rows = list(csv.DictReader(io.StringIO(file.getvalue())))
+    assert [row["path"] for row in rows] == ['quote".png', "'=1+1.png"]  # no spreadsheet takes it for a formula
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    write_parquet(log.rows(), tmp_path / "log.parquet")
+    table = pandas.read_parquet(tmp_path / "log.parquet")
+    assert list(table.columns) == list(COLUMNS)
+    assert table["path"].tolist() == ['quote".png', "=1+1.png"]
+    assert np.isnan(table["score"][0])
+    assert table["score"][1] == 1.0
+
+
+WRITER = """
+import sys
+from pixeldefend.audit import AuditLog
+log = AuditLog(sys.argv[1])
+while True:
+    ids = log.add([dict(verdict="clean", path="x" * 200, score=1.0)] * 3, source="serve")
+    print(*ids, flush=True)
+"""
+
+
+def test_a_kill_loses_no_acknowledged_row_and_tears_none(tmp_path):
+    path, acknowledged = tmp_path / "log.sqlite", []
+    for _ in range(4):
+        process = subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, text=True)
+        lines = [process.stdout.readline() for _ in range(20)]
+        process.send_signal(signal.SIGKILL)
+        lines += process.stdout.read().splitlines(keepends=True)
+        process.wait()
+        acknowledged += [id for line in lines if line.endswith("\n") for id in line.split()]
+    rows = list(AuditLog(path).rows())
+    assert len(acknowledged) >= 4 * 60
+    assert set(acknowledged) <= {row["id"] for row in rows}
+    assert len(rows) % 3 == 0  # all rows of a call or none
+    assert all(row["path"] == "x" * 200 and row["score"] == 1.0 for row in rows)
+
+
+def test_recalibration_wants_images_confirmed_without_regard_to_their_verdict(log, tiny_detector):
+    scores = -tiny_detector.score_samples(clean_images(400, seed=5))
+    flagged = scores > -tiny_detector.offset_
+    rows = [
+        {**ROW, "score": float(score), "verdict": "adversarial" if flag else "clean"}
+        for score, flag in zip(scores, flagged, strict=True)
+    ]
+    ids = log.add(rows, source="serve")
+    with pytest.raises(ValueError, match="no image of this detector"):
+        confirmed_clean(log, "d")
+    for id, flag in zip(ids[:200], flagged[:200], strict=True):
+        log.feedback(id, "false_alarm" if flag else "clean")
+    found = confirmed_clean(log, "d")
+    np.testing.assert_array_equal(np.sort(found.scores), np.sort(scores[:200]))
+    assert len(found.traffic) == 400
+    after = tiny_detector.with_calibration(found.scores)
+    assert 0.02 < (scores > -after.offset_).mean() < 0.09  # promised: 0.05
+    assert tiny_detector.calibration_scores_.shape == (99,)
+    log.add([{**ROW, "detector_sha256": "other", "verdict": "adversarial"}] * 50, source="serve")
+    for row in list(log.rows(verdict="adversarial")):
+        if row["detector_sha256"] == "other":
+            log.feedback(row["id"], "false_alarm")
+    log.add([{**ROW, "detector_sha256": "other"}] * 500, source="serve")
+    with pytest.raises(ValueError, match="not drawn at random"):
+        confirmed_clean(log, "other")
+    assert len(confirmed_clean(log, "other", like_traffic=False).scores) == 50
+    for scores in ([1.0], [np.nan] * 50, [[1.0] * 50]):
+        with pytest.raises(ValueError, match=r"finite|calibration"):
+            tiny_detector.with_calibration(scores)
