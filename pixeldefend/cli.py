@@ -36,6 +36,11 @@ class Format(StrEnum):
     csv = "csv"
 
 
+class Engine(StrEnum):
+    local = "local"
+    ray = "ray"
+
+
 @app.command()
 def screen(
     paths: Annotated[
@@ -75,8 +80,20 @@ def screen(
             "--watch", help="Say on standard error whether these images as a whole still look like clean traffic."
         ),
     ] = False,
+    engine: Annotated[
+        Engine,
+        typer.Option(help="ray: several processes or machines, a folder of Parquet as --output (extra 'scale')."),
+    ] = Engine.local,
+    column: Annotated[str, typer.Option(help="Of Parquet sources: what holds the image files. For ray.")] = "image",
+    workers: Annotated[int | None, typer.Option(min=1, help="For ray; by default one a CPU, or a GPU.")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="Of a cluster; by default this machine is one.")] = None,
 ) -> None:
     """Screen images: one record a file, in order. Exit status: 0 if none is flagged, 1 if some are, 2 on any error."""
+    if engine is Engine.ray:
+        if heatmaps or picture or classifier or timing or watch or format_ is not Format.table:
+            _refuse("--engine ray writes Parquet to --output, and knows no other output option and no --classifier")
+        options = dict(fpr=fpr, backend=backend, device=device, batch_size=batch_size, column=column, workers=workers)
+        _screen_on_ray(paths, output, detector=detector, address=ray_address, **options)
     from .screening import Statistics, find_files
     from .screening import screen as screen_files
 
@@ -129,6 +146,18 @@ def screen(
     if watch:
         _say_what_changed(statistics)
     raise typer.Exit(2 if statistics.verdicts["error"] else 1 if statistics.verdicts["adversarial"] else 0)
+
+
+def _screen_on_ray(sources: list[str], output: Path | None, **options: Any) -> NoReturn:
+    if output is None:
+        _refuse("--engine ray wants --output, a folder of Parquet")
+    with _refusals():
+        from .cluster import screen_on_ray
+
+        counts = screen_on_ray(sources, output, **options)
+    listed = ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in ("clean", "adversarial", "error"))
+    typer.echo(f"{sum(counts.values())} files: {listed}", err=True)
+    raise typer.Exit(2 if counts.get("error") else 1 if counts.get("adversarial") else 0)
 
 
 @contextmanager
@@ -948,6 +977,12 @@ Resume = Annotated[Path | None, typer.Option(help="Go on from this checkpoint (O
 Precision = Annotated[str, typer.Option(help="32-true, bf16-mixed, ... as Lightning's Trainer takes it.")]
 Accelerator = Annotated[str, typer.Option(help="auto, cpu, gpu ...")]
 Devices = Annotated[int, typer.Option(min=1, help="How many; more than one trains by DDP.")]
+Nodes = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Machines on which this command runs at once: MASTER_ADDR, MASTER_PORT, NODE_RANK say which."
+    ),
+]
 
 
 @train_app.command("density")
@@ -976,6 +1011,7 @@ def train_density(
     precision: Precision = "bf16-mixed",
     accelerator: Accelerator = "auto",
     devices: Devices = 1,
+    nodes: Nodes = 1,
     seed: int = 0,
     limit: Limit = None,
     resume: Resume = None,
@@ -1006,6 +1042,7 @@ def train_density(
             out=out,
             accelerator=accelerator,
             devices=devices,
+            nodes=nodes,
             resume=resume,
             progress=sys.stderr.isatty(),
             **options,
@@ -1045,6 +1082,7 @@ def train_classifier(
     precision: Precision = "bf16-mixed",
     accelerator: Accelerator = "auto",
     devices: Devices = 1,
+    nodes: Nodes = 1,
     seed: int = 0,
     limit: Limit = None,
     resume: Resume = None,
@@ -1071,6 +1109,7 @@ def train_classifier(
             out=out,
             accelerator=accelerator,
             devices=devices,
+            nodes=nodes,
             resume=resume,
             progress=sys.stderr.isatty(),
             **options,

@@ -196,6 +196,7 @@ def train(
     precision: str = "32-true",
     accelerator: str = "auto",
     devices: int = 1,
+    nodes: int = 1,
     patience: int = 0,
     resume: Path | None = None,
     progress: bool = True,
@@ -205,7 +206,8 @@ def train(
     out: folder for metrics.csv and the checkpoint last.ckpt, from which `resume` goes on: the order of the images
     depends on seed and epoch alone. ema: decay of the weights' moving average, which becomes the model (0: none).
     clip: largest gradient norm. precision, accelerator, devices: as Lightning's Trainer takes them ("bf16-mixed",
-    "gpu", 2 ...); more than one device trains by DDP. patience: epochs without a better `task.best` on `validation`
+    "gpu", 2 ...); nodes: machines, each with so many devices, on which the same command runs; more than one device or
+    node trains by DDP. patience: epochs without a better `task.best` on `validation`
     after which to stop; the best weights are kept then (0: all epochs and the last weights). Raises FileNotFoundError
     if `resume` is missing, ValueError if it is no checkpoint or has had all its epochs, if there is no such
     accelerator, or if the images are too few. The metrics before a resumption are kept as metrics.1.csv ...
@@ -213,9 +215,11 @@ def train(
     if resume is not None:
         _check_checkpoint(resume)
     batch_size = min(batch_size, len(images))
-    steps = epochs * (len(images) // (batch_size * devices))
+    steps = epochs * (len(images) // (batch_size * devices * nodes))
     if steps < 1:
-        raise ValueError(f"{len(images)} training images are too few for {devices} devices and batches of {batch_size}")
+        raise ValueError(
+            f"{len(images)} training images are too few for {devices * nodes} devices and batches of {batch_size}"
+        )
     task.warmup = min(task.warmup, steps // 5)
     metrics = out / "metrics.csv"
     if resume is not None and metrics.exists():  # the logger would delete what was measured before
@@ -235,6 +239,7 @@ def train(
             max_epochs=epochs,
             accelerator=accelerator,
             devices=devices,
+            num_nodes=nodes,
             precision=precision,  # type: ignore[arg-type]
             gradient_clip_val=clip,
             use_distributed_sampler=False,

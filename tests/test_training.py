@@ -130,7 +130,14 @@ def test_two_processes_train_one_model(data, tmp_path):
     assert result.stdout.count("held-out images") == 1
     density = densities.load(tmp_path / "density.safetensors")
     x = torch.from_numpy(clean_images(50, seed=7))[:, None] / 255
-    assert density.bits_per_dim(x).mean() < densities.build(density.config).bits_per_dim(x).mean() - 1
+    learned = density.bits_per_dim(x).mean()
+    assert learned < densities.build(density.config).bits_per_dim(x).mean() - 1
+    # as much as one process learns from batches of the same size altogether
+    options = [*SMALL, *QUICK, "--epochs", "2", "--batch-size", str(2 * int(QUICK[QUICK.index("--batch-size") + 1]))]
+    alone = run("train", "density", "--data", data, "--out", tmp_path / "alone", *options)
+    assert alone.returncode == 0, alone.stderr
+    other = densities.load(tmp_path / "alone" / "density.safetensors").bits_per_dim(x).mean()
+    assert abs(learned - other) < 0.1
 
 
 @pytest.mark.slow

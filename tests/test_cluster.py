@@ -1,0 +1,88 @@
+"""Screening by Ray, in this machine's own processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+from helpers import clean_images
+from PIL import Image
+
+from pixeldefend.screening import screen
+
+pytest.importorskip("ray")
+COMMAND = Path(sys.executable).parent / "pixeldefend"
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, tiny_detector):
+    folder = tmp_path_factory.mktemp("ray")
+    tiny_detector.save(folder / "tiny.safetensors")
+    (folder / "in" / "sub").mkdir(parents=True)
+    random = np.random.RandomState(0)
+    for i, image in enumerate([*clean_images(30), *random.randint(0, 256, (10, 8, 8)).astype(np.uint8)]):
+        Image.fromarray(image).save(folder / "in" / ("sub" if i % 2 else "") / f"{i}.png")
+    (folder / "in" / "broken.png").write_bytes(b"\x89PNG no more than that")
+    (folder / "in" / "empty.jpg").write_bytes(b"")
+    return folder
+
+
+def run(place, *arguments):
+    command = [COMMAND, "screen", "--detector", "tiny.safetensors", "--engine", "ray", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=place, capture_output=True, text=True, env=environment, timeout=240)
+
+
+def test_the_same_records_as_without_it_and_a_run_goes_on(place):
+    result = run(place, "in", "--output", "out.parquet")
+    assert result.returncode == 2, result.stderr  # there are errors
+    table = pandas.read_parquet(place / "out.parquet").set_index("path").sort_index()
+    files = sorted(str(path) for path in (place / "in").rglob("*") if path.is_file())
+    expected = {r.record.path: r.record for r in screen(files, str(place / "tiny.safetensors"))}
+    assert list(table.index) == sorted(expected)
+    for path, row in table.iterrows():
+        record = expected[path]
+        assert row["verdict"] == record.verdict
+        assert row["sha256"] == record.sha256
+        assert row["error"] == record.error
+        if record.score is not None:
+            np.testing.assert_allclose(row["score"], record.score, rtol=1e-4, atol=1e-4)
+    assert sum(table["verdict"] == "error") == 2
+    # some of it is lost, and something new has come: only these are screened
+    for part in list((place / "out.parquet").glob("*.parquet"))[1:]:
+        part.unlink()
+    left = len(pandas.read_parquet(place / "out.parquet"))
+    Image.fromarray(clean_images(1, seed=9)[0]).save(place / "in" / "new.png")
+    result = run(place, "in", "--output", "out.parquet")
+    assert f"{43 - left} files" in result.stderr
+    assert len(set(pandas.read_parquet(place / "out.parquet")["path"])) == 43
+
+
+def test_tables_with_a_column_of_images(place):
+    files = sorted((place / "in").glob("*.png"))
+    rows = [{"picture": {"bytes": file.read_bytes()}, "path": file.name} for file in files]
+    pandas.DataFrame(rows).to_parquet(place / "table.parquet")
+    result = run(place, "table.parquet", "--column", "picture", "--output", "from_table")
+    assert result.returncode == 2, result.stderr
+    table = pandas.read_parquet(place / "from_table")
+    assert sorted(table["path"]) == [file.name for file in files]
+    result = run(place, "table.parquet", "--output", "nothing")
+    assert result.returncode == 2
+    assert "no column 'image'; there are: picture, path" in result.stderr
+
+
+def test_wrong_arguments(place):
+    for arguments, reason in [
+        (["in"], "wants --output"),
+        (["in", "--output", "x", "--format", "csv"], "no other output"),
+        (["in", "--output", "x", "--workers", "1000"], "not for 1000"),
+        (["absent", "--output", "x"], "no file or folder"),
+        (["in", "--output", "x", "--fpr", "1e-9"], "1e-09"),
+    ]:
+        result = run(place, *arguments)
+        assert result.returncode == 2
+        assert reason in result.stderr, result.stderr
