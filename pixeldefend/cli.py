@@ -85,7 +85,9 @@ def screen(
         typer.Option(help="ray: several processes or machines, a folder of Parquet as --output (extra 'scale')."),
     ] = Engine.local,
     column: Annotated[str, typer.Option(help="Of Parquet sources: what holds the image files. For ray.")] = "image",
-    workers: Annotated[int | None, typer.Option(min=1, help="For ray; by default one a CPU, or a GPU.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="For ray; by default one a CPU (of a cluster all but one), or a GPU.")
+    ] = None,
     ray_address: Annotated[str | None, typer.Option(help="Of a cluster; by default this machine is one.")] = None,
 ) -> None:
     """Screen images: one record a file, in order. Exit status: 0 if none is flagged, 1 if some are, 2 on any error."""

@@ -12,7 +12,6 @@ from typing import Any
 
 from .screening import Record, Screener
 
-READING = 0.1  # of a CPU, set aside for each that scores: who holds all of them would wait for input for ever
 ROWS_A_FILE = 4096  # of what is written: that much is lost at most when a run is cut off
 SUFFIXES = ["png", "jpg", "jpeg", "webp", "bmp"]
 KINDS = {"p_value": "float64", "bits_per_dim": "float64", "score": "float64", "width": "int64", "height": "int64"}
@@ -55,7 +54,13 @@ def screen_on_ray(
     folder = output if "://" in str(output) else str(Path(output).absolute())
     started = not ray.is_initialized()
     if started:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, include_dashboard=False)
+        ray.init(
+            address=address,
+            num_cpus=(os.cpu_count() or 1) + 1 if address is None else None,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            include_dashboard=False,
+        )
     try:
         return _screen(ray, listed, str(folder), detector, fpr, backend, device, batch_size, column, workers)
     finally:
@@ -81,19 +86,19 @@ def _screen(
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     DataContext.get_current().enable_progress_bars = False
     most = _processors(device)
-    if (workers or most) > most:
-        raise ValueError(f"there are processors for {most} workers, not for {workers}")
+    if not 1 <= (workers or most) <= most:
+        raise ValueError(f"there are processors for {most} workers, not for {workers or 'any'}, beside one that reads")
     filesystem, inside = pyarrow.fs.FileSystem.from_uri(folder)
     filesystem.create_dir(inside, recursive=True)
     parquet = [name.endswith(".parquet") or _holds_parquet(name) for name in sources]
     if any(parquet) and not all(parquet):
         raise ValueError("sources must be all of image files or all Parquet")
     if all(parquet):
-        data = ray.data.read_parquet(sources, num_cpus=READING)
+        data = ray.data.read_parquet(sources)
         if column not in data.schema().names:
             raise ValueError(f"the tables have no column {column!r}; there are: {', '.join(data.schema().names)}")
     else:
-        data = ray.data.read_binary_files(sources, include_paths=True, file_extensions=SUFFIXES, num_cpus=READING)
+        data = ray.data.read_binary_files(sources, include_paths=True, file_extensions=SUFFIXES)
         column = "bytes"
     done = _written(filesystem, inside)
     scored = data.map_batches(
@@ -102,7 +107,7 @@ def _screen(
         batch_size=batch_size,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=workers or most),
-        num_cpus=0 if device.startswith("cuda") else 1 - READING,
+        num_cpus=0 if device.startswith("cuda") else 1,
         num_gpus=1 if device.startswith("cuda") else 0,
         zero_copy_batch=True,
     )
@@ -188,7 +193,9 @@ def _holds_parquet(source: str) -> bool:
 
 
 def _processors(device: str) -> int:
+    """How many can score: of the CPUs of a cluster one is left to read, or those that score would wait for ever."""
     import ray
 
-    kind = "GPU" if device.startswith("cuda") else "CPU"
-    return max(1, int(ray.cluster_resources().get(kind, 1)))
+    if device.startswith("cuda"):
+        return int(ray.cluster_resources().get("GPU", 0))
+    return int(ray.cluster_resources().get("CPU", 0)) - 1
