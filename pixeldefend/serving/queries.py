@@ -55,7 +55,7 @@ class QueryAttacks:
         digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
         if digest in seen.known:
             return False
-        new = _print(image)
+        new = fingerprint(image)
         distances = np.sqrt(((seen.prints[: seen.filled] - new) ** 2).mean(1))
         alike = int((distances <= self.within).sum())
         seen.prints[seen.next] = new
@@ -67,7 +67,8 @@ class QueryAttacks:
         return alike >= self.neighbours
 
 
-def _print(image: np.ndarray) -> np.ndarray:
+def fingerprint(image: np.ndarray) -> np.ndarray:
+    """image: (H, W) or (H, W, 3) uint8. Returns (D,) in [0, 1], D at most 256: it, grey and small."""
     small = Image.fromarray(image).convert("L")
     small = small.resize((min(SIDE, small.width), min(SIDE, small.height)), Image.Resampling.BOX)
     return np.asarray(small, np.float32).ravel() / 255
