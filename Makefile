@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 SOURCES = $(shell find pixeldefend attacks eval -name '*.py' -o -name '*.j2' -o -name '*.json' -o -path '*page/*' -o -path '*weights*')
 
-.PHONY: demo test test-fast lint weights examples benchmark clean
+.PHONY: demo test test-fast lint weights examples benchmark leaderboard clean
 
 demo: .venv/installed
 	@rm -f demo.png
@@ -50,6 +50,11 @@ benchmark: .venv/tested
 	    --attacks fgsm-8,bim-8,pgd-2,pgd-4,pgd-8,pgd-l2-0.25,pgd-l2-0.5,deepfool-linf,deepfool-l2,cw-l2,fmn-l0,salt-and-pepper \
 	    --scores fused,bits_per_dim,excess_surprisal,low_entropy_excess_surprisal,excess_surprisal_1_2,excess_surprisal_2_2.75,later_channels_excess_surprisal,top_surprisal,pit_lag_columns,pit_lag_rows \
 	    --limit 1000 --clean 2500 --controls --oracle --by-class --out eval/results/cifar10
+
+# attackers who know the detector, and baselines (about two hours on 2 cores)
+leaderboard: .venv/tested
+	$(BIN)/python benchmarks/leaderboard.py fashion-mnist --limit 500 --adaptive-limit 20 --keep runs/kept
+	$(BIN)/python benchmarks/leaderboard.py cifar10 --limit 500 --adaptive-limit 20 --keep runs/kept
 
 # a regular, not an editable, installation: what is tested is what users get
 .venv/installed: pyproject.toml $(SOURCES) | .venv/bin/python

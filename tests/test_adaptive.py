@@ -11,10 +11,12 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
-from helpers import Brightness, clean_images
+from helpers import SAMPLE, Brightness, clean_images
 from torch import nn
 
-from pixeldefend import Detector
+import pixeldefend.eval
+from pixeldefend import Detector, load_classifier, load_detector
+from pixeldefend.attacks import craft
 from pixeldefend.datasets import DataSet, Images
 from pixeldefend.eval import (
     ADAPTIVE,
@@ -348,6 +350,27 @@ def test_a_leaderboard(results, tmp_path):
         leaderboard_table(tmp_path)
     with pytest.raises(ValueError, match="no entries"):
         leaderboard_table(tmp_path / "absent")
+
+
+@pytest.mark.slow
+def test_a_row_of_the_leaderboard_can_be_made_again():
+    """FGSM on Fashion-MNIST: the sample is the first 500 test images, and thresholds are in the detector's file."""
+    path = Path(pixeldefend.eval.__file__).parent / "results" / "leaderboard" / "fashion-mnist-shipped.json"
+    shipped = json.loads(path.read_text())
+    assert shipped["images"]["attacked_test"] == 500
+    row = next(row for row in shipped["rows"] if row["attack"] == "fgsm-8")
+    with np.load(SAMPLE) as file:
+        x, y = torch.from_numpy(file["x"])[:, None], torch.from_numpy(file["y"]).long()
+    detector, classifier = load_detector("fashion-mnist"), load_classifier("fashion-mnist").eval()
+    with torch.no_grad():
+        right = torch.cat([classifier(part / 255).argmax(1) for part in x.split(100)]) == y
+    assert int(right.sum()) == row["attempted"]
+    made = craft(classifier, x[right], y[right], "fgsm-8")
+    assert abs(int(made.succeeded.sum()) - row["succeeded"]) <= 1  # sums in another order
+    scores = -detector.score_samples(made.images[made.succeeded])
+    for fpr in (0.01, 0.05):
+        found = (scores > -detector.with_fpr(fpr).offset_).mean()
+        assert found == pytest.approx(row[f"tpr_at_fpr_{fpr}"], abs=0.005)
 
 
 def test_the_shipped_leaderboard_is_printed():
