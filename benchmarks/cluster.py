@@ -127,7 +127,7 @@ def main() -> None:
         "| | |",
         "| --- | --- |",
         f"| {arguments.images} files of 28 x 28, one process with one thread | {one:.0f} s |",
-        f"| Ray, {arguments.workers} workers with one thread each | {several:.0f} s: {one / several:.2f} times as fast |",
+        f"| Ray, {arguments.workers} workers with a thread each | {several:.0f} s: {one / several:.2f} times as fast |",
         f"| broken files, error records | {results['broken_files']}, {results['error_records']} |",
         f"| verdicts that differ | {results['verdicts_that_differ']} |",
         f"| private memory of all processes, second quarter of the run -> last | {memory_row} |",
