@@ -161,7 +161,7 @@ def test_train_a_classifier_and_benchmark_it(data, tmp_path, tiny_detector):
     result = run("benchmark", *models, *choice, "--data", data, "--out", tmp_path / "c")
     assert result.returncode == 0, result.stderr
     rows = [line.split("|") for line in result.stdout.splitlines() if line.startswith(("| other", "| detector |"))]
-    assert len(rows) == 6  # two tables: the header, and both detectors
+    assert len(rows) == 9  # three tables: the means, its own score, the one asked for
     assert "## excess_surprisal" in (tmp_path / "c" / "comparison.md").read_text()
 
 
