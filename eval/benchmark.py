@@ -76,7 +76,8 @@ def run_benchmark(
 ) -> dict[str, Any]:
     """detector: its density is measured under every score. classifier: what is attacked, (N, C, H, W) in [0, 1] ->
     logits. attacks: names, None for all. scores: names, None for all but the dear ones and those that ask the
-    classifier, [] for none; the detector's own is always among them. limit: attack the first so many test images.
+    classifier, [] for none; the detector's own is always among them, and the only one if it has no density of this
+    package. limit: attack the first so many test images.
     clean: count false alarms on the first so many (None: on those that are attacked). controls: also count how many
     clean images are flagged after each benign transformation. others: data sets of the same shape, whose test images
     are flagged or not. oracle: also fit, to each attack, a classifier of all these scores that has seen it. adaptive:
@@ -100,7 +101,9 @@ def run_benchmark(
     if detector.classifier is None:  # for the scores that ask it
         detector = copy.copy(detector)
         detector.classifier = classifier.eval()
-    if scores is None:
+    if isinstance(detector.density, Uniform):  # somebody else's detector has no score but its own
+        scores = []
+    elif scores is None:
         scores = _usual_scores(detector, data, log)
     elif scores:
         scores = known(scores, SCORES | OF_CLASSIFIER)
@@ -362,9 +365,7 @@ def _oracle(
 
 def _usual_scores(detector: Detector, data: DataSet, log: Callable[[str], None]) -> list[str]:
     """Returns the names of all scores but the dear ones, less those that this density or so few images do not have."""
-    names: list[str] = []
-    if isinstance(detector.density, Uniform):
-        return names
+    names = []
     for name in [name for name in SCORES if name not in DEAR]:
         score = make_score(name)
         try:

@@ -14,7 +14,6 @@ from ..detector import Detector
 from ..scores import SCORES
 from ..storage import whole_file
 from .benchmark import attack_all, known, run_benchmark
-from .others import Uniform
 
 PICTURES = ("roc", "histograms", "gallery")  # of one detector at a time
 COMPARED = ["bits_per_dim", "excess_surprisal"]  # what every density has that models images
@@ -43,8 +42,9 @@ def compare(
     found = {}
     for name, detector in detectors.items():
         log(f"-- {name}")
-        asked = [] if isinstance(detector.density, Uniform) else scores
-        results = run_benchmark(detector, classifier, data, attacks=attacks, scores=asked, attacked=attacked, **options)
+        results = run_benchmark(
+            detector, classifier, data, attacks=attacks, scores=scores, attacked=attacked, **options
+        )
         found[name] = {key: value for key, value in results.items() if key not in PICTURES}
     return {"data": data.name, "attacks": attacks, "scores": scores, "detectors": found}
 

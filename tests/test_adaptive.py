@@ -21,6 +21,7 @@ from pixeldefend.datasets import DataSet, Images
 from pixeldefend.eval import (
     ADAPTIVE,
     BASELINES,
+    SUITES,
     Kept,
     compare,
     entry,
@@ -278,6 +279,9 @@ def test_other_peoples_detectors_take_part(mine, data):
     x = data.test.x
     np.testing.assert_allclose(by_class.score_samples(x), -(x / 255).flatten(1).std(1, correction=0), rtol=1e-4)
     assert by_function.suspicion((x / 255).requires_grad_()).requires_grad
+    quick = SUITES["quick"] | dict(attacks=["pgd-8"], limit=20)  # asks for scores that they do not have
+    alone = run_benchmark(by_class, Brightness(), data, **quick)
+    assert {row["score"] for row in alone["rows"]} == {"mine:flat"}
     found = compare({"flat": by_class, "mine": by_function}, Brightness(), data, attacks=["pgd-8"], limit=20)
     write_comparison(found, mine)
     assert "## own score" in (mine / "comparison.md").read_text()
