@@ -6,12 +6,15 @@ import sqlite3
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import clean_images
 
+from pixeldefend import Detector
 from pixeldefend.audit import COLUMNS, AuditLog, confirmed_clean, write_csv, write_parquet
+from pixeldefend.zoo import detector_sha256
 
 ROW = dict(path="a.png", verdict="clean", p_value=0.5, score=1.0, sha256="ab", detector="tiny", detector_sha256="d")
 
@@ -110,6 +113,7 @@ def test_exports(log, tmp_path):
 WRITER = """
 import sys
 from pixeldefend.audit import AuditLog
+from pixeldefend.zoo import detector_sha256
 log = AuditLog(sys.argv[1])
 while True:
     ids = log.add([dict(verdict="clean", path="x" * 200, score=1.0)] * 3, source="serve")
@@ -162,3 +166,36 @@ def test_recalibration_wants_images_confirmed_without_regard_to_their_verdict(lo
     for scores in ([1.0], [np.nan] * 50, [[1.0] * 50]):
         with pytest.raises(ValueError, match=r"finite|calibration"):
             tiny_detector.with_calibration(scores)
+
+
+def test_the_command_recalibrates_and_refuses_too_few(log, tiny_detector, tmp_path):
+    def recalibrate(*more, source=log.path):
+        command = [Path(sys.executable).parent / "pixeldefend", "recalibrate", "--detector", "tiny.safetensors"]
+        command += ["--from-log", source, "--out", "ours.safetensors", *more]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    tiny_detector.save(tmp_path / "tiny.safetensors")
+    digest = detector_sha256(str(tmp_path / "tiny.safetensors"))
+    dark = clean_images(60, seed=5) // 2  # this traffic is not what calibrated
+    scores = -tiny_detector.score_samples(dark)
+    flagged = scores > -tiny_detector.offset_
+    rows = [
+        {**ROW, "detector_sha256": digest, "score": float(score), "verdict": "adversarial" if flag else "clean"}
+        for score, flag in zip(scores, flagged, strict=True)
+    ]
+    for id, flag in zip(log.add(rows, source="serve"), flagged, strict=True):
+        log.feedback(id, "false_alarm" if flag else "clean")
+    done = recalibrate()
+    assert done.returncode == 0, done.stderr
+    assert "calibrated on 60 images" in done.stdout
+    assert f"of 60 images of the log, flagged: {flagged.mean():.2%} -> " in done.stdout
+    ours = Detector.load(tmp_path / "ours.safetensors")
+    np.testing.assert_allclose(np.sort(ours.calibration_scores_), np.sort(scores), rtol=1e-6)
+    assert f"{-tiny_detector.offset_:.4g} -> {-ours.offset_:.4g}" in done.stdout
+    few = recalibrate("--fpr", "0.001")
+    assert few.returncode == 2
+    assert "999" in few.stderr  # calibration images that it would take
+    absent = recalibrate(source=tmp_path / "absent.sqlite")
+    assert absent.returncode == 2
+    assert "there is no log" in absent.stderr
+    assert not (tmp_path / "absent.sqlite").exists()
