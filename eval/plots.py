@@ -88,14 +88,16 @@ def _det(axes: Any, curves: list[dict[str, Any]]) -> None:
 
 
 def _histogram(axes: Any, found: dict[str, Any], name: str) -> None:
-    edges = np.array(found["edges"])
+    edges, highest = np.array(found["edges"]), 0.0
     for i, (kind, counts) in enumerate(found["counts"].items()):
         share = np.array(counts) / max(1, sum(counts))
+        highest = max(highest, share[:-1].max())
         if kind == "clean":
             axes.stairs(share, edges, fill=True, color="#999999", alpha=0.6, label="clean")
         else:
             axes.stairs(share, edges, label=kind, **_style(i - 1))
-    axes.set(xlabel="bits/dim" if name == "bits_per_dim" else name, ylabel="share of images")
+    # the last bin holds all that is beyond it, and may be as high as 1
+    axes.set(xlabel="bits/dim" if name == "bits_per_dim" else name, ylabel="share of images", ylim=(0, 1.1 * highest))
     axes.legend(fontsize=7)
 
 
