@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,10 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 16 * 2**20
+MAX_SCANS = 100  # of a JPEG, progressive ones have about ten; each costs a pass over all pixels, however few its bytes
+
+# where a segment of a JPEG begins: 00 stands for an FF among the data, 01 and D0 to D8 have no segment
+MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 
 WANTED = (
     "a path, a PIL image, a numpy array (H, W), (H, W, 3), (N, H, W) or (N, H, W, C), or a torch tensor (C, H, W) or "
@@ -36,12 +41,26 @@ def read_image(file: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PI
 
     Returns uint8 (H, W) for grey images or (H, W, 3). EXIF orientation is applied; palettes and 1-bit images are
     expanded; an alpha channel that is fully opaque is dropped.
-    Raises ValueError if the file is of another format, empty, truncated or damaged, above 64 MiB or max_pixels (both
-    checked before anything is decoded), animated, 16-bit, CMYK or of another mode, or if it is translucent:
+    Raises ValueError if the file is of another format, empty, truncated or damaged, above 64 MiB, max_pixels or 100
+    scans (all checked before anything is decoded), animated, 16-bit, CMYK or of another mode, or if it is translucent:
     what a classifier would see of those depends on a conversion that is not ours to choose. Raises OSError if the file
     cannot be read.
     """
     data = file if isinstance(file, bytes) else read_bytes(file)
+    with _opened(data, max_pixels) as image:
+        return _to_array(image)
+
+
+def image_size(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """data: of an image file. Returns its height and width as its header has them, before EXIF orientation; nothing is
+    decoded. Raises ValueError as `read_image` does before it decodes."""
+    with _opened(data, max_pixels) as image:
+        return image.height, image.width
+
+
+@contextmanager
+def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
+    """Yields the image, not yet decoded, if its bytes and its header allow it."""
     if not data:
         raise ValueError("the file is empty (0 bytes)")
     if len(data) > MAX_BYTES:
@@ -51,16 +70,30 @@ def read_image(file: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PI
             raise ValueError("16-bit PNGs are not screened; convert to 8-bit grey or RGB first")
         if b"IEND" not in data:  # nor does it miss the end
             raise ValueError("truncated or damaged: the PNG has no end")
+    if data.startswith(b"\xff\xd8") and _has_too_many_scans(data):
+        raise ValueError(f"the JPEG has more than {MAX_SCANS} scans, which are not decoded; save it as a plain JPEG")
     try:
         with _strictly(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 size = f"{image.width} x {image.height}"
                 raise ValueError(f"the image is {size}, more than the {max_pixels} pixels that are decoded")
-            return _to_array(image)
+            yield image
     except UnidentifiedImageError:
         if looks_like_an_image(data):
             raise ValueError("truncated or damaged: its header cannot be read") from None
         raise ValueError(f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image") from None
+
+
+def _has_too_many_scans(jpeg: bytes) -> bool:
+    """Counts them up to the end of the image, past segments (thumbnails, profiles) whose bytes may look like some."""
+    scans, place = 0, 2
+    while scans <= MAX_SCANS and (found := MARKER.search(jpeg, place)):
+        kind = jpeg[found.end() - 1]
+        if kind == 0xD9:  # the end
+            return False
+        scans += kind == 0xDA
+        place = found.end() + max(2, int.from_bytes(jpeg[found.end() : found.end() + 2], "big"))
+    return scans > MAX_SCANS
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:

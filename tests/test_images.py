@@ -3,6 +3,7 @@
 import contextlib
 import io
 import struct
+import time
 import zlib
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from pixeldefend.images import MAX_BYTES, match_channels, read_image, to_batch, to_uint8
+from pixeldefend.images import MAX_BYTES, image_size, match_channels, read_image, to_batch, to_uint8
 
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8) * 3
 RGB = np.stack([GREY, GREY.T, 255 - GREY], -1)
@@ -143,6 +144,34 @@ def test_sixteen_bit_rgb_is_refused_rather_than_halved():
     )
     with pytest.raises(ValueError, match="16-bit"):
         read_image(png)
+
+
+def scans(n: int, size: int = 64) -> bytes:
+    """A progressive JPEG with n further scans of a few bytes each, all of them empty."""
+    data = encoded(Image.fromarray(np.zeros((size, size), np.uint8)), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    length = 2 + int.from_bytes(data[last + 2 : last + 4], "big")
+    return data[:-2] + n * (data[last : last + length] + b"\0") + data[-2:]
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded():
+    assert read_image(scans(0)).shape == (64, 64)
+    profile = encoded(Image.fromarray(RGB), "JPEG", icc_profile=b"\xff\xda\xff\xd9" * 500)  # no scans, and no end
+    assert read_image(profile).shape == (8, 8, 3)
+    hidden = b"\xff\xd8\xff\xe0\0\x04\xff\xd9" + scans(60_000)[2:]  # an end within a segment is none
+    started = time.perf_counter()
+    for data in (scans(120), scans(60_000), hidden):
+        with pytest.raises(ValueError, match="more than 100 scans"):
+            read_image(data)
+    assert time.perf_counter() - started < 1
+
+
+def test_the_size_is_had_without_decoding():
+    assert image_size(encoded(Image.fromarray(RGB[:4]))) == (4, 8)
+    assert image_size(bomb(3000, 2000)) == (2000, 3000)  # its pixels are not there
+    for data, reason in [(b"", "empty"), (b"text", "not a PNG"), (bomb(5_000, 5_000), "pixels that are decoded")]:
+        with pytest.raises(ValueError, match=reason):
+            image_size(data)
 
 
 def test_exif_orientation_is_applied():
