@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import sqlite3
 import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -30,13 +32,21 @@ COLUMNS: dict[str, str] = {
     "score": "REAL",
     "detector": "TEXT",
     "detector_sha256": "TEXT",
+    "arithmetic": "TEXT",  # of the backend: scores of one are not comparable with those of another
     "width": "INTEGER",
     "height": "INTEGER",
     "error": "TEXT",
     "query_attack": "INTEGER NOT NULL DEFAULT 0",
     "feedback": "TEXT",
 }
-FEEDBACK = ("false_alarm", "missed", "clean")  # flagged but clean; not flagged but attacked; confirmed clean
+# what somebody may say of a verdict -> the verdict it fits
+FEEDBACK = {
+    "false_alarm": "adversarial",  # flagged but clean
+    "attack": "adversarial",  # flagged and attacked
+    "missed": "clean",  # not flagged but attacked
+    "clean": "clean",  # confirmed clean
+}
+UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 PRUNED_EVERY = 1000  # rows
 
 
@@ -44,12 +54,18 @@ class AuditLog:
     """An append-only log of verdicts. What `add` has returned from survives a kill at any moment: it is a committed
     transaction of SQLite in WAL mode, synchronised to the disk.
 
-    path: of the database, made if it is not there. max_rows, max_days: older rows go (None: none do). One process
-    writes; others may read. Raises ValueError if the file is another kind of database.
+    path: of the database, made if it is not there. max_rows, max_days: older rows go (None: none do). read_only: it
+    must be there, and is left as it is. One process writes; others may read. Raises ValueError, and alters nothing, if
+    the file is another kind of database, OSError if it cannot be opened.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, max_rows: int | None = None, max_days: float | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        max_rows: int | None = None,
+        max_days: float | None = None,
+        read_only: bool = False,
     ) -> None:
         if max_rows is not None and max_rows < 1:
             raise ValueError(f"max_rows must be at least 1, got {max_rows}")
@@ -58,22 +74,50 @@ class AuditLog:
         self.path, self.max_rows, self.max_days = Path(path), max_rows, max_days
         self._lock = threading.Lock()
         self._since_pruned = 0
+        if read_only and not self.path.is_file():
+            raise FileNotFoundError(f"there is no log {path}")
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"cannot write {path}: there is no folder {self.path.parent}")
-        self._connection = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
-        self._connection.row_factory = sqlite3.Row
+        self._connection = self._open(read_only)
         try:
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=FULL")
-            columns = ", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())
-            self._connection.execute(f"CREATE TABLE IF NOT EXISTS verdicts ({columns})")
-            for name in ("time", "sha256"):
-                self._connection.execute(f"CREATE INDEX IF NOT EXISTS by_{name} ON verdicts ({name})")
-            there = {row["name"] for row in self._connection.execute("PRAGMA table_info(verdicts)")}
+            self._check(read_only)
+            if not read_only:
+                self._prepare()
         except sqlite3.DatabaseError as error:
+            self.close()
             raise ValueError(f"{path} is not an audit log: {error}") from None
-        if there != set(COLUMNS):
-            raise ValueError(f"{path} is not an audit log of this version: its columns are {', '.join(sorted(there))}")
+        except ValueError:
+            self.close()
+            raise
+
+    def _open(self, read_only: bool) -> sqlite3.Connection:
+        uri = f"{self.path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+        try:
+            connection = sqlite3.connect(uri, uri=True, timeout=30, isolation_level=None, check_same_thread=False)
+        except sqlite3.OperationalError as error:
+            raise OSError(f"cannot open the log {self.path}: {error}") from None
+        connection.row_factory = sqlite3.Row
+        return connection
+
+    def _check(self, read_only: bool) -> None:
+        """Raises ValueError for another program's database; an empty one may become a log."""
+        query = "SELECT name FROM sqlite_master WHERE type = 'table'"
+        tables = [row["name"] for row in self._connection.execute(query)]
+        if "verdicts" not in tables and (tables or read_only):
+            listed = f"its tables are {', '.join(sorted(tables))}" if tables else "it is empty"
+            raise ValueError(f"{self.path} is not an audit log: {listed}")
+        columns = {row["name"] for row in self._connection.execute("PRAGMA table_info(verdicts)")}
+        if columns and columns != COLUMNS.keys():
+            listed = ", ".join(sorted(columns))
+            raise ValueError(f"{self.path} is not an audit log of this version: its columns are {listed}")
+
+    def _prepare(self) -> None:
+        self._connection.execute("PRAGMA journal_mode=WAL")
+        self._connection.execute("PRAGMA synchronous=FULL")
+        columns = ", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())
+        self._connection.execute(f"CREATE TABLE IF NOT EXISTS verdicts ({columns})")
+        for name in ("time", "sha256"):
+            self._connection.execute(f"CREATE INDEX IF NOT EXISTS by_{name} ON verdicts ({name})")
 
     def add(self, rows: Iterable[dict[str, Any]], *, source: str) -> list[str]:
         """rows: values by column; id and time are made if they are missing, other keys are refused. Returns the ids,
@@ -102,8 +146,7 @@ class AuditLog:
             found = self._connection.execute("SELECT verdict FROM verdicts WHERE id = ?", [id]).fetchone()
             if found is None:
                 raise KeyError(id)
-            fits = {"false_alarm": "adversarial", "missed": "clean", "clean": "clean"}
-            if found["verdict"] != fits[kind]:
+            if found["verdict"] != FEEDBACK[kind]:
                 raise ValueError(f"a verdict {found['verdict']!r} cannot be {kind}")
             self._connection.execute("UPDATE verdicts SET feedback = ? WHERE id = ?", [kind, id])
 
@@ -124,8 +167,7 @@ class AuditLog:
         where = f"WHERE {' AND '.join(chosen)}" if chosen else ""
         query = f"SELECT * FROM verdicts {where} ORDER BY time DESC, rowid DESC LIMIT ?"
         # a connection of its own: a slow reader holds nobody up
-        with _closing(sqlite3.connect(self.path, timeout=30)) as reader:
-            reader.row_factory = sqlite3.Row
+        with closing(self._open(read_only=True)) as reader:
             for row in reader.execute(query, [*chosen.values(), -1 if limit is None else limit]):
                 yield dict(row)
 
@@ -133,13 +175,15 @@ class AuditLog:
         with self._lock:
             return int(self._connection.execute("SELECT count(*) FROM verdicts").fetchone()[0])
 
-    def seen(self, path: str, sha256: str | None) -> dict[str, Any] | None:
-        """Returns the latest row of a watched file with this path and content (None: unknown), or None."""
+    def seen(self, sha256: str | None, path: str | None = None) -> dict[str, Any] | None:
+        """Returns the latest row of a watched file with this content (None: unknown), under this path if it is given;
+        None if there is none."""
+        query = "SELECT * FROM verdicts WHERE sha256 IS ? AND source = 'watch'"
+        values: list[Any] = [sha256]
+        if path is not None:
+            query, values = f"{query} AND path = ?", [sha256, _storable(path)]
         with self._lock:
-            query = (
-                "SELECT * FROM verdicts WHERE sha256 IS ? AND path = ? AND source = 'watch' ORDER BY time DESC LIMIT 1"
-            )
-            row = self._connection.execute(query, [sha256, _storable(path)]).fetchone()
+            row = self._connection.execute(f"{query} ORDER BY time DESC LIMIT 1", values).fetchone()
         return None if row is None else dict(row)
 
     def prune(self) -> int:
@@ -157,7 +201,8 @@ class AuditLog:
             oldest = time.time() - 86400 * self.max_days
             removed += self._connection.execute("DELETE FROM verdicts WHERE time < ?", [oldest]).rowcount
         if self.max_rows is not None:
-            query = "DELETE FROM verdicts WHERE rowid NOT IN (SELECT rowid FROM verdicts ORDER BY rowid DESC LIMIT ?)"
+            newest_to_go = "SELECT rowid FROM verdicts ORDER BY rowid DESC LIMIT 1 OFFSET ?"
+            query = f"DELETE FROM verdicts WHERE rowid <= ({newest_to_go})"
             removed += self._connection.execute(query, [self.max_rows]).rowcount
         return removed
 
@@ -176,17 +221,6 @@ class _Transaction:
         self.connection.execute("COMMIT" if kind is None else "ROLLBACK")
 
 
-class _closing:
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self.connection = connection
-
-    def __enter__(self) -> sqlite3.Connection:
-        return self.connection
-
-    def __exit__(self, *error: Any) -> None:
-        self.connection.close()
-
-
 @dataclass(frozen=True)
 class Confirmed:
     """scores: (n,) of images confirmed clean. traffic: (N,) of all that were screened."""
@@ -195,32 +229,51 @@ class Confirmed:
     traffic: np.ndarray
 
 
-def confirmed_clean(log: AuditLog, detector_sha256: str, *, like_traffic: bool = True) -> Confirmed:
-    """Returns the scores of a detector in the log, and those of images that feedback says are clean ("clean" or
+def confirmed_clean(
+    log: AuditLog, detector_sha256: str, arithmetic: str = "float32", *, like_traffic: bool = True
+) -> Confirmed:
+    """Returns the scores that a detector gave in this arithmetic (of `pixeldefend.backends.ARITHMETIC`) to what is in
+    the log, but for confirmed attacks ("attack" or "missed"), and to images that feedback says are clean ("clean" or
     "false_alarm"). Raises ValueError if there are none, or, if like_traffic, if the share of flagged images among those
     confirmed differs from the traffic's by more than chance (1 in 1,000): to confirm alarms above all would move the
     threshold up until attacks pass, to confirm only what was not flagged would move it down."""
-    rows = [row for row in log.rows() if row["detector_sha256"] == detector_sha256 and row["score"] is not None]
-    rows = [row for row in rows if row["feedback"] != "missed"]
+    made_by = (detector_sha256, arithmetic)
+    rows = [row for row in log.rows() if (row["detector_sha256"], row["arithmetic"]) == made_by]
+    rows = [row for row in rows if row["score"] is not None and row["feedback"] not in ("attack", "missed")]
     chosen = [row for row in rows if row["feedback"] in ("clean", "false_alarm")]
     if not chosen:
-        raise ValueError(f"no image of this detector was confirmed clean in {log.path} (feedback clean or false_alarm)")
+        raise ValueError(
+            f"no image that this detector judged in {arithmetic} was confirmed clean in {log.path} (feedback clean or "
+            "false_alarm)"
+        )
     flagged, of_all = (np.array([row["verdict"] == "adversarial" for row in part]) for part in (chosen, rows))
     if like_traffic and binomtest(int(flagged.sum()), len(flagged), float(of_all.mean())).pvalue < 1e-3:
         raise ValueError(
             f"of the {len(flagged)} images confirmed clean {flagged.mean():.1%} had been flagged, of all {len(of_all)} "
             f"{of_all.mean():.1%}: they were not drawn at random, and a threshold from them would not hold for the "
-            "rest; confirm images without regard to their verdict"
+            "rest; confirm images without regard to their verdict, and mark attacks as such"
         )
     return Confirmed(np.array([row["score"] for row in chosen]), np.array([row["score"] for row in rows]))
 
 
+def visible(text: str) -> str:
+    """Returns the text with its control characters spelled out: names come from outside, and a terminal would obey
+    them."""
+    return UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 def write_csv(rows: Iterable[dict[str, Any]], file: IO[str]) -> None:
-    """Cells that a spreadsheet would take for a formula are quoted by an apostrophe: names come from outside."""
+    """Control characters are spelled out, and cells that a spreadsheet would take for a formula are quoted by an
+    apostrophe: names come from outside."""
     table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
     table.writeheader()
     for row in rows:
-        table.writerow({k: f"'{v}" if isinstance(v, str) and v[:1] in "=+-@\t\r" else v for k, v in row.items()})
+        table.writerow({name: _cell(value) if isinstance(value, str) else value for name, value in row.items()})
+
+
+def _cell(text: str) -> str:
+    text = visible(text)
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
 
 
 def write_parquet(rows: Iterable[dict[str, Any]], path: str | os.PathLike[str]) -> None:

@@ -8,6 +8,7 @@ import dataclasses
 import io
 import json
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -205,6 +206,8 @@ def _print_table(rows: list[dict[str, Any]], file: IO[str]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from .audit import visible
+
     colours = {"clean": "green", "adversarial": "bold red", "error": "yellow"}
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("image", overflow="fold")
@@ -217,10 +220,10 @@ def _print_table(rows: list[dict[str, Any]], file: IO[str]) -> None:
     for row in rows:
         numbers = [("p_value", ".4f"), ("bits_per_dim", ".3f"), ("score", ".2f")]
         table.add_row(
-            Text(row["path"]),
+            Text(visible(row["path"])),
             Text(row["verdict"], colours[row["verdict"]]),
             *("" if row[name] is None else format(row[name], spec) for name, spec in numbers),
-            Text(row["error"] or ""),
+            Text(visible(row["error"] or "")),
         )
     if not errors:
         table.columns.pop()
@@ -511,7 +514,9 @@ def list_log(
     path: Annotated[Path, typer.Argument(help="The audit log that `serve` or `watch` writes.")] = LOG,
     verdict: Annotated[Verdict | None, typer.Option(help="Only these.")] = None,
     client: Annotated[str | None, typer.Option(help="Only this client's.")] = None,
-    feedback: Annotated[str | None, typer.Option(help="Only those marked false_alarm, missed or clean.")] = None,
+    feedback: Annotated[
+        str | None, typer.Option(help="Only those marked false_alarm, attack, missed or clean.")
+    ] = None,
     days: Annotated[float | None, typer.Option(help="Only those of the last so many days.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many; by default 20 in a table.")] = None,
     format_: Annotated[Listed, typer.Option("--format", help="How rows are written.")] = Listed.table,
@@ -524,9 +529,7 @@ def list_log(
         from .audit import AuditLog, write_csv, write_parquet
         from .storage import whole_file
 
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no log {path}")
-        log_of = AuditLog(path)
+        log_of = AuditLog(path, read_only=True)
         rows = log_of.rows(
             verdict=verdict,
             client=client,
@@ -555,6 +558,9 @@ def _print_log(rows: Iterable[dict[str, Any]], file: IO[str]) -> None:
 
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+    from .audit import visible
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in ("time (UTC)", "client", "image", "verdict", "p-value", "bits/dim", "note", "id"):
@@ -562,7 +568,7 @@ def _print_log(rows: Iterable[dict[str, Any]], file: IO[str]) -> None:
     for row in rows:
         notes = [row["error"], "query attack" if row["query_attack"] else None, row["feedback"]]
         numbers = [("p_value", ".4f"), ("bits_per_dim", ".3f")]
-        table.add_row(
+        cells = [
             time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(row["time"])),
             row["client"] or "",
             row["path"] or "",
@@ -570,10 +576,11 @@ def _print_log(rows: Iterable[dict[str, Any]], file: IO[str]) -> None:
             *("" if row[name] is None else format(row[name], spec) for name, spec in numbers),
             "; ".join(note for note in notes if note),
             row["id"],
-        )
-    console = Console(file=file, highlight=False, markup=False)
+        ]
+        table.add_row(*(Text(visible(cell)) for cell in cells))
+    console = Console(file=file, highlight=False)
     if not console.is_terminal:
-        console = Console(file=file, highlight=False, markup=False, width=1000)
+        console = Console(file=file, highlight=False, width=1000)
     console.print(table)
 
 
@@ -583,6 +590,9 @@ def recalibrate(
     from_log: Annotated[Path, typer.Option(help="The audit log, with images confirmed clean.")],
     out: Annotated[Path, typer.Option(help="The detector to write, a .safetensors file.")],
     fpr: Annotated[float | None, typer.Option(help="Rate of false alarms; by default the detector's own.")] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="Of the scores in the log: float32, bfloat16; by default the detector's own.")
+    ] = None,
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Even if the confirmed images are not like the traffic.")
     ] = False,
@@ -590,17 +600,16 @@ def recalibrate(
     """Calibrate a detector on images of your traffic that were confirmed clean, and tell how its threshold moves."""
     with _refusals():
         from .audit import AuditLog, confirmed_clean
+        from .backends import ARITHMETIC
         from .zoo import detector_sha256, load_detector
 
-        if not from_log.is_file():
-            raise FileNotFoundError(f"there is no log {from_log}")
-        before = load_detector(detector)
+        log_of = AuditLog(from_log, read_only=True)
+        before = load_detector(detector, backend=backend)
         if fpr is not None:
             before = before.with_fpr(fpr)
         digest = detector_sha256(detector)
         assert digest is not None  # it was loaded from that file
-        log_of = AuditLog(from_log)
-        found = confirmed_clean(log_of, digest, like_traffic=not anyway)
+        found = confirmed_clean(log_of, digest, ARITHMETIC[before.backend], like_traffic=not anyway)
         after = before.with_calibration(found.scores)
         after.save(
             out, recalibrated=dict(confirmed=len(found.scores), traffic=len(found.traffic), detector_sha256=digest)
@@ -810,7 +819,8 @@ def benchmark(
         Suite | None,
         typer.Option(
             help="quick: five attacks on 100 images; standard: all attacks, 1,000 images; adaptive: also attackers who "
-            "know the detector; full: all test images. Options given beside it count."
+            "know the detector; full: all test images. Options given beside it count; of several detectors, what is "
+            "for one at a time is left out."
         ),
     ] = None,
     attacks: Annotated[str, typer.Option(help="Comma-separated names; by default all.")] = "",
@@ -846,10 +856,15 @@ def benchmark(
     restarts: Annotated[int | None, typer.Option(min=1, help="Their starts; by default 1.")] = None,
     adaptive_limit: Annotated[int | None, typer.Option(min=1, help="Images that they attack; by default 100.")] = None,
     dear_limit: Annotated[
-        int | None, typer.Option(min=1, help="... without gradients or through the purifier; by default 20.")
+        int | None, typer.Option(min=1, help="... without gradients, by transfer or purified; by default 20.")
     ] = None,
-    surrogate_classifier: Annotated[str | None, typer.Option(help="Of one who attacks by transfer.")] = None,
-    surrogate_detector: Annotated[str | None, typer.Option(help="Of one who attacks by transfer.")] = None,
+    dear_eps: Annotated[str, typer.Option(help="... and within these budgets; by default the same.")] = "",
+    surrogate_classifier: Annotated[
+        str | None, typer.Option(help="Of one who attacks by transfer: as --classifier.")
+    ] = None,
+    surrogate_detector: Annotated[
+        str | None, typer.Option(help="Of one who attacks by transfer: as --detector.")
+    ] = None,
     keep: Annotated[
         Path | None, typer.Option(help="Keep attacked images in this folder; run again, it goes on from there.")
     ] = None,
@@ -869,7 +884,6 @@ def benchmark(
         write_comparison,
         write_report,
     )
-    from .zoo import load_detector
 
     with _refusals():
         titles = [Path(name).stem for name in detector]
@@ -891,25 +905,30 @@ def benchmark(
             log=lambda line: typer.echo(line, err=True),
         )
         chosen = dict(SUITES[suite]) if suite is not None else {}
+        if len(titles) > 1:
+            for name in ("controls", "oracle", "by_class"):  # for one at a time; a suite may ask for them
+                chosen.pop(name, None)
         named = dict(attacks=_names(attacks), scores=_names(scores), limit=limit, clean=clean)
         flags = dict(controls=controls, oracle=oracle, by_class=by_class)
         knowing: dict[str, Any] = dict(chosen.get("adaptive", {}))
         if adaptive or knowing:
             if _names(adaptive) not in (None, ["all"]):
                 knowing["attacks"] = _names(adaptive)
-            if eps:
-                knowing["eps"] = [_whole(item) for item in _names(eps) or []]
+            for name, listed in (("eps", eps), ("dear_eps", dear_eps)):
+                if listed:
+                    knowing[name] = [_whole(item) for item in _names(listed) or []]
             limits = dict(limit=adaptive_limit, dear_limit=dear_limit, steps=steps, restarts=restarts)
             knowing |= {name: value for name, value in limits.items() if value is not None}
             if surrogate_classifier is not None and surrogate_detector is not None:
                 other_classifier = find_classifier(surrogate_classifier, device=device)
-                knowing["surrogate"] = other_classifier, load_detector(surrogate_detector, device=device)
+                other_detector = find_detector(surrogate_detector, other_classifier, images, device=device)
+                knowing["surrogate"] = other_classifier, other_detector
             knowing["progress"] = _steps
             chosen["adaptive"] = knowing
-        elif eps or steps or restarts or adaptive_limit or dear_limit or surrogate_detector:
+        elif eps or dear_eps or steps or restarts or adaptive_limit or dear_limit or surrogate_detector:
             raise ValueError("--eps, --steps and the like are for --adaptive, or a suite that has it")
         options |= chosen | {name: value for name, value in (named | flags).items() if value}
-        command = " ".join(["pixeldefend", *sys.argv[1:]])
+        command = shlex.join(["pixeldefend", *sys.argv[1:]])
         if len(detectors) == 1:
             results = run_benchmark(detectors[titles[0]], attacked, images, **options)
             write_report({**results, "command": command}, out)
@@ -954,7 +973,7 @@ def _steps(steps: Iterable[Any]) -> Iterable[Any]:
 
 def _whole(item: str) -> int:
     if not item.isdecimal():
-        raise ValueError(f"--eps wants whole 8-bit steps, got {item!r}")
+        raise ValueError(f"--eps and --dear-eps want whole 8-bit steps, got {item!r}")
     return int(item)
 
 

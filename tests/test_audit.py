@@ -1,11 +1,13 @@
 import csv
 import io
+import json
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,9 @@ from pixeldefend import Detector
 from pixeldefend.audit import COLUMNS, AuditLog, confirmed_clean, write_csv, write_parquet
 from pixeldefend.zoo import detector_sha256
 
-ROW = dict(path="a.png", verdict="clean", p_value=0.5, score=1.0, sha256="ab", detector="tiny", detector_sha256="d")
+COMMAND = Path(sys.executable).parent / "pixeldefend"
+ROW = dict(path="a.png", verdict="clean", p_value=0.5, score=1.0, sha256="ab", detector="tiny")
+ROW |= dict(detector_sha256="d", arithmetic="float32")
 
 
 @pytest.fixture
@@ -50,24 +54,46 @@ def test_names_that_are_no_text_are_kept_readably(log):
     path = os.fsdecode(b"\xff.png")
     log.add([{**ROW, "path": path}], source="watch")
     assert next(log.rows())["path"] == "\\udcff.png"
-    assert log.seen(path, "ab") is not None
-    assert log.seen(path, "other") is None
-    assert log.seen(path, None) is None
+    assert log.seen("ab", path) == log.seen("ab") == next(log.rows())
+    assert log.seen("ab", "other.png") is None
+    assert log.seen("other") is None
+    assert log.seen(None, path) is None
 
 
 def test_another_file_is_refused(tmp_path):
     (tmp_path / "text").write_text("not a database, however long this text may be" * 10)
     with pytest.raises(ValueError, match="not an audit log"):
         AuditLog(tmp_path / "text")
-    with sqlite3.connect(tmp_path / "other.sqlite") as other:
-        other.execute("CREATE TABLE verdicts (a, time, sha256)")
-    with pytest.raises(ValueError, match="not an audit log of this version"):
-        AuditLog(tmp_path / "other.sqlite")
+    for table, reason in [("notes (a)", "its tables are notes"), ("verdicts (a, time, sha256)", "of this version")]:
+        path = tmp_path / f"{table[:5]}.sqlite"
+        with closing(sqlite3.connect(path)) as other:
+            other.execute(f"CREATE TABLE {table}")
+        before = path.read_bytes()
+        for read_only in (False, True):
+            with pytest.raises(ValueError, match=reason):
+                AuditLog(path, read_only=read_only)
+        assert path.read_bytes() == before
+        assert not path.with_name(f"{path.name}-wal").exists()
     with pytest.raises(FileNotFoundError):
         AuditLog(tmp_path / "nowhere" / "log.sqlite")
+    with pytest.raises(FileNotFoundError, match="there is no log"):
+        AuditLog(tmp_path / "absent.sqlite", read_only=True)
+    with pytest.raises(OSError, match="cannot open"):
+        AuditLog(tmp_path)
     for options in ({"max_rows": 0}, {"max_days": 0}):
         with pytest.raises(ValueError, match="max_"):
             AuditLog(tmp_path / "log.sqlite", **options)
+
+
+def test_a_log_that_is_only_read_is_left_as_it_is(log):
+    log.add([ROW], source="serve")
+    reader = AuditLog(log.path, read_only=True)
+    assert [row["path"] for row in reader.rows()] == ["a.png"]
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        reader.add([ROW], source="serve")
+    reader.close()
+    log.close()
+    assert AuditLog(log.path, read_only=True).count() == 1  # nobody else has it open
 
 
 def test_old_rows_go(tmp_path):
@@ -84,6 +110,7 @@ def test_feedback_must_fit_the_verdict(log):
     clean, flagged = log.add([ROW, {**ROW, "verdict": "adversarial"}], source="serve")
     log.feedback(clean, "missed")
     log.feedback(clean, "clean")
+    log.feedback(flagged, "attack")
     log.feedback(flagged, "false_alarm")
     assert [row["feedback"] for row in log.rows()] == ["false_alarm", "clean"]
     with pytest.raises(ValueError, match="cannot be false_alarm"):
@@ -95,17 +122,19 @@ def test_feedback_must_fit_the_verdict(log):
 
 
 def test_exports(log, tmp_path):
-    log.add([{**ROW, "path": "=1+1.png"}, {**ROW, "path": 'quote".png', "score": None}], source="serve")
+    paths = ["\x1b[2J.png", "=1+1.png", 'quote".png']
+    log.add([{**ROW, "path": path, "score": None if '"' in path else 1.0} for path in paths], source="serve")
     file = io.StringIO()
     write_csv(log.rows(), file)
     rows = list(csv.DictReader(io.StringIO(file.getvalue())))
-    assert [row["path"] for row in rows] == ['quote".png', "'=1+1.png"]  # no spreadsheet takes it for a formula
+    # no spreadsheet takes it for a formula, and no terminal for a command
+    assert [row["path"] for row in rows] == ['quote".png', "'=1+1.png", "\\x1b[2J.png"]
     pandas = pytest.importorskip("pandas")
     pytest.importorskip("pyarrow")
     write_parquet(log.rows(), tmp_path / "log.parquet")
     table = pandas.read_parquet(tmp_path / "log.parquet")
     assert list(table.columns) == list(COLUMNS)
-    assert table["path"].tolist() == ['quote".png', "=1+1.png"]
+    assert table["path"].tolist() == paths[::-1]
     assert np.isnan(table["score"][0])
     assert table["score"][1] == 1.0
 
@@ -145,7 +174,7 @@ def test_recalibration_wants_images_confirmed_without_regard_to_their_verdict(lo
         for score, flag in zip(scores, flagged, strict=True)
     ]
     ids = log.add(rows, source="serve")
-    with pytest.raises(ValueError, match="no image of this detector"):
+    with pytest.raises(ValueError, match="no image that this detector judged in float32"):
         confirmed_clean(log, "d")
     for id, flag in zip(ids[:200], flagged[:200], strict=True):
         log.feedback(id, "false_alarm" if flag else "clean")
@@ -163,14 +192,71 @@ def test_recalibration_wants_images_confirmed_without_regard_to_their_verdict(lo
     with pytest.raises(ValueError, match="not drawn at random"):
         confirmed_clean(log, "other")
     assert len(confirmed_clean(log, "other", like_traffic=False).scores) == 50
+    # what another arithmetic scored is not mixed in
+    (id,) = log.add([{**ROW, "arithmetic": "bfloat16", "score": 7.0}], source="serve")
+    log.feedback(id, "clean")
+    assert len(confirmed_clean(log, "d").traffic) == 400
+    assert confirmed_clean(log, "d", "bfloat16").scores.tolist() == [7.0]
     for scores in ([1.0], [np.nan] * 50, [[1.0] * 50]):
         with pytest.raises(ValueError, match=r"finite|calibration"):
             tiny_detector.with_calibration(scores)
 
 
+def test_confirmed_attacks_are_not_traffic(log):
+    ids = log.add([ROW] * 100 + [{**ROW, "verdict": "adversarial", "score": 9.0}] * 60, source="serve")
+    for id in ids[:100]:
+        log.feedback(id, "clean")
+    with pytest.raises(ValueError, match="mark attacks as such"):
+        confirmed_clean(log, "d")
+    for id in ids[100:]:
+        log.feedback(id, "attack")
+    found = confirmed_clean(log, "d")
+    assert len(found.scores) == len(found.traffic) == 100
+
+
+def test_the_command_lists_filters_and_exports(log, tmp_path):
+    def run(*arguments, status=0):
+        command = [COMMAND, "log", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == status, done.stderr
+        return done.stdout + done.stderr
+
+    hostile = "\x1b[31m[bold]red\x07.png"
+    (first, _, third) = log.add(
+        [{**ROW, "client": "shop"}, {**ROW, "verdict": "error", "error": "broken"}, {**ROW, "path": hostile}],
+        source="serve",
+    )
+    log.add([{**ROW, "path": "old.png", "time": time.time() - 3 * 86400}], source="serve")
+    log.feedback(first, "missed")
+    shown = run("log.sqlite")
+    assert all(word in shown for word in ("a.png", "shop", "broken", "missed", "old.png", third))
+    assert r"\x1b[31m[bold]red\x07.png" in shown  # neither the terminal nor the table obeys a name
+    assert "\x1b" not in shown
+
+    def listed(*options):
+        return [json.loads(line)["path"] for line in run("log.sqlite", "--format", "jsonl", *options).splitlines()]
+
+    assert listed() == [hostile, "a.png", "a.png", "old.png"]
+    assert listed("--limit", "1") == [hostile]
+    assert listed("--days", "1") == [hostile, "a.png", "a.png"]
+    for options in (["--client", "shop"], ["--feedback", "missed"], ["--verdict", "error"]):
+        assert listed(*options) == ["a.png"]
+    run("log.sqlite", "--format", "csv", "--output", "log.csv")
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 5
+    run("log.sqlite", "--format", "parquet", "--output", "log.parquet")
+    assert (tmp_path / "log.parquet").read_bytes().startswith(b"PAR1")
+    assert "wants --output" in run("log.sqlite", "--format", "parquet", status=2)
+    assert "there is no log" in run("absent.sqlite", status=2)
+    with closing(sqlite3.connect(tmp_path / "other.sqlite")) as other:
+        other.execute("CREATE TABLE notes (a)")
+    before = (tmp_path / "other.sqlite").read_bytes()
+    assert "its tables are notes" in run("other.sqlite", status=2)
+    assert (tmp_path / "other.sqlite").read_bytes() == before
+
+
 def test_the_command_recalibrates_and_refuses_too_few(log, tiny_detector, tmp_path):
     def recalibrate(*more, source=log.path):
-        command = [Path(sys.executable).parent / "pixeldefend", "recalibrate", "--detector", "tiny.safetensors"]
+        command = [COMMAND, "recalibrate", "--detector", "tiny.safetensors"]
         command += ["--from-log", source, "--out", "ours.safetensors", *more]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
