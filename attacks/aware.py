@@ -57,9 +57,12 @@ class AwarePGD(FixedEpsilonAttack):
     as a share of eps. restarts: the first starts at the image, the others at random within eps. regions: each restart
     tries one after another, of these, to move only the pixels whose predicted entropy is at least so many nats; where
     the density is sure, the least change shows, and at 0 and 255 the gradient does not tell. norm: "linf" or "l2".
-    seed: of random starts. progress: wraps the steps of a try. Raises ValueError for values out of range.
+    passes: of a classifier that draws at random, the mean of so many logits is attacked (expectation over
+    transformation, Athalye et al. 2018). seed: of random starts. progress: wraps the steps of a try. Raises ValueError
+    for values out of range.
 
-    After a call: queries_, (N,) how often classifier and detector were asked about each image.
+    After a call: queries_, (N,) how often the detector, and `passes` times as often the classifier, was asked about
+    each image.
     """
 
     def __init__(
@@ -71,11 +74,12 @@ class AwarePGD(FixedEpsilonAttack):
         restarts: int = 1,
         regions: Sequence[float] = (0.05, 0.5, 0.0),
         norm: str = "linf",
+        passes: int = 1,
         seed: int = 0,
         progress: Callable[[Iterable[Any]], Iterable[Any]] = lambda steps: steps,
     ) -> None:
-        if steps < 1 or restarts < 1:
-            raise ValueError(f"steps and restarts must be at least 1, got {steps} and {restarts}")
+        if min(steps, restarts, passes) < 1:
+            raise ValueError(f"steps, restarts and passes must be at least 1, got {steps}, {restarts} and {passes}")
         if not step > 0:
             raise ValueError(f"step must be positive, got {step}")
         if norm not in DISTANCES:
@@ -84,7 +88,7 @@ class AwarePGD(FixedEpsilonAttack):
             raise ValueError("regions must be at least one entropy, 0 for all pixels")
         self.detector = detector
         self.steps, self.step, self.restarts, self.norm, self.seed = steps, step, restarts, norm, seed
-        self.regions = tuple(regions)
+        self.regions, self.passes = tuple(regions), passes
         self.progress = progress
 
     @property
@@ -146,7 +150,7 @@ class AwarePGD(FixedEpsilonAttack):
         return margin.detach(), excess.detach(), (torch.nan_to_num(classify), torch.nan_to_num(detect))
 
     def _values(self, model: Any, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        logits = model(x)
+        logits = torch.stack([model(x) for _ in range(self.passes)]).mean(0)
         right = logits.gather(1, labels[:, None])[:, 0]
         margin = right - logits.scatter(1, labels[:, None], -torch.inf).amax(1)
         return margin, self.detector.suspicion(x).to(margin) + float(self.detector.offset_)

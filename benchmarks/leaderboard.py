@@ -2,20 +2,38 @@
 
     python benchmarks/leaderboard.py fashion-mnist --keep runs/kept
 
-The first 1,000 test images are attacked by those who know the classifier, the first of them by those who know the
-detector too. Writes an entry a detector to eval/results/leaderboard, and a report to eval/results/NAME-adaptive.
+The first test images are attacked by those who know the classifier, the first few of them by those who know the
+detector too; the shipped detector also, on fewer images, by attacks that take long. Writes an entry a detector to
+eval/results/leaderboard, and a report of the shipped one to eval/results/NAME-adaptive.
+
+The shipped detector beside another classifier, one trained to withstand attacks, say, has a report of its own and no
+entry:
+
+    pixeldefend train classifier --data fashion-mnist --out runs/adv8 --width 16 --epochs 7 --adversarial 8
+    python benchmarks/leaderboard.py fashion-mnist --classifier runs/adv8/classifier.safetensors \\
+        --out fashion-mnist-adversarial-8 --keep runs/kept
+
+Attacks by transfer want models that were trained apart, by other seeds or of other kinds:
+
+    pixeldefend train classifier --data fashion-mnist --out runs/other --width 16 --epochs 4 --seed 1
+    pixeldefend train density --data fashion-mnist --out runs/other --model gated_pixelcnn --epochs 2 --seed 1
+    python benchmarks/leaderboard.py fashion-mnist --only fashion-mnist --keep runs/kept \\
+        --surrogate-classifier runs/other/classifier.safetensors --surrogate-density runs/other/density.safetensors
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 from pixeldefend import Detector, load_classifier, load_detector
 from pixeldefend.datasets import load_dataset
-from pixeldefend.eval import BASELINES, Kept, entry, find_detector, run_benchmark, write_report
+from pixeldefend.densities import load
+from pixeldefend.eval import BASELINES, Kept, entry, find_classifier, find_detector, run_benchmark, write_report
+from pixeldefend.storage import whole_file
 
 RESULTS = Path(__file__).parent.parent / "eval" / "results"
 ATTACKS = [
@@ -32,6 +50,8 @@ ATTACKS = [
     "fmn-l0",
 ]
 KNOWING = ["blind-pgd", "joint-pgd", "selective-pgd", "orthogonal-pgd"]
+DEAR = ["spsa", "bpda-pgd", "bpda-joint-pgd"]
+OF_THIS_MACHINE = ("name", "data_dir", "keep")  # what a command that is published leaves out
 
 
 def main() -> None:
@@ -40,28 +60,46 @@ def main() -> None:
     parser.add_argument("--data", help="data set, by default of the same name; a folder or an .npz")
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     parser.add_argument("--keep", type=Path, help="keep attacked images here")
-    parser.add_argument("--limit", type=int, default=1000)
-    parser.add_argument("--adaptive-limit", type=int, default=40)
+    parser.add_argument("--limit", type=int, default=1000, help="images, for who knows the classifier alone")
+    parser.add_argument("--adaptive-limit", type=int, default=40, help="images, for who knows the detector")
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--eps", type=int, nargs="+", default=[2, 4, 8])
+    parser.add_argument("--restarts", type=int, default=1)
+    parser.add_argument("--eps", type=int, nargs="+", default=[2, 4, 8], help="8-bit steps; 16 and 32 are added once")
+    parser.add_argument("--dear-limit", type=int, default=10, help="images, for attacks that take long")
+    parser.add_argument("--dear-eps", type=int, nargs="*", default=[8], help="8-bit steps; none to leave them out")
+    parser.add_argument("--surrogate-classifier", help="file, of who attacks by transfer")
+    parser.add_argument("--surrogate-density", help="file, likewise")
     parser.add_argument("--only", nargs="+", help="these detectors alone")
+    parser.add_argument("--classifier", help="attack this one, for a report of the shipped detector alone")
+    parser.add_argument("--out", help="folder in eval/results for it")
     arguments = parser.parse_args()
+    if (arguments.classifier is None) != (arguments.out is None):
+        parser.error("--classifier and --out go together")
+    if (arguments.surrogate_classifier is None) != (arguments.surrogate_density is None):
+        parser.error("--surrogate-classifier and --surrogate-density go together")
     data = load_dataset(arguments.data or arguments.name, arguments.data_dir)
-    classifier, shipped = load_classifier(arguments.name), load_detector(arguments.name)
+    classifier = find_classifier(arguments.classifier or arguments.name)
+    shipped = load_detector(arguments.name)
     density = shipped.density
     detectors: dict[str, Any] = {
         arguments.name: lambda: shipped,
         "bits-per-dim": lambda: Detector(density, score="bits_per_dim").fit(data.calibration.x),
         **{name: lambda name=name: find_detector(name, classifier, data) for name in BASELINES},
     }
-    settings = f"--limit {arguments.limit} --adaptive-limit {arguments.adaptive_limit} --steps {arguments.steps}"
-    command = f"python benchmarks/leaderboard.py {arguments.name} {settings} --eps {' '.join(map(str, arguments.eps))}"
-    (RESULTS / "leaderboard").mkdir(parents=True, exist_ok=True)
-    for name in arguments.only or detectors:
+    command = command_of(arguments)
+    for name in arguments.only or ([arguments.name] if arguments.classifier else detectors):
         print(f"== {name}", flush=True)
         own = name == arguments.name
-        # that success rises to 1 is looked at for the detector that is shipped
-        eps = [*arguments.eps, 16, 32] if own else arguments.eps
+        adaptive: dict[str, Any] = dict(attacks=KNOWING, eps=arguments.eps, limit=arguments.adaptive_limit)
+        adaptive |= dict(steps=arguments.steps, restarts=arguments.restarts)
+        if own:
+            # that success rises to 1 is looked at for the detector that is shipped
+            adaptive["eps"] = [*arguments.eps, 16, 32]
+        if own and arguments.dear_eps:
+            adaptive |= dict(attacks=KNOWING + DEAR, dear_eps=arguments.dear_eps, dear_limit=arguments.dear_limit)
+            if arguments.surrogate_classifier:
+                adaptive["attacks"] = [*adaptive["attacks"], "transfer-pgd"]
+                adaptive["surrogate"] = surrogate(arguments, shipped, data)
         results = run_benchmark(
             detectors[name](),
             classifier,
@@ -70,15 +108,35 @@ def main() -> None:
             scores=["bits_per_dim"] if own else [],
             limit=arguments.limit,
             clean=min(2500, len(data.test)),
-            adaptive=dict(attacks=KNOWING, eps=eps, limit=arguments.adaptive_limit, steps=arguments.steps),
+            adaptive=adaptive,
             kept=Kept(arguments.keep),
             log=lambda line: print(line, flush=True),
         )
-        title = "PixelCNN++, " + results["score"] if own or name == "bits-per-dim" else name
-        found = json.dumps(entry(title, results, command), indent=1)
-        (RESULTS / "leaderboard" / f"{arguments.name}-{'shipped' if own else name}.json").write_text(found + "\n")
         if own:
-            write_report({**results, "command": command}, RESULTS / f"{arguments.name}-adaptive")
+            write_report({**results, "command": command}, RESULTS / (arguments.out or f"{arguments.name}-adaptive"))
+        if not arguments.classifier:
+            title = "PixelCNN++, " + results["score"] if own or name == "bits-per-dim" else name
+            (RESULTS / "leaderboard").mkdir(parents=True, exist_ok=True)
+            path = RESULTS / "leaderboard" / f"{arguments.name}-{'shipped' if own else name}.json"
+            with whole_file(path) as file:
+                file.write(json.dumps(entry(title, results, command), indent=1) + "\n")
+
+
+def surrogate(arguments: argparse.Namespace, shipped: Detector, data: Any) -> tuple[Any, Detector]:
+    """Returns a classifier, and a detector by the shipped one's score, calibrated on the same images."""
+    detector = Detector(load(arguments.surrogate_density), score=shipped.score_name, fpr=shipped.fpr)
+    detector.fit(data.calibration.x, X_fit=data.fit.x)
+    return load_classifier(arguments.surrogate_classifier), detector
+
+
+def command_of(arguments: argparse.Namespace) -> str:
+    """Returns what runs the same, with every setting in it; of files the name alone, of the machine nothing."""
+    words = ["python", "benchmarks/leaderboard.py", arguments.name]
+    for option, value in vars(arguments).items():
+        if option not in OF_THIS_MACHINE and value is not None:
+            values = value if isinstance(value, list) else [value]
+            words += [f"--{option.replace('_', '-')}", *(Path(str(item)).name for item in values)]
+    return shlex.join(words)
 
 
 if __name__ == "__main__":

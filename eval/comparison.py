@@ -13,6 +13,7 @@ from ..datasets import DataSet
 from ..detector import Detector
 from ..scores import SCORES
 from ..storage import whole_file
+from .adaptive import failed_checks, said
 from .benchmark import attack_all, known, run_benchmark
 
 PICTURES = ("roc", "histograms", "gallery")  # of one detector at a time
@@ -82,6 +83,8 @@ def comparison_table(results: dict[str, Any]) -> str:
             cells = {row["attack"]: row for row in _of(found, score)}
             if cells:
                 lines.append(_row([*_about(name, found), *(_cell(cells[attack]) for attack in results["attacks"])]))
+    names = list(detectors)
+    lines += _getting_by(names, [found["adaptive"] for found in detectors.values()])
     return "\n".join([*lines, ""])
 
 
@@ -104,14 +107,27 @@ def side_by_side(paths: list[Path]) -> str:
     for attack in dict.fromkeys(name for rows in own for name in rows):
         cells = [rows.get(attack) for rows in own]
         lines.append(_row([attack, *(_cell(c or {"auroc": None}, "tpr_at_fpr_0.01") for c in cells)]))
-    knowing = [{(r["attack"], r["eps"]): r for r in (run.get("adaptive") or {"rows": []})["rows"]} for run in runs]
-    if any(knowing):
-        lines += ["", "Get by, knowing the detector, at 5 % false alarms.", ""]
-        lines += [_row(["attack", *letters]), _row(["---"] * (1 + len(runs)))]
-        for name, eps in dict.fromkeys(key for rows in knowing for key in rows):
-            shares = [rows[name, eps]["success_at_fpr_0.05"] if (name, eps) in rows else None for rows in knowing]
-            lines.append(_row([f"{name}, {eps}/255", *("-" if s is None else f"{s:.0%}" for s in shares)]))
+    lines += _getting_by(letters, [run.get("adaptive") for run in runs])
     return "\n".join([*lines, ""])
+
+
+def _getting_by(titles: list[str], adaptive: list[dict[str, Any] | None]) -> list[str]:
+    """adaptive: of each run, what `run_adaptive` returned. Returns the lines of a table, none if there is nothing."""
+    runs = [{(row["attack"], row["eps"]): row for row in (run or {"rows": []})["rows"]} for run in adaptive]
+    if not any(runs):
+        return []
+    lines = ["", "Get by, at 5 % false alarms / of so many images.", ""]
+    lines += [_row(["attack", *titles]), _row(["---"] * (1 + len(runs)))]
+    for name, eps in dict.fromkeys(key for rows in runs for key in rows):
+        found = [rows.get((name, eps)) for rows in runs]
+        cells = ["-" if row is None else f"{row['success_at_fpr_0.05']:.0%} / {row['images']}" for row in found]
+        lines.append(_row([f"{name}, {eps}/255", *cells]))
+    lines.append(_row(["checks of the attacks", *("-" if run is None else said(run) for run in adaptive)]))
+    for title, run in zip(titles, adaptive, strict=True):
+        lines += [
+            f"\n{title} FAILS its own check: {check['what']} ({check['detail']})." for check in failed_checks(run)
+        ]
+    return lines
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import jsonschema
@@ -34,7 +35,9 @@ from pixeldefend.eval import (
     write_comparison,
     write_report,
 )
+from pixeldefend.eval.adaptive import _Runner
 from pixeldefend.eval.report import html, verdict
+from pixeldefend.storage import load_tensors
 
 SCHEMA = json.loads((importlib.resources.files("pixeldefend.eval") / "results.schema.json").read_text())
 
@@ -60,7 +63,7 @@ def detector(tiny_density, data):
 @pytest.fixture(scope="module")
 def results(detector, data):
     chosen = [name for name in ADAPTIVE if name not in ("transfer-pgd", "spsa")]
-    adaptive = dict(attacks=chosen, eps=[2, 8, 64], limit=8, dear_limit=3, purify_eps=4, steps=8)
+    adaptive = dict(attacks=chosen, eps=[2, 8, 64], limit=8, dear_eps=[8, 64], dear_limit=3, purify_eps=4, steps=8)
     return run_benchmark(
         detector, Brightness(), data, attacks=["noise-8", "pgd-8"], scores=["bits_per_dim"], adaptive=adaptive
     )
@@ -69,7 +72,7 @@ def results(detector, data):
 def test_rows_of_those_who_know_the_detector(results):
     adaptive = results["adaptive"]
     rows = {(row["attack"], row["eps"]): row for row in adaptive["rows"]}
-    assert len(rows) == 6 * 3
+    assert len(rows) == 5 * 3 + 2 * 2
     for row in rows.values():
         # stricter detectors are harder to get by, and who gets by has fooled
         assert row["success_at_fpr_0.01"] >= row["success_at_fpr_0.05"] >= row["success_at_fpr_0.5"]
@@ -83,6 +86,11 @@ def test_rows_of_those_who_know_the_detector(results):
         assert row["accuracy"] <= row["clean_accuracy"] <= 1
     assert {check["passed"] for check in adaptive["checks"]} <= {True, False}
     assert any("more steps" in check["what"] for check in adaptive["checks"])
+    for name in {row["attack"] for row in adaptive["rows"]} - {"blind-pgd"}:
+        for key in ("fooled", "success_at_fpr_0.01", "success_at_fpr_0.05", "success_at_fpr_0.5", "queries"):
+            by_budget = [row[key] for row in adaptive["rows"] if row["attack"] == name]
+            assert by_budget == sorted(by_budget)
+        assert next(c["passed"] for c in adaptive["checks"] if c["what"] == f"{name}: more budget does no worse")
 
 
 def test_results_follow_their_schema(results, detector, data):
@@ -125,12 +133,68 @@ def test_wrong_settings_are_refused(detector, data):
         (dict(attacks=["transfer-pgd"]), "needs a surrogate"),
         (dict(eps=[]), "eps must be"),
         (dict(eps=[0]), "eps must be"),
+        (dict(dear_eps=[256]), "eps must be"),
     ):
         with pytest.raises(ValueError, match=message):
             run_adaptive(detector, Brightness(), data.test, **settings)
     wrong = Images(data.test.x, 1 - data.test.y, data.test.index)
     with pytest.raises(ValueError, match="reads none of"):
         run_adaptive(detector, Brightness(), wrong)
+
+
+def test_what_gets_by_within_a_budget_is_not_attacked_within_a_larger_one(detector, data, monkeypatch):
+    made, asked = _Runner.made, []
+
+    def watched(self, name, images, eps, fpr, *rest):
+        asked.append((eps, fpr, len(images)))
+        return made(self, name, images, eps, fpr, *rest)
+
+    monkeypatch.setattr(_Runner, "made", watched)
+    settings = dict(attacks=["selective-pgd"], eps=[2, 32], limit=6, steps=8)
+    small, large = run_adaptive(detector, Brightness(), data.test, **settings)["rows"]
+    assert (2, 0.05, 6) in asked
+    left = round(6 * (1 - small["success_at_fpr_0.05"]))
+    assert [n for eps, fpr, n in asked if (eps, fpr) == (32, 0.05)] == [left][: left > 0]
+    assert large["success_at_fpr_0.05"] > small["success_at_fpr_0.05"]
+
+
+def test_attacks_aim_at_the_threshold_that_judges_them(tiny_density):
+    data = ramps(30)
+    x = torch.from_numpy(clean_images(700, seed=3))[:, None]
+    sure = Detector(tiny_density, fpr=0.05, confidence=0.95).fit(x)
+    runner = _Runner(sure, Brightness(), None, 4, 5, 1, 0, 25, Kept(), print, lambda steps: steps)
+    assert runner.thresholds[0.05] == -sure.offset_
+    assert runner.thresholds[0.5] == -sure.with_fpr(0.5).offset_
+    unsure = Detector(tiny_density, fpr=0.05).fit(x)
+    assert runner.thresholds[0.05] > -unsure.offset_
+    assert (
+        len(run_adaptive(sure, Brightness(), data.test, attacks=["joint-pgd"], eps=[8], limit=3, steps=2)["rows"]) == 1
+    )
+
+
+def test_blind_attacks_start_again_where_they_have_not_succeeded(detector, data):
+    class Stubborn(Brightness):
+        def forward(self, x):
+            return torch.tensor([1.0, 0.0]).expand(len(x), 2) + 0 * super().forward(x)
+
+    zeros = Images(data.test.x, torch.zeros(len(data.test)).long(), data.test.index)
+    settings = dict(attacks=["blind-pgd"], eps=[64], limit=4, steps=7, restarts=3)
+    (never,) = run_adaptive(detector, Stubborn(), zeros, **settings)["rows"]
+    (soon,) = run_adaptive(detector, Brightness(), data.test, **settings)["rows"]
+    assert (never["fooled"], never["queries"]) == (0, 3 * 7)
+    assert (soon["fooled"], soon["queries"]) == (1, 7)
+
+
+def test_what_is_kept_is_told_apart_by_version_and_surrogate(detector, data, tiny_density, tmp_path):
+    for score in ("bits_per_dim", "excess_surprisal"):
+        other = Detector(tiny_density, score=score, fpr=0.05).fit(data.calibration.x)
+        run_adaptive(
+            detector, Brightness(), data.test, attacks=["transfer-pgd"], eps=[2], limit=2, steps=1,
+            surrogate=(Brightness(), other), kept=Kept(tmp_path),
+        )  # fmt: skip
+    keys = [load_tensors(path)[1]["key"] for path in tmp_path.iterdir()]
+    assert len({key["models"] for key in keys}) == 2
+    assert {key["version"] for key in keys} == {version("pixeldefend")}
 
 
 def test_transfer_is_made_for_the_surrogate_and_judged_by_the_other(detector, data, tiny_density):
@@ -158,11 +222,20 @@ def test_the_report_says_what_was_found(results, tmp_path):
     assert "Attackers who know the detector" in (tmp_path / "results.md").read_text()
 
 
-def test_a_benchmark_that_fails_its_own_check_says_so(results):
+def test_a_benchmark_that_fails_its_own_check_says_so(results, tmp_path):
     checks = [{"what": "more steps do no worse", "passed": False, "detail": "60% and 40%"}]
-    page = html({**results, "adaptive": {**results["adaptive"], "checks": checks}})
+    failing = {**results, "adaptive": {**results["adaptive"], "checks": checks}}
+    page = html(failing)
     assert 'class="failed" role="alert"' in page
     assert "FAILS" in page
+    assert "1 of the attacks' own checks FAIL" in verdict(failing)
+    for name in ("a", "b"):
+        write_report(failing, tmp_path / name)
+    table = side_by_side([tmp_path / "a", tmp_path / "b"])
+    assert "| checks of the attacks | **1 of 1 FAIL** |" in table
+    assert "B FAILS its own check: more steps do no worse (60% and 40%)." in table
+    (tmp_path / "entry.json").write_text(json.dumps(entry("mine", failing, "pixeldefend benchmark")))
+    assert "| 8 | **1 of 1 FAIL** |" in leaderboard_table(tmp_path)
 
 
 def test_a_report_without_any_success(detector, data):

@@ -120,9 +120,36 @@ def test_scores_have_gradients(score, tiny_density):
     torch.testing.assert_close(suspicion.detach().double(), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_classifier_that_draws_at_random_is_attacked_in_expectation(attacked):
+    detector, x, y, _ = attacked
+
+    class Shaken(Half):
+        """Reads one of the rows that `Half` reads, drawn at random."""
+
+        def forward(self, x):
+            row = 2 * int(torch.randint(4, (1,)))
+            return 4 * super().forward(x[:, :, row : row + 1].expand(-1, -1, 8, -1))
+
+    model = foolbox.PyTorchModel(Shaken().eval(), bounds=(0, 1))
+    shares = {}
+    for passes in (1, 16):
+        attack = JointPGD(detector, steps=20, regions=[0], passes=passes)
+        _, found, _ = attack(model, x, Misclassification(y), epsilons=16 / 255)
+        draws = torch.stack([Shaken()(found).argmax(1) != y for _ in range(40)]).float().mean(0)
+        shares[passes] = draws[~torch.from_numpy(detector.is_adversarial(found))].sum()
+    assert shares[16] > shares[1]
+
+
 def test_what_is_out_of_range_is_refused(attacked):
     detector, x, _, model = attacked
-    for settings in (dict(steps=0), dict(restarts=0), dict(step=0.0), dict(norm="l1"), dict(regions=[])):
+    for settings in (
+        dict(steps=0),
+        dict(restarts=0),
+        dict(step=0.0),
+        dict(passes=0),
+        dict(norm="l1"),
+        dict(regions=[]),
+    ):
         with pytest.raises(ValueError, match="must be"):
             JointPGD(detector, **settings)
     with pytest.raises(ValueError, match="must hold the right labels"):
