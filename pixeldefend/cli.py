@@ -393,7 +393,8 @@ def serve(
     ] = None,
     fpr: Annotated[float | None, typer.Option(help="Rate of false alarms; by default the detector's own.")] = None,
     classifier: Annotated[
-        str | None, typer.Option(help="A shipped or saved classifier: the page shows its labels before and after.")
+        str | None,
+        typer.Option(help="A shipped or saved classifier: the page shows its labels, where it fits the image."),
     ] = None,
     backend: Annotated[
         str | None,
@@ -423,7 +424,7 @@ def serve(
     max_pixels: Annotated[int, typer.Option(min=1, help="Of an image; beyond, the answer is 422.")] = 2**20,
 ) -> None:
     """Serve a web page and an API that screen images (needs the extra 'serve'). Every verdict is logged before it is
-    given."""
+    given. Exit status: 0 when told to stop (SIGTERM, SIGINT)."""
     with _refusals():
         from .serving.run import run
 
@@ -470,11 +471,21 @@ def watch_files(
     device: Annotated[str, typer.Option(help="cpu, cuda ...")] = "cpu",
 ) -> None:
     """Screen every file that comes into a folder, once: a line of JSON each (needs the extra 'serve'). The log knows
-    what was screened: it can be stopped and started again at any time."""
+    what was screened: it can be stopped and started again at any time. Exit status: 0 when told to stop."""
+    import threading
+
+    stop = threading.Event()
+
+    def finish(number: int, frame: Any) -> None:
+        stop.set()
+        signal.signal(number, signal.SIG_DFL)  # told again, it stops at once: the log is written as a whole
+
     with _refusals():
         from .audit import AuditLog
         from .watching import watch_folder
 
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, finish)
         log_of = AuditLog(log_, max_rows=max_rows, max_days=max_days)
         try:
             for record in watch_folder(
@@ -485,13 +496,12 @@ def watch_files(
                 quarantine=quarantine,
                 settle=settle,
                 once=once,
+                stop=stop,
                 batch_size=batch_size,
                 device=device,
             ):
                 typer.echo(json.dumps(dataclasses.asdict(record)))
                 sys.stdout.flush()
-        except KeyboardInterrupt:
-            pass
         finally:
             log_of.close()
 

@@ -5,17 +5,24 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from .audit import AuditLog
+from .backends import ARITHMETIC
 from .detector import Detector
 from .images import MAX_BYTES, SUFFIXES
-from .screening import Record, _starts_like_an_image, screen
+from .screening import Record, Screener, _starts_like_an_image, screen
 from .storage import sha256_of
 from .zoo import detector_sha256
+
+ALL_AGAIN = 60.0  # seconds between looks at everything: a file system need not tell of every change
 
 
 def watch_folder(
@@ -23,21 +30,22 @@ def watch_folder(
     log: AuditLog,
     *,
     detector: str | Detector | None = None,
-    fpr: float | None = None,
     quarantine: str | os.PathLike[str] | None = None,
     settle: float = 1.0,
     once: bool = False,
-    stop: Callable[[], bool] = lambda: False,
+    stop: threading.Event | None = None,
+    batch_size: int = 64,
     **options: Any,
 ) -> Iterator[Record]:
-    """Screens what is in the folder and, unless `once`, what comes into it. A file is taken when neither its size nor
-    its time has changed for `settle` seconds. quarantine: a folder that flagged files are moved to, atomically, under
-    their name and the start of their sha256.
+    """Screens what is in the folder and, unless `once`, what comes into it. A file is taken when it has not changed for
+    `settle` seconds. quarantine: a folder that flagged files are moved to, atomically, under their name and the start
+    of their sha256. stop: to be set from elsewhere; the file in hand is finished.
 
-    Each content under a path is screened once, across restarts: the log, which is written before a file is moved,
-    knows. A file that was judged but not yet moved when the last run was killed is moved now. Yields the records of
-    what is screened. options: as `screening.screen` takes them. Raises FileNotFoundError if folder is none, ValueError
-    if quarantine lies inside it, and as `screen` does.
+    Each content is scored once, across restarts: the log, which is written before a file is moved, knows. A copy under
+    another name gets a row and a record with the verdict that is known, and is moved like the first. A file that was
+    judged but not yet moved when the last run was killed is moved now. Yields the records of what is new. options: as
+    `screening.Screener` takes them. Raises FileNotFoundError if folder is none, ValueError if quarantine lies inside
+    it, and as `Screener` does.
     """
     root = Path(folder).resolve()
     if not root.is_dir():
@@ -47,81 +55,132 @@ def watch_folder(
         if aside == root or root in aside.parents:
             raise ValueError(f"quarantine {quarantine} must not lie in the watched folder {folder}")
         aside.mkdir(parents=True, exist_ok=True)
-    waiting: dict[str, tuple[int, int, float]] = {}  # path -> size, time of change, since when they are so
-    done: dict[str, tuple[int, int]] = {}
-    changes = None if once else _changes(root, settle)
-    list(screen([], detector, fpr=fpr, **options))  # a wrong detector is refused now
+    detectors = Screener(detector, **options).detectors  # a wrong one is refused now
+    made_by = {
+        name: {"detector_sha256": detector_sha256(name), "arithmetic": ARITHMETIC[made.backend]}
+        for name, made in detectors.items()
+    }
+    stop = stop or threading.Event()
+    changes = None if once else _changes(root, settle, stop)
+    files, looked = _Files(settle, once), -ALL_AGAIN
     while True:
-        ready = []
-        now = time.monotonic()
-        there = set()
-        for path in _files(root):
-            try:
-                state = os.stat(path)
-            except OSError:
-                continue  # gone again
-            there.add(path)
-            look = (state.st_size, state.st_mtime_ns)
-            if done.get(path) == look:
-                continue
-            if path not in waiting or waiting[path][:2] != look:
-                waiting[path] = (*look, now)
-            old = time.time() - state.st_mtime > settle
-            if (once and old) or now - waiting[path][2] >= settle:
-                ready.append(path)
-        for path in [path for path in waiting if path not in there]:
-            del waiting[path]
-        for path in [path for path in done if path not in there]:
-            del done[path]
-        new = []
-        for path in ready:
-            size, changed, _ = waiting.pop(path)
-            done[path] = (size, changed)
-            known = log.seen(path, _sha256(path, size))
-            if known is None:
-                new.append(path)
+        # the watch begins before the first look: nothing can come between them
+        changed = set() if changes is None else next(changes, None)
+        if changed is None or stop.is_set():
+            return
+        if time.monotonic() - looked >= ALL_AGAIN:
+            looked = time.monotonic()
+            changed = {str(root), *files.taken}
+            log.prune()
+        new: dict[str, str | None] = {}
+        copies: dict[str, str] = {}
+        for path in files.settled(changed):
+            digest = _sha256(path)
+            known = log.seen(digest, path)
+            if known is None and digest is not None and (digest in new.values() or log.seen(digest) is not None):
+                copies[path] = digest
+            elif known is None:
+                new[path] = digest
             elif known["verdict"] == "adversarial" and aside is not None:
-                _move(path, known["sha256"], aside)
-        for result in screen(new, detector, fpr=fpr, **options):
-            record = result.record
-            log.add([_row(record)], source="watch")
+                _move(path, digest, aside)
+        judged = screen(new, detector, batch_size=batch_size, **options)
+        rows = ({**vars(result.record), **made_by.get(result.record.detector or "", {})} for result in judged)
+        for row in chain(rows, _copied(copies, log, files)):
+            log.add([row], source="watch")
+            record = Record(**{field.name: row[field.name] for field in fields(Record)})
             if record.verdict == "adversarial" and aside is not None:
                 record.error = _move(record.path, record.sha256, aside)
             yield record
-        if stop() or (once and not waiting):
-            return
+            if stop.is_set():
+                return
         if changes is None:
+            if not files.waiting:
+                return
             time.sleep(min(0.2, settle))
-        else:
-            next(changes)
 
 
-def _files(root: Path) -> Iterator[str]:
-    for folder, _, names in os.walk(root):
-        for name in sorted(names):
-            path = os.path.join(folder, name)
-            if not name.startswith(".") and (Path(name).suffix.lower() in SUFFIXES or _starts_like_an_image(path)):
-                yield path
+class _Files:
+    """waiting: files that may be incomplete, what they looked like and since when. taken: the others, likewise."""
+
+    def __init__(self, settle: float, once: bool) -> None:
+        self.settle, self.once = settle, once
+        self.waiting: dict[str, tuple[tuple[int, ...], float]] = {}
+        self.taken: dict[str, tuple[int, ...]] = {}
+
+    def settled(self, changed: Iterable[str]) -> list[str]:
+        """changed: files, and folders that are looked through. Returns the images among these and those that waited
+        that are complete now, which are taken with this."""
+        now, ready = time.monotonic(), []
+        for path in dict.fromkeys([*self.waiting, *(found for place in changed for found in _images(place))]):
+            look = _look(path)
+            if look is None or look == self.taken.get(path):
+                self.waiting.pop(path, None)
+                if look is None:
+                    self.taken.pop(path, None)
+                continue
+            if path not in self.waiting or self.waiting[path][0] != look:
+                self.waiting[path] = (look, now)
+            old = self.once and time.time() - look[-1] / 1e9 > self.settle
+            if old or now - self.waiting[path][1] >= self.settle:
+                del self.waiting[path]
+                self.taken[path] = look
+                ready.append(path)
+        return ready
+
+    def again(self, path: str) -> None:
+        """It is looked at as if it had just come."""
+        self.waiting[path] = ((), time.monotonic())
+        self.taken.pop(path, None)
 
 
-def _changes(root: Path, settle: float) -> Iterator[Any]:
-    """Yields when something has changed, and otherwise now and then: a file system may not tell."""
+def _look(path: str) -> tuple[int, ...] | None:
+    """Returns size and times of a file, the last that of any change, permissions' included; None if it is none, or
+    gone. (A pipe would block whoever opens it.)"""
+    try:
+        state = os.stat(path)
+    except OSError:
+        return None
+    return (state.st_size, state.st_mtime_ns, state.st_ctime_ns) if stat.S_ISREG(state.st_mode) else None
+
+
+def _images(place: str) -> Iterator[str]:
+    """Yields what may be an image: the place itself, or what is in it if it is a folder."""
+    if os.path.isdir(place) and not os.path.islink(place):
+        found: Iterable[str] = (
+            os.path.join(folder, name) for folder, _, names in os.walk(place) for name in sorted(names)
+        )
+    else:
+        found = [place]
+    for path in found:
+        hidden = os.path.basename(path).startswith(".")
+        if not hidden and (Path(path).suffix.lower() in SUFFIXES or _starts_like_an_image(path)):
+            yield path
+
+
+def _changes(root: Path, settle: float, stop: threading.Event) -> Iterator[set[str]]:
+    """Yields what has changed, and now and then nothing: files that wait have to be looked at. Ends with stop."""
     from watchfiles import watch
 
-    return watch(
-        root,
-        rust_timeout=max(50, int(500 * settle)),
-        yield_on_timeout=True,
-        raise_interrupt=False,
-        step=50,
-        debounce=200,
-    )
+    pause = max(50, int(500 * settle))
+    options: dict[str, Any] = dict(rust_timeout=pause, yield_on_timeout=True, step=50, debounce=200)
+    for found in watch(root, watch_filter=None, stop_event=stop, **options):
+        yield {path for _, path in found}
 
 
-def _sha256(path: str, size: int) -> str | None:
-    """None if it is too large to be screened, or gone."""
+def _copied(copies: dict[str, str], log: AuditLog, files: _Files) -> Iterator[dict[str, Any]]:
+    """copies: path -> sha256 of a content that is in the log by now. Yields their rows."""
+    for path, digest in copies.items():
+        known = log.seen(digest)
+        if known is None:  # the other file was written to in between
+            files.again(path)
+        else:
+            yield {name: known[name] for name in known.keys() - {"id", "time", "feedback"}} | {"path": path}
+
+
+def _sha256(path: str) -> str | None:
+    """None if it is too large to be screened, cannot be read, or is gone."""
     try:
-        return sha256_of(path) if size <= MAX_BYTES else None
+        return sha256_of(path) if os.path.getsize(path) <= MAX_BYTES else None
     except OSError:
         return None
 
@@ -145,8 +204,3 @@ def _move(path: str, sha256: str | None, aside: Path) -> str | None:
     except OSError as error:
         return f"cannot be moved to quarantine: {error.strerror}"
     return None
-
-
-def _row(record: Record) -> dict[str, Any]:
-    digest = None if record.detector is None else detector_sha256(record.detector)
-    return {**vars(record), "detector_sha256": digest}

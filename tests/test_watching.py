@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import pytest
 from helpers import clean_images
 from PIL import Image
 
+from pixeldefend import watching
 from pixeldefend.audit import AuditLog
+from pixeldefend.screening import Screener
 from pixeldefend.watching import watch_folder
 
 COMMAND = Path(sys.executable).parent / "pixeldefend"
@@ -40,7 +43,20 @@ def once(place, detector, **options):
         log.close()
 
 
-def test_each_content_is_screened_once_across_restarts(place, tiny_detector):
+@pytest.fixture
+def scored(monkeypatch):
+    """Names of files that were scored."""
+    names, judge = [], Screener.judge
+
+    def watched(self, results, **options):
+        names.extend(Path(result.record.path).name for result in results)
+        judge(self, results, **options)
+
+    monkeypatch.setattr(Screener, "judge", watched)
+    return names
+
+
+def test_each_content_is_screened_once_across_restarts(place, tiny_detector, scored):
     put(place / "in", "a.png", clean_images(1)[0])
     (place / "in" / "sub").mkdir()
     put(place / "in" / "sub", "b.png", noise())
@@ -54,6 +70,32 @@ def test_each_content_is_screened_once_across_restarts(place, tiny_detector):
     found = {Path(record.path).name: record.verdict for record in once(place, tiny_detector)}
     assert found == {"a.png": "adversarial", "c.png": "clean"}
     assert AuditLog(place / "log.sqlite").count() == 5
+    assert sorted(scored) == ["a.png", "a.png", "b.png", "broken.png"]
+
+
+def test_copies_share_a_verdict_and_are_moved_like_the_first(place, tiny_detector, scored):
+    for name in ("a.png", "b.png"):
+        put(place / "in", name, noise())
+    records = once(place, tiny_detector, quarantine=place / "out")
+    put(place / "in", "c.png", noise())
+    records += once(place, tiny_detector, quarantine=place / "out")
+    assert [Path(record.path).name for record in records] == ["a.png", "b.png", "c.png"]
+    assert {(r.verdict, r.score, r.p_value, r.sha256, r.error) for r in records} == {
+        ("adversarial", records[0].score, records[0].p_value, records[0].sha256, None)
+    }
+    assert scored == ["a.png"]
+    assert sorted(path.name[:2] for path in (place / "out").iterdir()) == ["a-", "b-", "c-"]
+    assert not list((place / "in").iterdir())
+    rows = list(AuditLog(place / "log.sqlite").rows())
+    assert len({row["id"] for row in rows}) == 3
+    assert {(row["verdict"], row["arithmetic"]) for row in rows} == {("adversarial", "float32")}
+
+
+def test_what_is_no_file_is_passed_over(place, tiny_detector):
+    os.mkfifo(place / "in" / "pipe.png")  # nobody writes into it: to open it would last for ever
+    (place / "in" / "folder.png").mkdir()
+    put(place / "in", "a.png", clean_images(1)[0])
+    assert [Path(record.path).name for record in once(place, tiny_detector)] == ["a.png"]
 
 
 def test_flagged_files_are_moved_and_kept_whole(place, tiny_detector):
@@ -77,8 +119,8 @@ def test_what_was_judged_but_not_yet_moved_is_moved_after_a_restart(place, tiny_
 def test_a_file_is_read_when_it_is_complete(place, tiny_detector):
     data = put(place, "whole.png", clean_images(1)[0]).read_bytes()
     log = AuditLog(place / "log.sqlite")
-    stopped = False
-    records = watch_folder(place / "in", log, detector=tiny_detector, settle=0.3, stop=lambda: stopped)
+    stop = threading.Event()
+    records = watch_folder(place / "in", log, detector=tiny_detector, settle=0.3, stop=stop)
     pieces = [data[i : i + len(data) // 6 + 1] for i in range(0, len(data), len(data) // 6 + 1)]
     writer = "import sys, time\nfor piece in sys.argv[2:]:\n    f = open(sys.argv[1], 'ab')\n"
     writer += "    f.write(bytes.fromhex(piece)); f.close(); time.sleep(0.1)\n"
@@ -86,9 +128,59 @@ def test_a_file_is_read_when_it_is_complete(place, tiny_detector):
     record = next(records)
     process.wait()
     assert record.verdict == "clean"
-    stopped = True
+    stop.set()
     assert list(records) == []
     assert log.count() == 1
+
+
+def test_what_changes_is_looked_at_and_nothing_else(place, tiny_detector, monkeypatch):
+    looked = []
+    monkeypatch.setattr(watching, "_look", lambda path, look=watching._look: looked.append(path) or look(path))
+    image = clean_images(4)
+    for i in range(2):
+        put(place / "in", f"{i}.png", image[i])
+    stop = threading.Event()
+    log = AuditLog(place / "log.sqlite")
+    records = watch_folder(place / "in", log, detector=tiny_detector, settle=0.1, stop=stop)
+    assert {Path(next(records).path).name for _ in range(2)} == {"0.png", "1.png"}
+    looked.clear()
+    (place / "come" / "sub").mkdir(parents=True)
+    put(place / "come" / "sub", "2.png", image[2])
+    os.replace(place / "come", place / "in" / "come")  # a folder with something in it
+    assert Path(next(records).path).name == "2.png"
+    assert {Path(path).name for path in looked} == {"2.png"}
+    unreadable = put(place, "3.png", image[3])
+    unreadable.chmod(0)
+    os.replace(unreadable, place / "in" / "3.png")
+    record = next(records)
+    if os.geteuid():  # root reads everything
+        assert record.error == "Permission denied"
+        (place / "in" / "3.png").chmod(0o644)
+        record = next(records)
+    assert record.verdict == "clean"
+    stop.set()
+    assert list(records) == []
+
+
+def test_a_file_whose_permissions_change_is_looked_at_again(place):
+    path = put(place, "a.png", clean_images(1)[0])
+    before = watching._look(str(path))
+    time.sleep(0.02)
+    path.chmod(0o600)
+    assert watching._look(str(path)) != before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_ends_well_when_told_to_stop(place, tiny_detector, number):
+    tiny_detector.save(place / "tiny.safetensors")
+    put(place / "in", "a.png", clean_images(1)[0])
+    command = [COMMAND, "watch", "in", "--detector", "tiny.safetensors", "--settle", "0.1"]
+    process = subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert json.loads(process.stdout.readline())["verdict"] == "clean"
+    time.sleep(0.5)  # it waits for changes
+    process.send_signal(number)
+    said = process.communicate(timeout=30)
+    assert (process.returncode, *said) == (0, "", "")
 
 
 def test_wrong_arguments(place, tiny_detector):
