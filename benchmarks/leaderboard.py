@@ -29,11 +29,11 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from pixeldefend import Detector, load_classifier, load_detector
+from pixeldefend import Detector, load_detector
 from pixeldefend.datasets import load_dataset
-from pixeldefend.densities import load
 from pixeldefend.eval import BASELINES, Kept, entry, find_classifier, find_detector, run_benchmark, write_report
 from pixeldefend.storage import whole_file
+from pixeldefend.zoo import load_density
 
 RESULTS = Path(__file__).parent.parent / "eval" / "results"
 ATTACKS = [
@@ -124,9 +124,9 @@ def main() -> None:
 
 def surrogate(arguments: argparse.Namespace, shipped: Detector, data: Any) -> tuple[Any, Detector]:
     """Returns a classifier, and a detector by the shipped one's score, calibrated on the same images."""
-    detector = Detector(load(arguments.surrogate_density), score=shipped.score_name, fpr=shipped.fpr)
+    detector = Detector(load_density(arguments.surrogate_density), score=shipped.score_name, fpr=shipped.fpr)
     detector.fit(data.calibration.x, X_fit=data.fit.x)
-    return load_classifier(arguments.surrogate_classifier), detector
+    return find_classifier(arguments.surrogate_classifier), detector
 
 
 def command_of(arguments: argparse.Namespace) -> str:

@@ -124,9 +124,8 @@ def _getting_by(titles: list[str], adaptive: list[dict[str, Any] | None]) -> lis
         lines.append(_row([f"{name}, {eps}/255", *cells]))
     lines.append(_row(["checks of the attacks", *("-" if run is None else said(run) for run in adaptive)]))
     for title, run in zip(titles, adaptive, strict=True):
-        lines += [
-            f"\n{title} FAILS its own check: {check['what']} ({check['detail']})." for check in failed_checks(run)
-        ]
+        for check in failed_checks(run):
+            lines += ["", f"{title} FAILS its own check: {check['what']} ({check['detail']})."]
     return lines
 
 

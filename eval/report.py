@@ -66,9 +66,7 @@ def verdict(results: dict[str, Any]) -> str:
             f"{high:.0%}) of {best['images']} images within {best['eps']}/255 ({best['attack']}, 5 % false alarms)."
         )
     if failed := failed_checks(results["adaptive"]):
-        text += (
-            f" But {len(failed)} of the attacks' own checks FAIL: do not rely on these figures of attackers who know."
-        )
+        text += f" But {len(failed)} of the attacks' own checks FAIL: do not rely on that."
     return text
 
 

@@ -150,16 +150,15 @@ def test_what_gets_by_within_a_budget_is_not_attacked_within_a_larger_one(detect
         return made(self, name, images, eps, fpr, *rest)
 
     monkeypatch.setattr(_Runner, "made", watched)
-    settings = dict(attacks=["selective-pgd"], eps=[2, 32], limit=6, steps=8)
+    settings = dict(attacks=["selective-pgd"], eps=[2, 32], limit=20, steps=4)
     small, large = run_adaptive(detector, Brightness(), data.test, **settings)["rows"]
-    assert (2, 0.05, 6) in asked
-    left = round(6 * (1 - small["success_at_fpr_0.05"]))
-    assert [n for eps, fpr, n in asked if (eps, fpr) == (32, 0.05)] == [left][: left > 0]
+    left = round(20 * (1 - small["success_at_fpr_0.05"]))
+    assert 0 < left < 20
+    assert [n for eps, fpr, n in asked if fpr == 0.05] == [20, left]
     assert large["success_at_fpr_0.05"] > small["success_at_fpr_0.05"]
 
 
 def test_attacks_aim_at_the_threshold_that_judges_them(tiny_density):
-    data = ramps(30)
     x = torch.from_numpy(clean_images(700, seed=3))[:, None]
     sure = Detector(tiny_density, fpr=0.05, confidence=0.95).fit(x)
     runner = _Runner(sure, Brightness(), None, 4, 5, 1, 0, 25, Kept(), print, lambda steps: steps)
@@ -167,9 +166,6 @@ def test_attacks_aim_at_the_threshold_that_judges_them(tiny_density):
     assert runner.thresholds[0.5] == -sure.with_fpr(0.5).offset_
     unsure = Detector(tiny_density, fpr=0.05).fit(x)
     assert runner.thresholds[0.05] > -unsure.offset_
-    assert (
-        len(run_adaptive(sure, Brightness(), data.test, attacks=["joint-pgd"], eps=[8], limit=3, steps=2)["rows"]) == 1
-    )
 
 
 def test_blind_attacks_start_again_where_they_have_not_succeeded(detector, data):

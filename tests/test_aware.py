@@ -142,14 +142,8 @@ def test_a_classifier_that_draws_at_random_is_attacked_in_expectation(attacked):
 
 def test_what_is_out_of_range_is_refused(attacked):
     detector, x, _, model = attacked
-    for settings in (
-        dict(steps=0),
-        dict(restarts=0),
-        dict(step=0.0),
-        dict(passes=0),
-        dict(norm="l1"),
-        dict(regions=[]),
-    ):
+    wrong = (dict(steps=0), dict(restarts=0), dict(step=0.0), dict(passes=0), dict(norm="l1"), dict(regions=[]))
+    for settings in wrong:
         with pytest.raises(ValueError, match="must be"):
             JointPGD(detector, **settings)
     with pytest.raises(ValueError, match="must hold the right labels"):
