@@ -86,7 +86,7 @@ class Explanation(BaseModel):
 
 class Feedback(BaseModel):
     id: str
-    feedback: Literal["false_alarm", "missed", "clean"]
+    feedback: Literal["false_alarm", "attack", "missed", "clean"]
 
 
 class Logged(BaseModel):
@@ -263,16 +263,18 @@ async def detectors(request: Request) -> list[dict[str, Any]]:
 @router.get("/v1/verdicts", responses=REFUSED)
 async def verdicts(request: Request, limit: Annotated[int, Query(ge=1, le=1000)] = 20) -> list[Logged]:
     """The last verdicts, the newest first."""
-    return [Logged(**row) for row in _service(request).log.rows(limit=limit)]
+    rows = await to_thread(lambda: list(_service(request).log.rows(limit=limit)))
+    return [Logged(**row) for row in rows]
 
 
 @router.post(
     "/v1/feedback", responses={**REFUSED, 404: {"model": Refusal}, 409: {"model": Refusal}, 422: {"model": Any}}
 )
 async def feedback(request: Request, said: Feedback) -> Feedback:
-    """Mark a verdict: `false_alarm` (flagged but clean), `missed` (not flagged but attacked), `clean` (confirmed)."""
+    """Mark a verdict: `false_alarm` (flagged but clean), `attack` (flagged and attacked), `missed` (not flagged but
+    attacked), `clean` (confirmed)."""
     try:
-        _service(request).log.feedback(said.id, said.feedback)
+        await to_thread(_service(request).log.feedback, said.id, said.feedback)  # it waits for the disk
     except KeyError:
         raise HTTPException(404, f"there is no verdict {said.id!r}") from None
     except ValueError as error:
@@ -311,7 +313,7 @@ async def _files(request: Request) -> tuple[list[tuple[str, bytes]], bool]:
         return files, False
     body = await request.body()
     if kind == "application/json":
-        return await to_thread(_from_json, body), False
+        return await _service(request).apart(_from_json, body), False
     return [(request.query_params.get("name", "")[:1024], body)], True
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Generic, TypeVar
@@ -40,6 +41,7 @@ class Batcher(Generic[Item]):
     seen: Callable[[int, list[float], float], None] = lambda size, waits, took: None
     _queue: asyncio.Queue[_Waiting[Item] | None] = field(default_factory=asyncio.Queue, init=False)
     _task: asyncio.Task[None] | None = field(default=None, init=False)
+    _reserved: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         if self.most < 1 or self.capacity < 1 or self.wait < 0:
@@ -67,8 +69,7 @@ class Batcher(Generic[Item]):
     async def __call__(self, items: Sequence[Item]) -> None:
         """Returns when `work` has been done on all items; raises what it raised. Raises Full at once if they do not all
         fit into the queue."""
-        if self.depth + len(items) > self.capacity:
-            raise Full
+        self._check_room(len(items))
         loop = asyncio.get_running_loop()
         entries = [_Waiting(item, perf_counter(), loop.create_future()) for item in items]
         for entry in entries:
@@ -78,6 +79,21 @@ class Batcher(Generic[Item]):
         finally:
             for entry in entries:  # nobody waits any more: a batch that has not begun leaves them out
                 entry.done.cancel()
+
+    @contextmanager
+    def reserve(self, items: int) -> Iterator[None]:
+        """Keeps places for items that are yet to be made; to be left just before these are handed in. Raises Full if
+        there are not so many."""
+        self._check_room(items)
+        self._reserved += items
+        try:
+            yield
+        finally:
+            self._reserved -= items
+
+    def _check_room(self, items: int) -> None:
+        if self.depth + self._reserved + items > self.capacity:
+            raise Full
 
     async def run(self, function: Callable[[], Result]) -> Result:
         """Returns what the function does, in the thread that works, between two batches."""

@@ -7,6 +7,7 @@ import hmac
 import json
 import traceback
 import uuid
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
 from time import perf_counter
@@ -22,6 +23,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 OPEN = ("/", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready")
 OPEN_UNDER = ("/page/", "/static-offline-docs/")
 BODIES = 256 * 2**20  # bytes of bodies in memory at once
+BODIES_OF_ONE = 64 * 2**20  # ... of one client: it shall not keep the others out
 HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -32,24 +34,27 @@ HEADERS = {
 POLICY = "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 
 
-class TooLarge(BaseException):
-    """The body is above the limit. No Exception: the framework would answer 500 to it."""
+class Refused(BaseException):
+    """The body is more than is taken. No Exception: the framework would answer 500 to it."""
+
+    def __init__(self, status: int, reason: str, **headers: str) -> None:
+        self.status, self.reason, self.headers = status, reason, {"connection": "close", **headers}
 
 
 class Limits:
     """An ASGI middleware.
 
-    max_bytes: of a body (413 above it). deadline: seconds from the request's beginning to its answer (504 after it).
-    keys: client's name -> key; None lets everybody in. The key is expected as `Authorization: Bearer KEY` or
-    `X-API-Key: KEY` and compared in constant time. Sets scope["state"]["request_id"] and ["client"]: the key's name, or
-    the address.
+    max_bytes: of a body (413 above it); what is held of all bodies, and of those of one client, is bounded too (503).
+    deadline: seconds from the request's beginning to its answer (504 after it). keys: client's name -> key; None lets
+    everybody in. The key is expected as `Authorization: Bearer KEY` or `X-API-Key: KEY` and compared in constant time.
+    Sets scope["state"]["request_id"] and ["client"]: the key's name, or the address.
     """
 
     def __init__(
         self, app: Any, *, metrics: Metrics, max_bytes: int, deadline: float, keys: dict[str, str] | None
     ) -> None:
         self.app, self.metrics, self.max_bytes, self.deadline, self.keys = app, metrics, max_bytes, deadline, keys
-        self._bodies = 0
+        self._bodies: Counter[str] = Counter()  # client -> bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -60,7 +65,8 @@ class Limits:
         address = (scope.get("client") or ("unknown",))[0]
         name = self._client(headers)
         state = scope.setdefault("state", {})
-        state |= {"request_id": request_id, "client": name or address}
+        client = name or address
+        state |= {"request_id": request_id, "client": client}
         status, held = 0, 0
 
         async def answer(message: MutableMapping[str, Any]) -> None:
@@ -80,27 +86,26 @@ class Limits:
             nonlocal held
             message = await receive()
             if message["type"] == "http.request":
-                held += len(message.get("body", b""))
-                self._bodies += len(message.get("body", b""))
-                if held > self.max_bytes:
-                    raise TooLarge  # through the application, which does not answer for it
+                came = len(message.get("body", b""))
+                held += came
+                self._bodies[client] += came
+                if held > self.max_bytes:  # what is raised goes through the application, which does not answer for it
+                    raise self._too_large()
+                # as they come in: one that does not end is held as well
+                if self._bodies[client] > max(BODIES_OF_ONE, held) or self._bodies.total() > max(BODIES, held):
+                    raise Refused(503, "too much is being sent at once; come back later", **{"retry-after": "1"})
             return message
 
         try:
             if self.keys is not None and name is None and not _is_open(scope["path"]):
                 await _refuse(answer, 401, "a key is wanted: Authorization: Bearer KEY", {"www-authenticate": "Bearer"})
-            elif (
-                headers.get("content-length", "0").isdecimal()
-                and int(headers.get("content-length", 0)) > self.max_bytes
-            ):
-                raise TooLarge
-            elif self._bodies > BODIES:
-                await _refuse(answer, 503, "too much is being sent at once; come back later", {"retry-after": "1"})
+            elif (length := headers.get("content-length", "0")).isdecimal() and int(length[:20]) > self.max_bytes:
+                raise self._too_large()
             else:
                 async with asyncio.timeout(self.deadline):
                     await self.app(scope, body, answer)
-        except TooLarge:
-            await _refuse(answer, 413, f"the body has more than {self.max_bytes} bytes", {"connection": "close"})
+        except Refused as refused:
+            await _refuse(answer, refused.status, refused.reason, refused.headers)
         except TimeoutError:
             if not status:
                 await _refuse(answer, 504, f"no answer within {self.deadline:g} s", {"connection": "close"})
@@ -109,12 +114,17 @@ class Limits:
             if not status:
                 await _refuse(answer, 500, "the service failed; its log says why under the request's id")
         finally:
-            self._bodies -= held
+            self._bodies[client] -= held
+            if not self._bodies[client]:
+                del self._bodies[client]
             seconds = perf_counter() - started
             route = getattr(scope.get("route"), "path", "other")
             self.metrics.request(route, status, seconds)
             line = dict(request=request_id, client=state["client"], method=scope["method"], path=scope["path"])
             log_line("request", **line, status=status, ms=round(1000 * seconds, 1), **state.get("verdicts", {}))
+
+    def _too_large(self) -> Refused:
+        return Refused(413, f"the body has more than {self.max_bytes} bytes")
 
     def _client(self, headers: dict[str, str]) -> str | None:
         """Returns the name of who holds the key that was sent, or None. Every key is compared, whichever fits."""

@@ -40,6 +40,11 @@ class Metrics:
         p_values = [0.0001, 0.001, 0.01, *(i / 20 for i in range(1, 21))]
         self._p = of(Histogram, "p_value", "Of images; uniform if all are clean", ("detector",), buckets=p_values)
         self._wealth = of(Gauge, "martingale", "Wealth that bets against clean traffic", ("detector", "bet"))
+        self._bound = of(
+            Gauge,
+            "drift_false_alarm_bound",
+            "Probability, at most, that clean traffic sets off an alarm, a stretch of images",
+        )
         self._alarms = of(Counter, "drift_alarms", "Alarms of the martingales", ("detector", "bet"))
         self._query_attacks = of(Counter, "query_attack_images", "Images that resemble several before them")
 
@@ -66,7 +71,8 @@ class Metrics:
     def depth(self, images: int) -> None:
         self._depth.set(images)
 
-    def drift(self, detector: str, martingale: ConformalMartingale) -> None:
+    def drift(self, detector: str, martingale: ConformalMartingale, bound: float) -> None:
+        self._bound.set(bound)
         for bet, wealth in martingale.wealth_.items():
             self._wealth.labels(detector, bet).set(wealth)
 
@@ -83,6 +89,8 @@ def _kind(error: str) -> str:
     kinds = {
         "no shipped detector": "size",
         "the detector models": "size",
+        "the detectors here model": "size",
+        "scans": "too many scans",
         "pixels that are decoded": "too many pixels",
         "decompression bomb": "too many pixels",
         "is not a": "format",

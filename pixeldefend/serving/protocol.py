@@ -7,7 +7,6 @@ import base64
 import binascii
 import json
 import math
-from asyncio import to_thread
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,7 @@ async def infer(request: Request, name: str) -> Response:
     shape = _shape(request, name)
     service: Service = request.app.state.service
     who = {"client": request.state.client, "request": request.state.request_id}
-    asked, given = await to_thread(_read, await request.body(), request.headers.get(LENGTH), shape)
+    asked, given = await service.apart(_read, await request.body(), request.headers.get(LENGTH), shape)
     if given and isinstance(given[0], bytes):
         questions = await service.screen([("", data) for data in given], **who)
         wrong = [q for q in questions if q.result.record.detector not in (None, *_keys(service, name))]
@@ -106,9 +105,10 @@ def _read(body: bytes, length: str | None, shape: tuple[int, int, int]) -> tuple
     inputs = asked.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise HTTPException(400, "one input tensor is wanted: images")
+    wanted = {key: asked[key] for key in ("id", "parameters", "outputs") if key in asked}  # the rest may be large
     if inputs[0].get("datatype") == "BYTES":
-        return asked, _files(inputs[0], rest)
-    return asked, _pixels(inputs[0], rest, shape)
+        return wanted, _files(inputs[0], rest)
+    return wanted, _pixels(inputs[0], rest, shape)
 
 
 def _header(body: bytes, length: str | None) -> tuple[dict[str, Any], bytes]:

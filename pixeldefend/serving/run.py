@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,6 @@ def run(
         )
         address = listening.getsockname()
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
-        log_line("listening", url=f"http://{shown}:{address[1]}", detectors=list(service.detectors), log=str(log))
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -63,10 +63,16 @@ def run(
             timeout_graceful_shutdown=int(deadline) + 5,
             server_header=False,
         )
-        try:
-            uvicorn.Server(config).run([listening])
-        finally:  # it raises the signal again that stopped it
-            log_line("stopped")
+        server = uvicorn.Server(config)
+
+        def stop(number: int, frame: Any) -> None:
+            server.should_exit = True
+
+        for number in (signal.SIGTERM, signal.SIGINT):  # to stop is no failure; it raises the signal again at its end
+            signal.signal(number, stop)
+        log_line("listening", url=f"http://{shown}:{address[1]}", detectors=list(service.detectors), log=str(log))
+        server.run([listening])
+        log_line("stopped")
     finally:
         audit.close()
 

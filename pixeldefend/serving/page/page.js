@@ -84,7 +84,7 @@ function explain(record, pictures) {
   $("purified-words").textContent = `purified (p-value ${pictures.p_value_purified.toPrecision(2)})`;
   $("pictures").hidden = false;
   const said = record.verdict === "adversarial"
-    ? [["false_alarm", "This is a false alarm"]]
+    ? [["false_alarm", "This is a false alarm"], ["attack", "This is an attack"]]
     : [["missed", "This is an attack"], ["clean", "This is clean"]];
   $("feedback").replaceChildren(...said.map(([kind, text]) => {
     const button = document.createElement("button");
