@@ -65,6 +65,21 @@ def test_more_than_fit_are_refused_at_once():
     asyncio.run(ask())
 
 
+def test_places_are_kept_for_what_is_yet_to_be_made():
+    async def ask():
+        async with Batcher(lambda items: None, most=1, wait=0, capacity=4) as batcher:
+            with batcher.reserve(3):
+                for _ in range(2):
+                    with pytest.raises(Full), batcher.reserve(2):
+                        pass
+                with pytest.raises(Full):
+                    await batcher([1, 2])
+                await batcher([1])
+            await batcher([1, 2, 3, 4])
+
+    asyncio.run(ask())
+
+
 def test_a_failure_reaches_those_it_concerns_and_no_others():
     def work(items):
         if "bad" in items:

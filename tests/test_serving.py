@@ -1,5 +1,6 @@
 """The service, through HTTP."""
 
+import asyncio
 import base64
 import io
 import json
@@ -22,8 +23,11 @@ from helpers import Brightness, bomb, clean_images
 from PIL import Image
 
 from pixeldefend.audit import AuditLog
-from pixeldefend.serving import Service, create_app
+from pixeldefend.classifiers import ResNet
+from pixeldefend.serving import Service, create_app, limits
 from pixeldefend.serving.limits import read_keys
+from pixeldefend.serving.metrics import Metrics
+from pixeldefend.serving.queries import QueryAttacks
 
 COMMAND = Path(sys.executable).parent / "pixeldefend"
 ATTACKED = np.random.RandomState(0).randint(0, 256, (8, 8)).astype(np.uint8)
@@ -99,6 +103,95 @@ def test_what_cannot_be_screened_is_an_error_record(client):
         assert client.post("/v1/explain", content=body).status_code == 422
 
 
+def test_a_wrong_size_is_refused_by_the_header(tiny_detector, tmp_path):
+    app = app_of(tiny_detector, tmp_path)
+    service = app.state.service
+    decoded, read = [], service.screener.read
+    service.screener.read = lambda name, data, **options: decoded.append(name) or read(name, data, **options)
+    large = base64.b64encode(png(np.zeros((1000, 1000), np.uint8))).decode()
+    with TestClient(app, base_url="http://localhost") as client:
+        answer = client.post("/v1/screen", json={"images": [{"name": "a.png", "data": large}] * 20})
+        records = answer.json()["records"]
+        assert not decoded
+        assert {(record["verdict"], record["width"], record["height"]) for record in records} == {("error", 1000, 1000)}
+        assert all("1000 x 1000" in record["error"] and record["sha256"] for record in records)
+        service._sizes = {(8, 16)}
+        client.post("/v1/screen?name=turned", content=png(np.zeros((16, 8), np.uint8)))  # EXIF may turn it back
+    assert decoded == ["turned"]
+
+
+def test_places_in_the_queue_are_taken_before_anything_is_decoded(tiny_detector, tmp_path):
+    app = app_of(tiny_detector, tmp_path, capacity=4)
+    service = app.state.service
+    read, gate, reading = service.screener.read, threading.Event(), threading.Semaphore(0)
+
+    def slowly(name, data, **options):
+        reading.release()
+        gate.wait(20)
+        return read(name, data, **options)
+
+    service.screener.read = slowly
+    files = [("image", ("a.png", png(CLEAN)))] * 2
+    with TestClient(app, base_url="http://localhost") as client, ThreadPoolExecutor(2) as pool:
+        accepted = [pool.submit(client.post, "/v1/screen", files=files) for _ in range(2)]
+        for _ in accepted:
+            assert reading.acquire(timeout=20)
+        assert client.post("/v1/screen", files=files).status_code == 503
+        gate.set()
+        assert [answer.result().status_code for answer in accepted] == [200, 200]
+
+
+def test_bodies_are_counted_as_they_come_in_and_by_client(monkeypatch):
+    monkeypatch.setattr(limits, "BODIES", 1000)
+    monkeypatch.setattr(limits, "BODIES_OF_ONE", 400)
+
+    async def read(scope, receive, send):
+        while (await receive())["more_body"]:
+            pass
+        await send({"type": "http.response.start", "status": 200})
+
+    async def ask():
+        app = limits.Limits(read, metrics=Metrics(), max_bytes=350, deadline=10, keys=None)
+        answers, go_on = {}, asyncio.Event()
+
+        async def send_half(name, client, size):
+            messages = [{"type": "http.request", "body": bytes(size), "more_body": True}]
+
+            async def receive():
+                if messages:
+                    return messages.pop()
+                await go_on.wait()
+                return {"type": "http.request", "body": b"", "more_body": False}
+
+            async def send(message):
+                answers.setdefault(name, message.get("status"))
+
+            await app({"type": "http", "method": "POST", "path": "/", "headers": [], "client": client}, receive, send)
+
+        tasks = []
+        for name, client, size in [("a", "1", 300), ("b", "1", 300), ("c", "2", 300), ("d", "3", 300), ("e", "4", 300)]:
+            tasks.append(asyncio.create_task(send_half(name, (client, 1), size)))
+            await asyncio.sleep(0.01)
+        assert answers == {"b": 503, "e": 503}  # too much of one client, too much of all
+        go_on.set()
+        await asyncio.gather(*tasks)
+        assert answers == {"a": 200, "b": 503, "c": 200, "d": 200, "e": 503}
+        await send_half("f", ("1", 1), 300)
+        assert answers["f"] == 200  # nothing is held any more
+
+    asyncio.run(ask())
+
+
+def test_a_request_has_its_line_in_the_log(client, capsys):
+    answer = client.post("/v1/screen?name=secret.png", content=png(ATTACKED))
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
+    (line,) = [line for line in lines if line["event"] == "request"]
+    assert line["request"] == answer.headers["x-request-id"] == answer.json()["request_id"]
+    assert (line["client"], line["method"], line["path"], line["status"]) == ("testclient", "POST", "/v1/screen", 200)
+    assert (line["clean"], line["adversarial"], line["error"]) == (0, 1, 0)
+    assert "secret" not in json.dumps(lines)
+
+
 def test_requests_that_are_wrong_are_refused_with_a_reason(client):
     too_many = {"images": [{"data": ""}] * 257}
     for status, answer in [
@@ -154,6 +247,21 @@ def test_the_explanation_shows_surprisal_and_purification(client):
     assert client.post("/v1/explain?eps=256", content=png(CLEAN)).status_code == 422
 
 
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (1, 28, 28)])
+def test_labels_are_given_where_the_classifier_fits(tiny_detector, tmp_path, shape):
+    classifier = ResNet(shape, width=4).eval()
+    with TestClient(app_of(tiny_detector, tmp_path, classifier=classifier), base_url="http://localhost") as client:
+        answer = client.post("/v1/explain", content=png(ATTACKED))
+    assert answer.status_code == 200
+    assert (answer.json()["pictures"]["label_before"] is not None) == (shape == (1, 8, 8))
+
+
+def test_explanations_wait_for_one_another(client):
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: client.post("/v1/explain", content=png(CLEAN)).status_code, range(32)))
+    assert set(answers) == {200}
+
+
 def base_batch(image):
     import torch
 
@@ -166,6 +274,8 @@ def test_feedback_marks_a_verdict(client):
     assert client.post("/v1/feedback", json={"id": records[0]["id"], "feedback": "false_alarm"}).status_code == 409
     assert client.post("/v1/feedback", json={"id": records[0]["id"], "feedback": "wrong"}).status_code == 422
     assert [row["feedback"] for row in client.get("/v1/verdicts").json()] == ["false_alarm", None]
+    assert client.post("/v1/feedback", json={"id": records[1]["id"], "feedback": "attack"}).status_code == 200
+    assert client.post("/v1/feedback", json={"id": records[0]["id"], "feedback": "attack"}).status_code == 409
 
 
 def test_a_full_queue_answers_503_and_loses_nothing(tiny_detector, tmp_path):
@@ -238,6 +348,7 @@ def test_metrics_count_what_happened(client):
         'pixeldefend_p_value_count{detector="custom"} 2.0',
         "pixeldefend_batch_images_count 3.0",
         'pixeldefend_martingale{bet="drift",detector="custom"}',
+        "pixeldefend_drift_false_alarm_bound 0.01",
         "pixeldefend_queue_images 0.0",
     ]:
         assert line in text, line
@@ -261,6 +372,31 @@ def test_near_duplicates_from_one_client_are_named(client):
     flags = [client.post("/v1/screen", content=file).json()["records"][0]["query_attack"] for file in files]
     assert not any(flags[:5])
     assert all(flags[6:])
+
+
+def test_what_is_refused_does_not_displace_what_is_remembered(tiny_detector, tmp_path):
+    app = app_of(tiny_detector, tmp_path)
+    app.state.service.queries = QueryAttacks(window=6, neighbours=5, clients=1)
+    random = np.random.RandomState(0)
+    base = random.randint(20, 230, (8, 8))
+    flags = []
+    with TestClient(app, base_url="http://localhost") as client:
+        for _ in range(8):
+            for shape in ((8, 8, 3), (9, 9)):  # in colour, and of another size
+                client.post("/v1/screen", content=png(random.randint(0, 256, shape).astype(np.uint8)))
+            near = png((base + random.randint(-2, 3, (8, 8))).astype(np.uint8))
+            flags.append(client.post("/v1/screen", content=near).json()["records"][0]["query_attack"])
+    assert all(flags[5:])
+
+
+def test_old_rows_leave_the_log_of_an_idle_service(tiny_detector, tmp_path):
+    log = AuditLog(tmp_path / "log.sqlite", max_days=1)
+    log.add([{"verdict": "clean", "time": time.time() - 2 * 86400}, {"verdict": "clean"}], source="serve")
+    with TestClient(create_app(Service(log, tiny_detector))):
+        until = time.monotonic() + 20
+        while log.count() > 1 and time.monotonic() < until:
+            time.sleep(0.01)
+    assert log.count() == 1
 
 
 # -- the Open Inference Protocol, by Triton's own client -----------------------------------------------------------
@@ -373,7 +509,7 @@ def test_it_stops_when_told_and_finishes_what_it_accepted(tiny_detector, tmp_pat
             time.sleep(0.7)  # they wait for others to score with
             process.send_signal(signal.SIGTERM)
             assert [answer.result().status_code for answer in answers] == [200] * 4
-        process.wait(30)
+        assert process.wait(30) == 0
     log = AuditLog(tmp_path / "pixeldefend-log.sqlite")
     assert log.count() == 4
     assert '"stopped"' in (tmp_path / "service.log").read_text()
@@ -416,6 +552,26 @@ def test_beyond_the_loopback_a_key_is_wanted(tmp_path):
     run = subprocess.run([COMMAND, "serve", *options], capture_output=True, text=True, cwd=tmp_path)
     assert run.returncode == 2
     assert "16 characters" in run.stderr
+
+
+def test_everybody_is_served_where_that_is_said(served):
+    _, folder, _ = served
+    with serving(folder, "--host", "0.0.0.0", "--without-key", "--log", "open.sqlite") as (url, _):
+        port = url.rpartition(":")[2]
+        headers = {"host": "screening.example"}
+        assert httpx.get(f"http://127.0.0.1:{port}/v1/detectors", headers=headers).status_code == 200
+
+
+def test_a_key_file_names_the_clients(served):
+    _, folder, _ = served
+    (folder / "keys").write_text("shop 0123456789abcdef\n")
+    with serving(folder, "--host", "0.0.0.0", "--api-key-file", "keys", "--log", "keys.sqlite") as (url, _):
+        screen = f"http://127.0.0.1:{url.rpartition(':')[2]}/v1/screen"
+        assert httpx.post(screen, content=png(CLEAN)).status_code == 401
+        headers = {"authorization": "Bearer 0123456789abcdef"}
+        assert httpx.post(screen, content=png(CLEAN), headers=headers).status_code == 200
+    (row,) = AuditLog(folder / "keys.sqlite", read_only=True).rows()
+    assert row["client"] == "shop"
 
 
 # -- the page ------------------------------------------------------------------------------------------------------
@@ -486,6 +642,73 @@ def test_the_page(served, browser, tmp_path):
     assert all("422" in line["message"] for line in severe), severe
     rows = [row for row in AuditLog(folder / "pixeldefend-log.sqlite").rows() if row["feedback"]]
     assert [row["path"] for row in rows] == ["noise.png"]
+
+
+PASTE = """
+const bytes = Uint8Array.from(atob(arguments[0]), (c) => c.charCodeAt(0)), carried = new DataTransfer();
+carried.items.add(new File([bytes], "image.png", {type: "image/png"}));
+document.dispatchEvent(new ClipboardEvent("paste", {clipboardData: carried, bubbles: true}));
+"""
+FOCUSED = (
+    "const at = document.activeElement; return at.id || at.textContent.trim() || at.getAttribute('aria-labelledby')"
+)
+
+
+def test_the_page_by_keyboard_by_paste_and_in_the_dark(served, browser):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    url, _, _ = served
+    wait = WebDriverWait(browser, 20)
+    browser.get(url)
+
+    def text(id):
+        return browser.find_element(By.ID, id).text
+
+    def tabs(n):
+        found = []
+        for _ in range(n):
+            browser.switch_to.active_element.send_keys(Keys.TAB)
+            found.append(browser.execute_script(FOCUSED))
+        return found
+
+    assert tabs(3) == ["API", "metrics", "file"]
+    browser.execute_script(PASTE, base64.b64encode(png(ATTACKED)).decode())
+    wait.until(lambda _: text("verdict") == "Flagged as adversarial" and "image.png" in text("verdicts"))
+    assert browser.execute_script(FOCUSED) == "verdict"  # a screen reader goes on from there
+    assert tabs(3) == ["opacity", "This is a false alarm", "This is an attack"]
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    wait.until(lambda _: "Noted" in text("feedback") and "attack" in text("verdicts"))
+
+    def colours():
+        style = "const s = getComputedStyle(document.body); return [s.color, s.backgroundColor]"
+        return [sum(map(int, re.findall(r"\d+", found)[:3])) for found in browser.execute_script(style)]
+
+    for scheme, sign in (("light", -1), ("dark", 1)):
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        letters, ground = colours()
+        assert sign * (letters - ground) > 300
+
+
+def test_the_page_shows_an_alarm(served, browser):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    url, _, _ = served
+    noise = np.random.RandomState(1).randint(0, 256, (40, 8, 8)).astype(np.uint8)
+    httpx.post(f"{url}/v1/screen", files=[("image", (f"{i}.png", png(image))) for i, image in enumerate(noise)])
+    browser.get(url)
+
+    def said(_):
+        return browser.find_element(By.ID, "drift").text
+
+    WebDriverWait(browser, 20).until(lambda _: "no longer looks like the calibration images" in said(_))
+    assert "by chance: with a probability of at most 1 %" in said(None)
+    bars = browser.find_elements(By.CSS_SELECTOR, "#drift [role=meter]")
+    assert "100" in [bar.get_attribute("aria-valuenow") for bar in bars]
+    assert browser.find_elements(By.CSS_SELECTOR, "#drift .alarm")
 
 
 def test_nothing_is_fetched_from_elsewhere(client):

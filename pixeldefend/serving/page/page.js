@@ -161,7 +161,7 @@ function gauge([name, state]) {
   const alarm = Object.values(state.alarms).some(Boolean);
   words.className = alarm ? "adversarial" : "soft";
   words.textContent = alarm
-    ? `${name}: the traffic no longer looks like the calibration images (by chance: at most ${100 * state.false_alarm_bound} % of the time).`
+    ? `${name}: the traffic no longer looks like the calibration images (by chance: with a probability of at most ${100 * state.false_alarm_bound} %).`
     : `${name}: ${state.images} images, nothing unusual.`;
   made.prepend(words);
   return made;
