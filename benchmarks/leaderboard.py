@@ -31,7 +31,16 @@ from typing import Any
 
 from pixeldefend import Detector, load_detector
 from pixeldefend.datasets import load_dataset
-from pixeldefend.eval import BASELINES, Kept, entry, find_classifier, find_detector, run_benchmark, write_report
+from pixeldefend.eval import (
+    BASELINES,
+    Kept,
+    entry,
+    find_classifier,
+    find_detector,
+    recipe_of,
+    run_benchmark,
+    write_report,
+)
 from pixeldefend.storage import whole_file
 from pixeldefend.zoo import load_density
 
@@ -109,6 +118,7 @@ def main() -> None:
             limit=arguments.limit,
             clean=min(2500, len(data.test)),
             adaptive=adaptive,
+            recipe=recipe_of(arguments.name) if own or name == "bits-per-dim" else None,
             kept=Kept(arguments.keep),
             log=lambda line: print(line, flush=True),
         )

@@ -7,7 +7,7 @@ from .comparison import compare, side_by_side, write_comparison
 from .kept import Kept
 from .leaderboard import entry, leaderboard_table
 from .metrics import auroc, rate
-from .others import as_detector, find_classifier, find_detector
+from .others import as_detector, find_classifier, find_detector, recipe_of
 from .report import write_report
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "find_detector",
     "leaderboard_table",
     "rate",
+    "recipe_of",
     "run_adaptive",
     "run_benchmark",
     "side_by_side",

@@ -71,6 +71,7 @@ def run_benchmark(
     oracle: bool = False,
     by_class: bool = False,
     adaptive: dict[str, Any] | None = None,
+    recipe: dict[str, Any] | None = None,
     kept: Kept | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
@@ -81,18 +82,21 @@ def run_benchmark(
     clean: count false alarms on the first so many (None: on those that are attacked). controls: also count how many
     clean images are flagged after each benign transformation. others: data sets of the same shape, whose test images
     are flagged or not. oracle: also fit, to each attack, a classifier of all these scores that has seen it. adaptive:
-    arguments of `run_adaptive`, to attack the detector too. kept: where attacked images are kept, for a run that is
-    interrupted.
+    arguments of `run_adaptive`, to attack the detector too. recipe: of the density's training (`others.recipe_of`),
+    whose train_sha256 tells whether it saw the images that data holds for training, and no other. kept: where attacked
+    images are kept, for a run that is interrupted.
 
     Thresholds are frozen before any attack, at false-alarm rates of 1 % and 5 % on average: the detector's own score
     keeps its calibration, other scores are fitted on data.fit and calibrated on data.calibration. AUROC compares
-    attacked 8-bit images that fool the classifier with all the clean ones of the same first `limit` test images.
+    attacked 8-bit images that fool the classifier with all the clean ones of the same first `limit` test images;
+    names with `_all` stand for all the images that were attacked, whether or not that fooled it.
 
     Returns plain JSON values: `rows` (attack, control, score, attempted, succeeded, auroc, tpr_at_fpr_0.01,
-    tpr_at_fpr_0.05, each with its _ci), `bits_per_dim` (mean over the clean images), `milliseconds` (an image takes,
+    tpr_at_fpr_0.05, auroc_all, tpr_all_at_fpr_0.01, tpr_all_at_fpr_0.05, each with its _ci), `bits_per_dim` (mean over the clean images), `milliseconds` (an image takes,
     under all these scores), `false_alarms` (score, fpr, observed, its _ci, and the interval `promised`), `controls`
     (what, images, score, flagged_at_0.01, flagged_at_0.05), `by_class` (class, images, flagged_at_0.01,
-    flagged_at_0.05, and the same with _by_class), `oracle` (attack, auroc), `roc` (points of the curves of the
+    flagged_at_0.05, and the same with _by_class), `oracle` (attack, auroc, tpr_at_fpr_0.01), `warnings` (what speaks
+    against these figures), `roc` (points of the curves of the
     detector's own score and of bits/dim), `histograms` (of these two), `p_values` (of clean test images, counted in 20
     bins), `calibration` (false alarms at many rates), `adaptive` (what `run_adaptive` returns, or None), `gallery` (see
     there) and what it takes to do it again; results.schema.json says it all. Two runs return the same, but for
@@ -119,6 +123,15 @@ def run_benchmark(
     victims = _victims(data, limit)
     assert victims.y is not None
     clean_images = data.test[: clean or len(victims)]
+
+    warnings = []
+    if (recipe or {}).get("train_sha256", data.train.digest()) != data.train.digest():
+        warnings.append(
+            f"The density was trained on other images than {data.name} holds for training here: it may have seen some "
+            "of those that calibrate and test it."
+        )
+    for warning in warnings:
+        log(f"warning: {warning}")
 
     log("freezing thresholds on clean calibration images")
     functions, calibration = _calibrated(detector, scores, data)
@@ -171,24 +184,19 @@ def run_benchmark(
             "l2_median": _median(result.l2[result.succeeded]),
             "model_calls": result.model_calls,
         }
-        suspicious = _suspicions(detector, functions, result.images[result.succeeded]) if succeeded else {}
+        fooled = result.succeeded[result.attempted].numpy()
+        suspicious = _suspicions(detector, functions, result.images[result.attempted]) if attempted else {}
         if oracle and succeeded >= FOLDS:
-            area, interval = _oracle(normal, suspicious, result.succeeded.nonzero()[:, 0].numpy())
-            seen_by_oracle.append({"attack": attack, "auroc": area, "auroc_ci": interval})
+            seen = {name: values[fooled] for name, values in suspicious.items()}
+            seen_by_oracle.append({"attack": attack, **_oracle(normal, seen, result.succeeded.nonzero()[:, 0].numpy())})
         for name in scores:
-            row: dict[str, Any] = {**base, "score": name, "auroc": None, "auroc_ci": None}
-            if succeeded:
-                row["auroc"], row["auroc_ci"] = auroc(normal[name], suspicious[name])
-                if name in pictured:
-                    told[name][attack] = suspicious[name]
-                    curves.append({"attack": attack, "score": name, **_curve(normal[name], suspicious[name])})
-            for fpr in RATES:
-                key = f"tpr_at_fpr_{fpr}"
-                row[key], row[f"{key}_ci"] = None, None
-                if succeeded:
-                    detected = int((suspicious[name] > thresholds[name][fpr]).sum())
-                    row[key], row[f"{key}_ci"] = rate(detected, succeeded)
-            rows.append(row)
+            everyone = suspicious.get(name, np.empty(0))
+            those = everyone[fooled]
+            row = {**base, "score": name, **_detection(normal[name], those, thresholds[name])}
+            rows.append(row | _detection(normal[name], everyone, thresholds[name], "_all"))
+            if succeeded and name in pictured:
+                told[name][attack] = those
+                curves.append({"attack": attack, "score": name, **_curve(normal[name], those)})
 
     flagged = []
     for what, x in _no_attacks(victims.x, TRANSFORMATIONS if controls else (), others or (), seed):
@@ -209,6 +217,7 @@ def run_benchmark(
         )
     return {
         "data": data.name,
+        "warnings": warnings,
         "density": density.config,
         "images": {
             "train": len(data.train),
@@ -347,12 +356,27 @@ def _no_attacks(
         yield other.name, other.test.x[: len(x)]
 
 
-def _oracle(
-    clean: dict[str, np.ndarray], attacked: dict[str, np.ndarray], originals: np.ndarray
-) -> tuple[float, list[float]]:
+def _detection(
+    clean: np.ndarray, attacked: np.ndarray, thresholds: dict[float, float], which: str = ""
+) -> dict[str, Any]:
+    """clean, attacked: (m,) and (n,) of a score. thresholds: by false-alarm rate. Returns auroc{which} and
+    tpr{which}_at_fpr_..., each with its _ci; None without attacked images."""
+    row: dict[str, Any] = dict.fromkeys((f"auroc{which}", f"auroc{which}_ci"))
+    if len(attacked):
+        row[f"auroc{which}"], row[f"auroc{which}_ci"] = auroc(clean, attacked)
+    for fpr, threshold in thresholds.items():
+        key = f"tpr{which}_at_fpr_{fpr}"
+        row |= dict.fromkeys((key, f"{key}_ci"))
+        if len(attacked):
+            row[key], row[f"{key}_ci"] = rate(int((attacked > threshold).sum()), len(attacked))
+    return row
+
+
+def _oracle(clean: dict[str, np.ndarray], attacked: dict[str, np.ndarray], originals: np.ndarray) -> dict[str, Any]:
     """clean, attacked: (m,) and (n,) of every score. originals: (n,), which clean image each attacked one was. Returns
-    the AUROC, with its interval, of boosted trees of all scores, each image judged by those that were fitted on other
-    images and on what was made of them."""
+    the AUROC and the share detected at 1 % false alarms, with their intervals, of boosted trees of all scores, each
+    image judged by those that were fitted on other images and on what was made of them; at so few images that 1 % of
+    them is none, the share at the threshold that flags none."""
     x = np.stack([np.r_[clean[name], attacked[name]] for name in clean], 1)
     m = len(x) - len(originals)
     y = np.arange(len(x)) >= m
@@ -360,7 +384,8 @@ def _oracle(
     trees = HistGradientBoostingClassifier(max_iter=60, learning_rate=0.1, min_samples_leaf=5, random_state=0)
     groups = np.r_[np.arange(m), originals]
     p = cross_val_predict(trees, x, y, groups=groups, cv=folds, method="predict_proba")[:, 1]
-    return auroc(p[:m], p[m:])
+    most = np.quantile(p[:m], 1 - RATES[0], method="inverted_cdf")  # at most 1 % of the clean ones are above
+    return _detection(p[:m], p[m:], {RATES[0]: float(most)})
 
 
 def _usual_scores(detector: Detector, data: DataSet, log: Callable[[str], None]) -> list[str]:

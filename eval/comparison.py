@@ -27,9 +27,11 @@ def compare(
     *,
     attacks: list[str] | None = None,
     scores: list[str] | None = None,
+    recipes: dict[str, dict[str, Any]] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """detectors: by the names that the table gives them. The rest is as `run_benchmark` takes it.
+    """detectors: by the names that the table gives them. recipes: of their training, by the same names. The rest is as
+    `run_benchmark` takes it.
 
     Every detector sees the very same attacked images, under its own score and, if it has a density, under these.
     Returns {"data", "attacks": names, "scores": names, "detectors": name -> what `run_benchmark` returns, less the
@@ -43,6 +45,7 @@ def compare(
     found = {}
     for name, detector in detectors.items():
         log(f"-- {name}")
+        options["recipe"] = (recipes or {}).get(name)
         results = run_benchmark(
             detector, classifier, data, attacks=attacks, scores=scores, attacked=attacked, **options
         )
@@ -69,6 +72,7 @@ def comparison_table(results: dict[str, Any]) -> str:
         "",
         "The same attacked images for all. A cell: AUROC / share detected at 5 % false alarms, over the attacked",
         "images that fool the classifier. ms: time an image, under all scores of this page.",
+        *_warnings(list(detectors), list(detectors.values())),
     ]
     scores = ["own score", *results["scores"]]
     header = ["detector", "bits/dim", "ms"]
@@ -101,6 +105,7 @@ def side_by_side(paths: list[Path]) -> str:
     for what in ("calibration_images", "test_images", "classifier"):
         if len({run["sha256"][what] for run in runs if "sha256" in run}) > 1:  # runs of old do not say
             lines.append(f"The runs differ in their {what.replace('_', ' ')}.  ")
+    lines += _warnings(letters, runs)
     lines += ["", "AUROC / detected at 1 % false alarms.", ""]
     lines += [_row(["attack", *letters]), _row(["---"] * (1 + len(runs)))]
     own = [{row["attack"]: row for row in _of(run, "own score")} for run in runs]
@@ -109,6 +114,11 @@ def side_by_side(paths: list[Path]) -> str:
         lines.append(_row([attack, *(_cell(c or {"auroc": None}, "tpr_at_fpr_0.01") for c in cells)]))
     lines += _getting_by(letters, [run.get("adaptive") for run in runs])
     return "\n".join([*lines, ""])
+
+
+def _warnings(titles: list[str], runs: list[dict[str, Any]]) -> list[str]:
+    found = [(title, warning) for title, run in zip(titles, runs, strict=True) for warning in run.get("warnings", [])]
+    return [line for title, warning in found for line in ("", f"**{title}: {warning}**")]
 
 
 def _getting_by(titles: list[str], adaptive: list[dict[str, Any] | None]) -> list[str]:

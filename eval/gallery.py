@@ -18,23 +18,30 @@ from ..detector import Detector
 from ..purify import purify
 
 PURIFIED_WITHIN = 16
+# of named data sets, in the order of their labels
+CLASSES = {
+    "fashion-mnist": "T-shirt, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, ankle boot".split(", "),
+    "cifar10": "aeroplane, car, bird, cat, deer, dog, frog, horse, ship, lorry".split(", "),
+}
 
 
 def gallery(
     detector: Detector, classifier: nn.Module, images: Images, attacked: dict[str, Attacked], most: int = 12
 ) -> list[dict[str, Any]]:
-    """attacked: what each attack made of `images`. Returns for up to `most` attacks the first image that succeeded:
-    attack, index, label, labels read before, after the attack and after purification, p_value before and after, and
+    """attacked: what each attack made of `images`. Returns for up to `most` attacks the first image that succeeded, and
+    that no attack before shows if there is one: attack, index, label, labels read before, after the attack and after purification, p_value before and after, and
     pictures as data URIs: image, attacked, difference (times 10, grey is none), surprisal (bright is improbable) and
     purified; the last two are None for detectors that have no density."""
     assert images.y is not None
-    shown = []
+    shown: list[dict[str, Any]] = []
+    taken: set[int] = set()
     by_site = isinstance(detector.density, Autoregressive) and detector.density.levels == 256
     for name, result in list(attacked.items())[:most]:
         places = result.succeeded.nonzero()[:, 0]
         if not len(places):
             continue
-        i = int(places[0])
+        i = next((int(place) for place in places if int(place) not in taken), int(places[0]))
+        taken.add(i)
         pair = torch.stack([images.x[i], result.images[i]])
         difference = 128 + 10 * (pair[1].int() - pair[0].int())
         verdicts = detector.judge(pair, maps=by_site)

@@ -76,13 +76,17 @@ def markdown(results: dict[str, Any]) -> str:
 
     environment = Environment(loader=PackageLoader("pixeldefend.eval"), keep_trailing_newline=True, autoescape=False)
     attacks, scores = (list(dict.fromkeys(row[key] for row in results["rows"])) for key in ("attack", "score"))
-    found = {(row["attack"], row["score"]): row["auroc"] for row in results["rows"]}
-    found |= {(row["attack"], "oracle"): row["auroc"] for row in results["oracle"]}
+    found = {(row["attack"], row["score"]): row for row in results["rows"]}
+    found |= {(row["attack"], "oracle"): row for row in results["oracle"]}
     if results["oracle"]:  # means over the same attacks for all
         attacks = [row["attack"] for row in results["oracle"]]
-    areas = {score: [found.get((attack, score)) for attack in attacks] for score in [*scores, "oracle"]}
+
+    def mean(score: str, key: str, form: str) -> str:
+        there = [value for attack in attacks if (value := found[attack, score][key]) is not None]
+        return form.format(sum(there) / len(there)) if there else "-"
+
     template = environment.get_template("results.md.j2")
-    return template.render(results, attacks=attacks, scores=scores, areas=areas, number=_number, mean=_mean)
+    return template.render(results, attacks=attacks, scores=scores, found=found, number=_number, mean=mean)
 
 
 def plot_roc(results: dict[str, Any], file: Any) -> None:
@@ -113,11 +117,6 @@ def plot_roc(results: dict[str, Any], file: Any) -> None:
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(scores), fontsize=9, frameon=False)
     figure.savefig(file, format="png", dpi=90)
-
-
-def _mean(values: list[float | None]) -> str:
-    there = [value for value in values if value is not None]
-    return f"{sum(there) / len(there):.3f}" if there else "-"
 
 
 def _number(value: float | None, interval: list[float] | None, form: str) -> str:

@@ -890,6 +890,7 @@ def benchmark(
         compare,
         find_classifier,
         find_detector,
+        recipe_of,
         run_benchmark,
         write_comparison,
         write_report,
@@ -940,10 +941,11 @@ def benchmark(
         options |= chosen | {name: value for name, value in (named | flags).items() if value}
         command = shlex.join(["pixeldefend", *sys.argv[1:]])
         if len(detectors) == 1:
-            results = run_benchmark(detectors[titles[0]], attacked, images, **options)
+            results = run_benchmark(detectors[titles[0]], attacked, images, recipe=recipe_of(detector[0]), **options)
             write_report({**results, "command": command}, out)
             report = out / "results.md"
         else:
+            options["recipes"] = {title: recipe_of(name) for title, name in zip(titles, detector, strict=True)}
             write_comparison({**compare(detectors, attacked, images, **options), "command": command}, out)
             report = out / "comparison.md"
     typer.echo(report.read_text())

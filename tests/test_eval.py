@@ -14,7 +14,7 @@ from pixeldefend.datasets import DataSet, Images
 from pixeldefend.densities import build
 from pixeldefend.detector import Detector
 from pixeldefend.eval import auroc, rate, run_benchmark, write_report
-from pixeldefend.eval.benchmark import _oracle
+from pixeldefend.eval.benchmark import _detection, _oracle
 from pixeldefend.eval.metrics import promised_interval
 from pixeldefend.scores import DEAR, SCORES
 from pixeldefend.transformations import TRANSFORMATIONS
@@ -92,9 +92,12 @@ def test_a_benchmark_end_to_end(tiny_detector, tmp_path):
     assert all(row["auroc"] > 0.8 for row in results["oracle"])
     for row in results["rows"]:
         assert 0 < row["succeeded"] <= row["attempted"] <= 60
-        for name in ("auroc", "tpr_at_fpr_0.01", "tpr_at_fpr_0.05"):
+        for name in ("auroc", "tpr_at_fpr_0.01", "tpr_at_fpr_0.05", "auroc_all", "tpr_all_at_fpr_0.01"):
             low, high = row[f"{name}_ci"]
             assert 0 <= low <= row[name] <= high <= 1
+        # over all, those that did not fool count too
+        detected, total = row["tpr_at_fpr_0.05"] * row["succeeded"], row["tpr_all_at_fpr_0.05"] * row["attempted"]
+        assert 0 <= round(total - detected, 6) <= row["attempted"] - row["succeeded"]
     noise = next(row for row in results["rows"] if (row["attack"], row["score"]) == ("noise-8", "excess_surprisal"))
     assert noise["auroc"] > 0.8
     assert noise["attempted"] == noise["succeeded"]
@@ -106,8 +109,8 @@ def test_a_benchmark_end_to_end(tiny_detector, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == made
     report = (tmp_path / "out" / "results.md").read_text()
     assert report.count("\n| pgd-8 |") == 2  # its own score and bits/dim; the others are in the second table
-    assert report.count("\n| pit_tails |") == 3
-    assert "| *oracle* |" in report
+    assert report.count("\n| pit_tails |") == 4  # of which two say false alarms
+    assert report.count("\n| *oracle* |") == 2
     assert "\n| jpeg-75 |" in report
     assert "False alarms of excess_surprisal by class" in report
     small = dataclasses.replace(data.test, x=torch.zeros(3, 1, 9, 9, dtype=torch.uint8))
@@ -183,8 +186,26 @@ def test_an_oracle_learns_nothing_from_noise():
     base, jitter = random.randn(300, 3), 0.01 * random.randn(250, 3)
     clean = {str(k): base[:, k] for k in range(3)}
     attacked = {str(k): base[:250, k] + jitter[:, k] for k in range(3)}
-    area, _ = _oracle(clean, attacked, np.arange(250))
-    assert 0.4 < area < 0.6
+    found = _oracle(clean, attacked, np.arange(250))
+    assert 0.4 < found["auroc"] < 0.6
+    assert found["tpr_at_fpr_0.01"] < 0.06
+
+
+def test_detection_over_no_image_is_none():
+    row = _detection(np.arange(9.0), np.empty(0), {0.01: 8.0}, "_all")
+    assert set(row) == {"auroc_all", "auroc_all_ci", "tpr_all_at_fpr_0.01", "tpr_all_at_fpr_0.01_ci"}
+    assert set(row.values()) == {None}
+
+
+def test_a_density_of_other_training_images_is_warned_of(tiny_detector, tmp_path):
+    settings = dict(attacks=["noise-8"], scores=[], limit=10)
+    data = dataset()
+    for recipe, warned in (({}, 0), ({"train_sha256": data.train.digest()}, 0), ({"train_sha256": "0" * 64}, 1)):
+        results = run_benchmark(tiny_detector, Brightness(), data, recipe=recipe, **settings)
+        assert len(results["warnings"]) == warned
+    write_report(results, tmp_path)
+    for name in ("results.md", "report.html"):
+        assert "trained on other images than ramps" in (tmp_path / name).read_text()
 
 
 def test_scores_that_a_density_does_not_have_are_left_out(tiny_detector):
