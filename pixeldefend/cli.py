@@ -85,7 +85,13 @@ def screen(
         Engine,
         typer.Option(help="ray: several processes or machines, a folder of Parquet as --output (extra 'scale')."),
     ] = Engine.local,
-    column: Annotated[str, typer.Option(help="Of Parquet sources: what holds the image files. For ray.")] = "image",
+    column: Annotated[
+        str | None,
+        typer.Option(
+            help="Of Parquet sources, for ray: what holds the image files, by default 'image'. A folder at a URL is "
+            "taken for Parquet if this is given or its name ends in .parquet."
+        ),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="For ray; by default one a CPU (of a cluster all but one), or a GPU.")
     ] = None,

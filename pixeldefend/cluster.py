@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from .backends import ARITHMETIC
 from .screening import Record, Screener
+from .zoo import detector_sha256
 
 ROWS_A_FILE = 4096  # of what is written: that much is lost at most when a run is cut off
 SUFFIXES = ["png", "jpg", "jpeg", "webp", "bmp"]
+NOTE = "_pixeldefend.json"  # beside what is written: by which detectors; readers of Parquet pass over such names
 KINDS = {"p_value": "float64", "bits_per_dim": "float64", "score": "float64", "width": "int64", "height": "int64"}
 
 
@@ -26,19 +31,22 @@ def screen_on_ray(
     backend: str | None = None,
     device: str = "cpu",
     batch_size: int = 64,
-    column: str = "image",
+    column: str | None = None,
     workers: int | None = None,
     address: str | None = None,
 ) -> dict[str, int]:
     """sources: folders and files, all of images or all Parquet, local or by URL (s3://, gs:// ...), as
-    `ray.data.read_binary_files` and `read_parquet` take them; of Parquet, `column` holds the bytes of an image file (or
-    a struct with `bytes`, as Hugging Face writes them), and a column `path` its name. output: a folder of Parquet,
-    made if it is not there: one row a file, the columns of `screening.Record`, errors as rows. A run that was
-    interrupted goes on: what output holds is not screened again. workers: processes that score, one thread each; by
-    default as many as there are CPUs, or with device "cuda" GPUs. address: of a cluster; None runs one here.
+    `ray.data.read_binary_files` and `read_parquet` take them. They are Parquet if `column` is given, if their names end
+    in .parquet, or if they are local folders with such files. Of Parquet, `column` (by default "image") holds the bytes
+    of an image file (or a struct with `bytes`, as Hugging Face writes them), and a column `path` its name. output: a
+    folder of Parquet, made if it is not there: one row a file, the columns of `screening.Record`, errors as rows. A run
+    that was interrupted goes on: what output holds, by name and content, is not screened again. workers: processes that
+    score, one thread each; by default as many as there are CPUs, or with device "cuda" GPUs. address: of a cluster;
+    None runs one here.
 
     Bytes are decoded where they are scored, so that a broken file costs one record. Returns how many rows of each
-    verdict this run wrote. Raises ValueError or FileNotFoundError for sources or a detector that cannot be read.
+    verdict this run wrote. Raises ValueError or FileNotFoundError for sources or a detector that cannot be read, and if
+    output holds other detectors' verdicts, or rows that cannot be told from those that are missing.
     """
     import ray
 
@@ -48,7 +56,8 @@ def screen_on_ray(
     for source in listed:
         if "://" not in source and not os.path.exists(source):
             raise FileNotFoundError(f"there is no file or folder {source}")
-    Screener(detector, fpr=fpr, backend=backend)  # a wrong one is refused here, and not by every worker
+    # a wrong detector is refused here, and not by every worker
+    made_by = _described(Screener(detector, fpr=fpr, backend=backend))
     if detector is not None and Path(detector).is_file():
         detector = str(Path(detector).absolute())
     folder = output if "://" in str(output) else str(Path(output).absolute())
@@ -62,7 +71,7 @@ def screen_on_ray(
             include_dashboard=False,
         )
     try:
-        return _screen(ray, listed, str(folder), detector, fpr, backend, device, batch_size, column, workers)
+        return _screen(ray, listed, str(folder), made_by, detector, fpr, backend, device, batch_size, column, workers)
     finally:
         if started:
             ray.shutdown()
@@ -72,12 +81,13 @@ def _screen(
     ray: Any,
     sources: list[str],
     folder: str,
+    made_by: dict[str, Any],
     detector: str | None,
     fpr: float | None,
     backend: str | None,
     device: str,
     batch_size: int,
-    column: str,
+    column: str | None,
     workers: int | None,
 ) -> dict[str, int]:
     import pyarrow.fs
@@ -90,17 +100,26 @@ def _screen(
         raise ValueError(f"there are processors for {most} workers, not for {workers or 'any'}, beside one that reads")
     filesystem, inside = pyarrow.fs.FileSystem.from_uri(folder)
     filesystem.create_dir(inside, recursive=True)
-    parquet = [name.endswith(".parquet") or _holds_parquet(name) for name in sources]
+    parts = _parts(filesystem, inside)
+    _claim(filesystem, inside, made_by, parts)
+    parquet = [column is not None or name.endswith(".parquet") or _holds_parquet(name) for name in sources]
     if any(parquet) and not all(parquet):
         raise ValueError("sources must be all of image files or all Parquet")
     if all(parquet):
+        column = column or "image"
         data = ray.data.read_parquet(sources)
-        if column not in data.schema().names:
-            raise ValueError(f"the tables have no column {column!r}; there are: {', '.join(data.schema().names)}")
+        names = data.schema().names
+        if column not in names:
+            raise ValueError(f"the tables have no column {column!r}; there are: {', '.join(names)}")
+        if parts and "path" not in names:  # an image that comes twice may have been written once
+            raise ValueError(
+                f"the tables have no column 'path', so what {inside} lacks cannot be told from what it holds: begin "
+                "with another --output"
+            )
     else:
         data = ray.data.read_binary_files(sources, include_paths=True, file_extensions=SUFFIXES)
         column = "bytes"
-    done = _written(filesystem, inside)
+    done = _written(filesystem, parts)
     scored = data.map_batches(
         Worker,
         fn_constructor_args=(column, done, detector, fpr, backend, device),
@@ -165,12 +184,48 @@ def _key(record: Record) -> str:
     return f"{record.sha256}{record.path}"
 
 
-def _written(filesystem: Any, folder: str) -> set[str]:
-    """What earlier runs have screened. Parts that were being written when they were cut off count as absent."""
-    import pyarrow.dataset
+def _described(screener: Screener) -> dict[str, Any]:
+    """Returns what verdicts depend on."""
+    return {
+        Path(name).stem: {
+            "sha256": detector_sha256(name),
+            "fpr": made.fpr,
+            "arithmetic": ARITHMETIC[made.backend],
+        }
+        for name, made in screener.detectors.items()
+    }
+
+
+def _parts(filesystem: Any, folder: str) -> list[str]:
+    """What earlier runs have written. Parts that were being written when they were cut off count as absent."""
     from pyarrow.fs import FileSelector
 
-    parts = [file.path for file in filesystem.get_file_info(FileSelector(folder)) if file.path.endswith(".parquet")]
+    return [file.path for file in filesystem.get_file_info(FileSelector(folder)) if file.path.endswith(".parquet")]
+
+
+def _claim(filesystem: Any, folder: str, made_by: dict[str, Any], parts: list[str]) -> None:
+    """Notes whose verdicts the folder holds. Raises ValueError if it holds others'."""
+    from pyarrow.fs import FileType
+
+    if not parts:
+        with _whole(filesystem, folder, NOTE) as stream:
+            stream.write(json.dumps(made_by, indent=1).encode())
+        return
+    note = f"{folder}/{NOTE}"
+    if filesystem.get_file_info(note).type == FileType.NotFound:
+        raise ValueError(f"{folder} holds Parquet that is not of this command: give another --output")
+    with filesystem.open_input_stream(note) as stream:
+        found = json.loads(stream.read())
+    if found != made_by:
+        raise ValueError(
+            f"{folder} holds verdicts by {json.dumps(found)}, asked for is {json.dumps(made_by)}: give another --output"
+        )
+
+
+def _written(filesystem: Any, parts: list[str]) -> set[str]:
+    """Returns the keys of their rows."""
+    import pyarrow.dataset
+
     if not parts:
         return set()
     table = pyarrow.dataset.dataset(parts, filesystem=filesystem, format="parquet").to_table(columns=["sha256", "path"])
@@ -178,14 +233,19 @@ def _written(filesystem: Any, folder: str) -> set[str]:
 
 
 def _write(table: Any, filesystem: Any, folder: str) -> None:
-    """Whole or not at all: under its name when it is complete."""
     import pyarrow.parquet
 
-    name = uuid.uuid4().hex
+    with _whole(filesystem, folder, f"{uuid.uuid4().hex}.parquet") as stream:
+        pyarrow.parquet.write_table(table, stream)
+
+
+@contextmanager
+def _whole(filesystem: Any, folder: str, name: str) -> Iterator[Any]:
+    """Yields a stream to a file that comes under its name when it is complete."""
     partial = f"{folder}/.{name}.partial"  # readers of Parquet pass over names with a dot in front
     with filesystem.open_output_stream(partial) as stream:
-        pyarrow.parquet.write_table(table, stream)
-    filesystem.move(partial, f"{folder}/{name}.parquet")
+        yield stream
+    filesystem.move(partial, f"{folder}/{name}")
 
 
 def _holds_parquet(source: str) -> bool:

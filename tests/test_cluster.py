@@ -52,14 +52,20 @@ def test_the_same_records_as_without_it_and_a_run_goes_on(place):
         if record.score is not None:
             np.testing.assert_allclose(row["score"], record.score, rtol=1e-4, atol=1e-4)
     assert sum(table["verdict"] == "error") == 2
-    # some of it is lost, and something new has come: only these are screened
-    for part in list((place / "out.parquet").glob("*.parquet"))[1:]:
-        part.unlink()
-    left = len(pandas.read_parquet(place / "out.parquet"))
+    # it was cut off after 20 rows, and something new has come: only what is missing is screened
+    (part,) = (place / "out.parquet").glob("*.parquet")
+    table.iloc[:20].reset_index().to_parquet(part)
     Image.fromarray(clean_images(1, seed=9)[0]).save(place / "in" / "new.png")
     result = run(place, "in", "--output", "out.parquet")
-    assert f"{43 - left} files" in result.stderr
-    assert len(set(pandas.read_parquet(place / "out.parquet")["path"])) == 43
+    assert "23 files" in result.stderr
+    paths = pandas.read_parquet(place / "out.parquet")["path"].tolist()
+    assert len(paths) == len(set(paths)) == 43
+    # another detector's verdicts do not go among these
+    result = run(place, "in", "--output", "out.parquet", "--fpr", "0.2")
+    assert result.returncode == 2
+    assert '"fpr": 0.05' in result.stderr
+    assert '"fpr": 0.2' in result.stderr
+    assert "another --output" in result.stderr
 
 
 def test_tables_with_a_column_of_images(place):
@@ -70,6 +76,28 @@ def test_tables_with_a_column_of_images(place):
     assert result.returncode == 2, result.stderr
     table = pandas.read_parquet(place / "from_table")
     assert sorted(table["path"]) == [file.name for file in files]
+
+
+def test_images_without_names_that_come_twice_are_all_kept(place):
+    (place / "unnamed").mkdir()
+    data = (place / "in" / "0.png").read_bytes()
+    pandas.DataFrame({"image": [data, data, data]}).to_parquet(place / "unnamed" / "part.parquet")
+    folder = (place / "unnamed").as_uri()  # a folder at a URL is Parquet if there is a column to be read
+    result = run(place, folder, "--column", "image", "--output", "all_three")
+    assert result.returncode in (0, 1), result.stderr
+    assert len(pandas.read_parquet(place / "all_three")) == 3
+    again = run(place, folder, "--column", "image", "--output", "all_three")
+    assert again.returncode == 2
+    assert "no column 'path'" in again.stderr
+
+
+def test_another_programs_parquet_is_not_added_to(place):
+    (place / "others").mkdir()
+    pandas.DataFrame({"a": [1]}).to_parquet(place / "others" / "part.parquet")
+    result = run(place, "in", "--output", "others")
+    assert result.returncode == 2
+    assert "not of this command" in result.stderr
+    assert len(list((place / "others").iterdir())) == 1
 
 
 def test_wrong_arguments(place):
