@@ -92,15 +92,15 @@ def run_benchmark(
     names with `_all` stand for all the images that were attacked, whether or not that fooled it.
 
     Returns plain JSON values: `rows` (attack, control, score, attempted, succeeded, auroc, tpr_at_fpr_0.01,
-    tpr_at_fpr_0.05, auroc_all, tpr_all_at_fpr_0.01, tpr_all_at_fpr_0.05, each with its _ci), `bits_per_dim` (mean over the clean images), `milliseconds` (an image takes,
-    under all these scores), `false_alarms` (score, fpr, observed, its _ci, and the interval `promised`), `controls`
-    (what, images, score, flagged_at_0.01, flagged_at_0.05), `by_class` (class, images, flagged_at_0.01,
-    flagged_at_0.05, and the same with _by_class), `oracle` (attack, auroc, tpr_at_fpr_0.01), `warnings` (what speaks
-    against these figures), `roc` (points of the curves of the
-    detector's own score and of bits/dim), `histograms` (of these two), `p_values` (of clean test images, counted in 20
-    bins), `calibration` (false alarms at many rates), `adaptive` (what `run_adaptive` returns, or None), `gallery` (see
-    there) and what it takes to do it again; results.schema.json says it all. Two runs return the same, but for
-    `milliseconds`. Raises ValueError for unknown names, data without labels, or other data of another shape."""
+    tpr_at_fpr_0.05, auroc_all, tpr_all_at_fpr_0.01, tpr_all_at_fpr_0.05, each with its _ci), `bits_per_dim` (mean over
+    the clean images), `milliseconds` (an image takes, under all these scores), `false_alarms` (score, fpr, observed,
+    its _ci, and the interval `promised`), `controls` (what, images, score, flagged_at_0.01, flagged_at_0.05),
+    `by_class` (class, images, flagged_at_0.01, flagged_at_0.05, and the same with _by_class), `oracle` (attack, auroc,
+    tpr_at_fpr_0.01), `warnings` (what speaks against these figures), `roc` (points of the curves of the detector's own
+    score and of bits/dim), `histograms` (of these two), `p_values` (of clean test images, counted in 20 bins),
+    `calibration` (false alarms at many rates), `adaptive` (what `run_adaptive` returns, or None), `gallery` (see there)
+    and what it takes to do it again; results.schema.json says it all. Two runs return the same, but for `milliseconds`.
+    Raises ValueError for unknown names, data without labels, or other data of another shape."""
     attacks = known(attacks, ATTACKS)
     if detector.classifier is None:  # for the scores that ask it
         detector = copy.copy(detector)

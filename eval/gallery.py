@@ -20,8 +20,8 @@ from ..purify import purify
 PURIFIED_WITHIN = 16
 # of named data sets, in the order of their labels
 CLASSES = {
-    "fashion-mnist": "T-shirt, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, ankle boot".split(", "),
-    "cifar10": "aeroplane, car, bird, cat, deer, dog, frog, horse, ship, lorry".split(", "),
+    "fashion-mnist": ("T-shirt", "trouser", "jumper", "dress", "coat", "sandal", "shirt", "trainer", "bag", "boot"),
+    "cifar10": ("aeroplane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "lorry"),
 }
 
 
@@ -29,9 +29,9 @@ def gallery(
     detector: Detector, classifier: nn.Module, images: Images, attacked: dict[str, Attacked], most: int = 12
 ) -> list[dict[str, Any]]:
     """attacked: what each attack made of `images`. Returns for up to `most` attacks the first image that succeeded, and
-    that no attack before shows if there is one: attack, index, label, labels read before, after the attack and after purification, p_value before and after, and
-    pictures as data URIs: image, attacked, difference (times 10, grey is none), surprisal (bright is improbable) and
-    purified; the last two are None for detectors that have no density."""
+    that no attack before shows if there is one: attack, index, label, labels read before, after the attack and after
+    purification, p_value before and after, and pictures as data URIs: image, attacked, difference (times 10, grey is
+    none), surprisal (bright is improbable) and purified; the last two are None for detectors that have no density."""
     assert images.y is not None
     shown: list[dict[str, Any]] = []
     taken: set[int] = set()

@@ -11,7 +11,7 @@ import numpy as np
 
 from .metrics import promised_interval
 
-SIZE = (4.6, 3.4)
+WIDTH, HEIGHT = 4.6, 3.4  # inches
 LEAST = 1e-3  # the lowest rate that is drawn
 
 
@@ -27,7 +27,7 @@ def plots(results: dict[str, Any]) -> list[dict[str, str]]:
         ]
     for name, found in results["histograms"].items():
         title = "Histogram of bits/dim" if name == "bits_per_dim" else f"Histogram of {name}"
-        made.append(_plot(title, f"{title}: clean images and each attack", _histogram, found, name))
+        made.append(_histograms(title, found, name))
     made.append(_plot("P-values of clean images", "Their histogram; flat is right", _p_values, results["p_values"]))
     n, m = results["images"]["calibration"], results["images"]["clean_test"]
     alt = "Observed false alarms against the promised rate, with the range in which 95 % lie"
@@ -39,21 +39,37 @@ def plots(results: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def _plot(title: str, alt: str, draw: Callable[..., None], *arguments: Any) -> dict[str, str]:
+    def whole(figure: Any) -> None:
+        axes = figure.subplots()
+        draw(axes, *arguments)
+        axes.grid(alpha=0.3)
+        handles, labels = axes.get_legend_handles_labels()
+        columns = 3 if len(labels) > 4 else 2
+        figure.set_figheight(HEIGHT + 0.17 * -(-len(labels) // columns))
+        # beneath, where it covers nothing
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=columns, fontsize=8, handlelength=3, frameon=False
+        )
+
+    return _drawn(title, alt, whole)
+
+
+def _drawn(title: str, alt: str, draw: Callable[[Any], None]) -> dict[str, str]:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "pixeldefend", "font.size": 9}):
-        figure = Figure(figsize=SIZE, layout="constrained")
-        axes = figure.subplots()
-        draw(axes, *arguments)
-        axes.grid(alpha=0.3)
+        figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+        draw(figure)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return dict(title=title, alt=alt, uri="data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode())
 
 
-def _style(i: int) -> dict[str, Any]:
-    return dict(color=f"C{i % 10}", linestyle=("-", "--", ":")[i // 10 % 3], linewidth=1.4)
+def _style(i: int, n: int) -> dict[str, Any]:
+    """Of the i-th of n curves. The first are the widest and the last are on top: those that coincide are all seen."""
+    width = 1.0 + 2.2 * (1 - i / max(1, n - 1)) if n > 1 else 1.4
+    return dict(color=f"C{i % 10}", linestyle=("-", "--", "-.", ":")[i % 4], linewidth=width)
 
 
 def _roc(axes: Any, curves: list[dict[str, Any]]) -> None:
@@ -63,10 +79,9 @@ def _roc(axes: Any, curves: list[dict[str, Any]]) -> None:
         # a logarithmic axis has no 0: what is detected without any false alarm is drawn at its left end
         display = RocCurveDisplay(fpr=np.array(curve["fpr"]).clip(LEAST), tpr=np.array(curve["tpr"]))
         display.plot(ax=axes)
-        axes.lines[-1].set(label=curve["attack"], **_style(i))
+        axes.lines[-1].set(label=curve["attack"], **_style(i, len(curves)))
     axes.set(xscale="log", xlabel="false-alarm rate", ylabel="detected", xlim=(LEAST, 1.05), ylim=(-0.02, 1.02))
     axes.set_aspect("auto")
-    axes.legend(fontsize=7, loc="lower right")
 
 
 def _det(axes: Any, curves: list[dict[str, Any]]) -> None:
@@ -77,28 +92,43 @@ def _det(axes: Any, curves: list[dict[str, Any]]) -> None:
         fpr, missed = np.array(curve["fpr"]), 1 - np.array(curve["tpr"])
         display = DetCurveDisplay(fpr=fpr.clip(LEAST, 1 - LEAST), fnr=missed.clip(LEAST, 1 - LEAST))
         display.plot(ax=axes)
-        axes.lines[-1].set(label=curve["attack"], **_style(i))
+        axes.lines[-1].set(label=curve["attack"], **_style(i, len(curves)))
     ticks = [LEAST, 0.01, 0.05, 0.2, 0.5, 0.8]
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_ticks(norm.ppf(ticks), [f"{tick:.1%}" if tick < 0.01 else f"{tick:.0%}" for tick in ticks])
     ends = norm.ppf([0.8 * LEAST, 0.9])
     axes.set(xlabel="false-alarm rate", ylabel="missed", xlim=ends, ylim=ends)
     axes.set_aspect("auto")
-    axes.legend(fontsize=7, loc="upper right")
 
 
-def _histogram(axes: Any, found: dict[str, Any], name: str) -> None:
-    edges, highest = np.array(found["edges"]), 0.0
-    for i, (kind, counts) in enumerate(found["counts"].items()):
-        share = np.array(counts) / max(1, sum(counts))
-        highest = max(highest, share[:-1].max())
-        if kind == "clean":
-            axes.stairs(share, edges, fill=True, color="#999999", alpha=0.6, label="clean")
-        else:
-            axes.stairs(share, edges, label=kind, **_style(i - 1))
-    # the last bin holds all that is beyond it, and may be as high as 1
-    axes.set(xlabel="bits/dim" if name == "bits_per_dim" else name, ylabel="share of images", ylim=(0, 1.1 * highest))
-    axes.legend(fontsize=7)
+def _histograms(title: str, found: dict[str, Any], name: str) -> dict[str, str]:
+    """A panel an attack, each before the same clean images."""
+    edges = np.array(found["edges"])
+    shares = {kind: np.array(counts) / max(1, sum(counts)) for kind, counts in found["counts"].items()}
+    clean = shares.pop("clean")
+
+    def draw(figure: Any) -> None:
+        columns = min(3, max(1, len(shares)))
+        rows = max(1, -(-len(shares) // columns))
+        figure.set_figheight(0.6 + max(1.0, 2.4 / rows) * rows)
+        panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
+        for panel, (kind, share) in zip(panels, shares.items(), strict=False):
+            panel.stairs(share, edges, color="C3", linewidth=1.0, fill=True, alpha=0.45)
+            panel.set_title(kind, fontsize=8, pad=2)
+        for panel in panels[: max(1, len(shares))]:
+            panel.stairs(clean, edges, color="#555555", linewidth=1.0)
+            panel.tick_params(labelsize=7)
+            panel.grid(alpha=0.3)
+        for panel in panels[max(1, len(shares)) :]:
+            panel.set_visible(False)
+        # the last bin holds all that is beyond it, and may be as high as 1
+        highest = max(share[:-1].max() for share in (clean, *shares.values()))
+        panels[0].set(ylim=(0, 1.1 * highest))
+        figure.supxlabel("bits/dim" if name == "bits_per_dim" else name, fontsize=9)
+        figure.supylabel("share of images", fontsize=9)
+
+    alt = f"{title}: clean images, as a line, and each attack, filled"
+    return _drawn(f"{title}: clean (line) and attacked (filled)", alt, draw)
 
 
 def _p_values(axes: Any, counts: list[int]) -> None:
@@ -106,7 +136,6 @@ def _p_values(axes: Any, counts: list[int]) -> None:
     axes.stairs(np.array(counts) / total, np.linspace(0, 1, len(counts) + 1), fill=True, color="#999999", alpha=0.6)
     axes.axhline(1 / len(counts), color="C3", linewidth=1.4, label="uniform")
     axes.set(xlabel="p-value", ylabel="share of clean images")
-    axes.legend(fontsize=7)
 
 
 def _calibration(axes: Any, pairs: list[list[float]], n: int, m: int) -> None:
@@ -119,18 +148,19 @@ def _calibration(axes: Any, pairs: list[list[float]], n: int, m: int) -> None:
     axes.plot(rates[some], observed[some], color="C0", marker="o", markersize=3, linewidth=1.2, label="observed")
     axes.plot([rates[0], 1], [rates[0], 1], color="C3", linewidth=1, label="promised")
     axes.set(xscale="log", yscale="log", xlabel="promised false-alarm rate", ylabel="observed")
-    axes.legend(fontsize=7)
 
 
 def _success(axes: Any, rows: list[dict[str, Any]]) -> None:
-    for i, name in enumerate(dict.fromkeys(row["attack"] for row in rows)):
+    names = list(dict.fromkeys(row["attack"] for row in rows))
+    for i, name in enumerate(names):
         chosen = [row for row in rows if row["attack"] == name]
-        eps, share = [row["eps"] for row in chosen], [row["success_at_fpr_0.05"] for row in chosen]
+        # side by side, where they coincide
+        eps = np.array([row["eps"] for row in chosen]) * 1.025 ** (i - (len(names) - 1) / 2)
+        share = np.array([row["success_at_fpr_0.05"] for row in chosen])
         low, high = np.array([row["success_at_fpr_0.05_ci"] for row in chosen]).T
-        errors = [np.array(share) - low, high - np.array(share)]
-        axes.errorbar(eps, share, errors, marker="o", markersize=3, capsize=2, label=name, **_style(i))
-    axes.set(xscale="log", xlabel="budget, 8-bit steps (Linf)", ylabel="get by", ylim=(-0.03, 1.03))
+        style = {**_style(i, len(names)), "linewidth": 1.2}
+        axes.errorbar(eps, share, [share - low, high - share], marker="o", markersize=3, capsize=2, label=name, **style)
+    axes.set(xscale="log", xlabel="budget, 8-bit steps", ylabel="get by", ylim=(-0.03, 1.03))
     budgets = sorted({row["eps"] for row in rows})
     axes.set_xticks(budgets, [str(b) for b in budgets])
     axes.minorticks_off()
-    axes.legend(fontsize=7)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..storage import whole_file
 from .adaptive import failed_checks, knowing
+from .gallery import CLASSES
 from .plots import plots
 
 
@@ -29,11 +30,16 @@ def html(results: dict[str, Any]) -> str:
     from jinja2 import Environment, PackageLoader
     from markupsafe import Markup
 
-    def cell(value: float | None, interval: list[float] | None, form: str) -> str:
-        if value is None or interval is None:
-            return Markup("<td>-</td><td></td>")
-        low, high = (form.format(bound) for bound in interval)
-        return Markup('<td>{}</td><td class="range">{} to {}</td>').format(form.format(value), low, high)
+    def cell(row: dict[str, Any], key: str, form: str) -> str:
+        if row[key] is None:
+            return Markup("<td>-</td>")
+        low, high = (form.format(bound) for bound in row[f"{key}_ci"])
+        value, low = form.format(row[key]), low.rstrip("%")
+        return Markup('<td>{} <span class="range">{} to {}</span></td>').format(value, low, high)
+
+    def class_name(label: int) -> str | int:
+        names = CLASSES.get(results["data"], ())
+        return names[label] if label < len(names) else label
 
     environment = Environment(loader=PackageLoader("pixeldefend.eval"), autoescape=True)
     return environment.get_template("report.html.j2").render(
@@ -42,6 +48,7 @@ def html(results: dict[str, Any]) -> str:
         failed=failed_checks(results["adaptive"]),
         plots=plots(results),
         cell=cell,
+        class_name=class_name,
     )
 
 
@@ -54,8 +61,11 @@ def verdict(results: dict[str, Any]) -> str:
     else:
         key = "tpr_at_fpr_0.01"
         mean, worst = sum(row[key] for row in own) / len(own), min(own, key=lambda row: row[key])
-        text = f"At 1 % false alarms {results['score']} detects {mean:.0%} of the attacked images"
-        text += f", of the hardest attack ({worst['attack']}) {worst[key]:.0%}." if len(own) > 1 else "."
+        low, high = worst[f"{key}_ci"]
+        of = f"{worst['succeeded']} images attacked by {worst['attack']}"
+        hardest = f"{worst[key]:.0%} ({low:.0%} to {high:.0%}) of {of}"
+        text = f"At 1 % false alarms {results['score']} detects "
+        text += f"{mean:.0%} on average over {len(own)} attacks, and {hardest}." if len(own) > 1 else f"{hardest}."
     both = knowing(results["adaptive"])
     if both:
         small = [row for row in both if row["eps"] <= 8] or both
