@@ -14,10 +14,12 @@ import pytest
 import torch
 from helpers import SAMPLE, Brightness, clean_images
 from torch import nn
+from typer.testing import CliRunner
 
 import pixeldefend.eval
 from pixeldefend import Detector, load_classifier, load_detector
 from pixeldefend.attacks import craft
+from pixeldefend.cli import app
 from pixeldefend.datasets import DataSet, Images
 from pixeldefend.eval import (
     ADAPTIVE,
@@ -39,6 +41,7 @@ from pixeldefend.eval.adaptive import _Runner
 from pixeldefend.eval.report import html, verdict
 from pixeldefend.storage import load_tensors
 
+RESULTS = Path(__file__).parent.parent / "eval" / "results"
 SCHEMA = json.loads((importlib.resources.files("pixeldefend.eval") / "results.schema.json").read_text())
 
 
@@ -98,6 +101,12 @@ def test_results_follow_their_schema(results, detector, data):
     jsonschema.validate({**results, "command": "x"}, SCHEMA)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**results, "unheard_of": 1}, SCHEMA)
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*/results.json")), ids=lambda path: path.parent.name)
+def test_published_results_follow_their_schema(path):
+    errors = jsonschema.Draft202012Validator(SCHEMA).iter_errors(json.loads(path.read_text()))
+    assert [f"{error.json_path}: {error.message[:100]}" for error in errors] == []
 
 
 def test_two_runs_give_the_same_and_an_interrupted_one_goes_on(detector, data, tmp_path):
@@ -312,6 +321,14 @@ def test_an_autoencoder_sees_noise_and_chance_sees_nothing(data):
     assert find_detector("random", Trained(), data, fpr=0.05).is_adversarial(noise).mean() < 0.15
 
 
+class Net(nn.Module):
+    """As MINE's."""
+
+    def forward(self, x):
+        left, right = x[..., :4].mean((1, 2, 3)), x[..., 4:].mean((1, 2, 3))
+        return 20 * torch.stack([left, right], 1)
+
+
 MINE = '''
 import numpy as np, torch
 from torch import nn
@@ -408,6 +425,62 @@ def test_runs_side_by_side(results, tmp_path):
         side_by_side([tmp_path / "a", tmp_path / "c.json"])
     with pytest.raises(FileNotFoundError):
         side_by_side([tmp_path / "a", tmp_path / "absent"])
+
+
+@pytest.fixture
+def files(mine, tiny_density, data):
+    """A folder with data.npz, detector.safetensors and mine.py, and what runs a command there."""
+    x, new = clean_images(240, seed=1), clean_images(400, seed=2)
+    y, new_y = (Net()(torch.from_numpy(images)[:, None] / 255).argmax(1).numpy() for images in (x, new))
+    np.savez(mine / "data.npz", x=x, y=y, x_test=new, y_test=new_y)
+    Detector(tiny_density, fpr=0.05).fit(data.calibration.x).save(mine / "detector.safetensors")
+
+    def run(*arguments):
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    return run
+
+
+MODELS = ["--detector", "detector.safetensors", "--classifier", "mine:net", "--data", "data.npz"]
+
+
+def test_a_suite_is_kept_and_its_runs_compared_on_the_command_line(files, mine):
+    found = []
+    for name in ("a", "b"):
+        run = files("benchmark", *MODELS, "--suite", "quick", "--keep", "kept", "--out", name)
+        assert run.exit_code == 0, run.stderr
+        kept = {path.name: path.stat().st_mtime_ns for path in (mine / "kept").iterdir()}
+        found.append((json.loads((mine / name / "results.json").read_text()), kept))
+    (first, made), (second, taken) = found
+    assert made == taken  # nothing is made again
+    assert len(made) == len(SUITES["quick"]["attacks"])
+    for results in (first, second):
+        jsonschema.validate(results, SCHEMA)
+        del results["milliseconds"], results["command"]
+    assert first == second
+    assert {row["attack"] for row in first["rows"]} == set(SUITES["quick"]["attacks"])
+    run = files("compare", "a", "b")
+    assert run.exit_code == 0, run.stderr
+    assert "| attack | A | B |" in run.stdout
+    run = files("compare", "a", "absent")
+    assert run.exit_code == 2
+    assert "there is no file" in run.stderr
+
+
+def test_several_detectors_under_a_suite_on_the_command_line(files, mine):
+    several = [*MODELS, "--detector", "mine:spread", "--attacks", "fgsm-8", "--limit", "20", "--out", "both"]
+    run = files("benchmark", *several, "--controls")
+    assert run.exit_code == 2
+    assert "one detector at a time" in run.stderr
+    knowing = ["--adaptive", "joint-pgd,transfer-pgd", "--eps", "4,8", "--steps", "3", "--adaptive-limit", "3"]
+    knowing += ["--dear-eps", "8", "--surrogate-classifier", "mine:net", "--surrogate-detector", "mine:spread"]
+    run = files("benchmark", *several, "--suite", "standard", *knowing)
+    assert run.exit_code == 0, run.stderr
+    results = json.loads((mine / "both" / "comparison.json").read_text())
+    assert [found["controls"] for found in results["detectors"].values()] == [[], []]
+    assert "| attack | detector | mine:spread |" in run.stdout
+    assert run.stdout.count("| transfer-pgd, 8/255 |") == 1
+    assert "transfer-pgd, 4/255" not in run.stdout
 
 
 def test_a_leaderboard(results, tmp_path):

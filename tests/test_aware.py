@@ -72,14 +72,21 @@ def test_l2_keeps_its_budget(attacked):
     assert (found - x).flatten(1).norm(dim=1).max() <= 0.5 + 8 * 0.5 / 255
 
 
-def test_decision_based_attacks_become_aware(attacked):
+@pytest.mark.parametrize(
+    "attack",
+    [
+        foolbox.attacks.BoundaryAttack(steps=20),
+        foolbox.attacks.HopSkipJumpAttack(steps=2, initial_gradient_eval_steps=20, max_gradient_eval_steps=20),
+    ],
+    ids=lambda attack: type(attack).__name__,
+)
+def test_decision_based_attacks_become_aware(attack, attacked):
     detector, x, y, model = attacked
     start = JointPGD(detector, steps=60)
     _, found, success = start(model, x, Misclassification(y) & Undetected(detector), epsilons=24 / 255)
     assert success.any()
-    boundary = foolbox.attacks.BoundaryAttack(steps=20)
     criterion = Misclassification(y[success]) & Undetected(detector)
-    _, closer, still = boundary(model, x[success], criterion, epsilons=None, starting_points=found[success])
+    _, closer, still = attack(model, x[success], criterion, epsilons=None, starting_points=found[success])
     assert still.all()
     assert ((closer - x[success]).flatten(1).norm(dim=1) <= (found - x)[success].flatten(1).norm(dim=1) + 1e-6).all()
     assert "excess_surprisal at 0.05" in repr(Undetected(detector))
