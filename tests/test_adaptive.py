@@ -2,6 +2,7 @@
 
 import importlib.resources
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,7 @@ from pixeldefend.eval import (
 from pixeldefend.eval.adaptive import _Runner
 from pixeldefend.eval.report import html, verdict
 from pixeldefend.storage import load_tensors
+from pixeldefend.training import worst_within
 
 RESULTS = Path(__file__).parent.parent / "eval" / "results"
 SCHEMA = json.loads((importlib.resources.files("pixeldefend.eval") / "results.schema.json").read_text())
@@ -405,6 +407,43 @@ def test_pickles_are_refused(mine):
     assert not (mine / "ran").exists()
     with pytest.raises(FileNotFoundError):
         find_classifier("absent.pt2")
+
+
+def test_the_documented_models_run_as_documented(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    sys.modules.pop("mine", None)
+    guide = (RESULTS.parent.parent / "docs" / "benchmark.md").read_text()
+    for block in re.findall(r"```python\n(# (?:mine|export)\.py\n.*?)```", guide, re.DOTALL):
+        name, _, text = block[2:].partition("\n")
+        (tmp_path / name).write_text(text)
+    exec((tmp_path / "export.py").read_text(), {})
+    with np.load(SAMPLE) as file:
+        x, y = file["x"], file["y"]
+    np.savez("data.npz", x=x[:250], y=y[:250], x_test=x[250:], y_test=y[250:])
+    shared = ["--data", "data.npz", "--attacks", "fgsm-8", "--limit", "10"]
+    models = (("mine:detector", "mine.pt2", "spsa"), ("mine:roughness", "mine.pt", "joint-pgd"))
+    for detector, classifier, attack in models:
+        knowing = ["--adaptive", attack, "--eps", "8", "--steps", "1", "--adaptive-limit", "2", "--dear-limit", "1"]
+        names = ["--detector", detector, "--classifier", classifier, "--out", attack]
+        run = CliRunner().invoke(app, ["benchmark", *names, *shared, *knowing])
+        assert run.exit_code == 0, run.stderr
+        assert f"| {attack} | classifier + detector | 8/255 |" in run.stdout
+
+
+def test_a_classifier_is_trained_on_the_worst_images(files, mine):
+    x = torch.from_numpy(clean_images(20, seed=1))[:, None] / 255
+    y = Net()(x).argmax(1)
+    worst = worst_within(Net(), x, y, 4 / 255)
+    assert (worst - x).abs().max() <= 4 / 255 + 1e-6
+    assert 0 <= worst.min() <= worst.max() <= 1
+    assert nn.functional.cross_entropy(Net()(worst), y) > nn.functional.cross_entropy(Net()(x), y)
+    train = ["train", "classifier", "--data", "data.npz", "--out", "robust", "--width", "4", "--epochs", "2"]
+    run = files(*train, "--adversarial", "3", "--batch-size", "32", "--warmup", "4", "--accelerator", "cpu")
+    assert run.exit_code == 0, run.stderr
+    path = mine / "robust" / "classifier.safetensors"
+    assert load_tensors(path)[1]["recipe"]["adversarial"] == 3
+    assert isinstance(find_classifier(str(path)), nn.Module)
 
 
 # -- several runs ------------------------------------------------------------------------------------------------------
