@@ -26,9 +26,11 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 16 * 2**20
 MAX_SCANS = 100  # of a JPEG, progressive ones have about ten; each costs a pass over all pixels, however few its bytes
+MAX_SEGMENTS = 10_000  # of a JPEG; empty ones, millions of them, would cost seconds
 
 # where a segment of a JPEG begins: 00 stands for an FF among the data, 01 and D0 to D8 have no segment
 MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+SCAN, END = 0xDA, 0xD9
 
 WANTED = (
     "a path, a PIL image, a numpy array (H, W), (H, W, 3), (N, H, W) or (N, H, W, C), or a torch tensor (C, H, W) or "
@@ -41,10 +43,10 @@ def read_image(file: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PI
 
     Returns uint8 (H, W) for grey images or (H, W, 3). EXIF orientation is applied; palettes and 1-bit images are
     expanded; an alpha channel that is fully opaque is dropped.
-    Raises ValueError if the file is of another format, empty, truncated or damaged, above 64 MiB, max_pixels or 100
-    scans (all checked before anything is decoded), animated, 16-bit, CMYK or of another mode, or if it is translucent:
-    what a classifier would see of those depends on a conversion that is not ours to choose. Raises OSError if the file
-    cannot be read.
+    Raises ValueError if the file is of another format, empty, truncated or damaged, above 64 MiB, max_pixels, or the
+    scans and segments of a JPEG that are read (all checked before anything is decoded), animated, 16-bit, CMYK or of
+    another mode, or if it is translucent: what a classifier would see of those depends on a conversion that is not ours
+    to choose. Raises OSError if the file cannot be read.
     """
     data = file if isinstance(file, bytes) else read_bytes(file)
     with _opened(data, max_pixels) as image:
@@ -70,8 +72,8 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
             raise ValueError("16-bit PNGs are not screened; convert to 8-bit grey or RGB first")
         if b"IEND" not in data:  # nor does it miss the end
             raise ValueError("truncated or damaged: the PNG has no end")
-    if data.startswith(b"\xff\xd8") and _has_too_many_scans(data):
-        raise ValueError(f"the JPEG has more than {MAX_SCANS} scans, which are not decoded; save it as a plain JPEG")
+    if data.startswith(b"\xff\xd8"):
+        _check_jpeg(data)
     try:
         with _strictly(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
@@ -84,16 +86,19 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
         raise ValueError(f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image") from None
 
 
-def _has_too_many_scans(jpeg: bytes) -> bool:
-    """Counts them up to the end of the image, past segments (thumbnails, profiles) whose bytes may look like some."""
+def _check_jpeg(data: bytes) -> None:
+    """Raises ValueError for more scans or segments than are decoded. They are counted up to the end of the image, past
+    segments (thumbnails, profiles) whose bytes may look like some."""
     scans, place = 0, 2
-    while scans <= MAX_SCANS and (found := MARKER.search(jpeg, place)):
-        kind = jpeg[found.end() - 1]
-        if kind == 0xD9:  # the end
-            return False
-        scans += kind == 0xDA
-        place = found.end() + max(2, int.from_bytes(jpeg[found.end() : found.end() + 2], "big"))
-    return scans > MAX_SCANS
+    for _ in range(MAX_SEGMENTS):
+        found = MARKER.search(data, place)
+        if found is None or found[0][1] == END:
+            return
+        scans += found[0][1] == SCAN
+        if scans > MAX_SCANS:
+            raise ValueError(f"the JPEG has more than {MAX_SCANS} scans; save it as a plain JPEG")
+        place = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2], "big"))
+    raise ValueError(f"the JPEG has more than {MAX_SEGMENTS} segments; save it as a plain JPEG")
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:

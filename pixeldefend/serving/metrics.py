@@ -90,7 +90,7 @@ def _kind(error: str) -> str:
         "no shipped detector": "size",
         "the detector models": "size",
         "the detectors here model": "size",
-        "scans": "too many scans",
+        "save it as a plain JPEG": "format",
         "pixels that are decoded": "too many pixels",
         "decompression bomb": "too many pixels",
         "is not a": "format",

@@ -105,7 +105,8 @@ def _read(body: bytes, length: str | None, shape: tuple[int, int, int]) -> tuple
     inputs = asked.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise HTTPException(400, "one input tensor is wanted: images")
-    wanted = {key: asked[key] for key in ("id", "parameters", "outputs") if key in asked}  # the rest may be large
+    # without what has been read, and what was not asked for: either may be large, and is held until the answer
+    wanted: dict[str, Any] = {key: asked[key] for key in ("id", "parameters", "outputs") if key in asked}
     if inputs[0].get("datatype") == "BYTES":
         return wanted, _files(inputs[0], rest)
     return wanted, _pixels(inputs[0], rest, shape)
