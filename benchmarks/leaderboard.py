@@ -113,7 +113,8 @@ def main() -> None:
             detectors[name](),
             classifier,
             data,
-            attacks=ATTACKS,
+            # what an attack must do to a classifier that withstands the others
+            attacks=[*ATTACKS, "pgd-25"] if arguments.classifier else ATTACKS,
             scores=["bits_per_dim"] if own else [],
             limit=arguments.limit,
             clean=min(2500, len(data.test)),
