@@ -254,6 +254,14 @@ def test_the_command_lists_filters_and_exports(log, tmp_path):
     assert (tmp_path / "other.sqlite").read_bytes() == before
 
 
+def test_the_table_of_a_screening_obeys_no_name(tmp_path):
+    (tmp_path / "\x1b[31mred.png").write_bytes(b"")
+    done = subprocess.run([COMMAND, "screen", tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert r"\x1b[31mred.png" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
 def test_the_command_recalibrates_and_refuses_too_few(log, tiny_detector, tmp_path):
     def recalibrate(*more, source=log.path):
         command = [COMMAND, "recalibrate", "--detector", "tiny.safetensors"]
