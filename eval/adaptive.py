@@ -39,7 +39,7 @@ class Adaptive:
     the classifier alone, purified or not. dear: takes long, and is made for fewer images. purified: it is the purified
     image that must be read wrongly. detected: and the image itself must not be flagged. surrogate: made for another
     classifier and detector than it is judged by. norm: "linf", or "l2", whose budget is the root mean square of what a
-    sub-pixel changes."""
+    sub-pixel changes (rounding may add a little)."""
 
     make: type[AwarePGD] | None
     purified: bool = False
@@ -211,8 +211,7 @@ class _Runner:
         assert detector.density is not None
         self.device = detector.density.device
         self.models = _identity(classifier, detector)
-        if surrogate is not None:
-            self.models += _identity(*surrogate)
+        self.surrogates = "" if surrogate is None else _identity(*surrogate)
 
     def defence(self, attack: Adaptive) -> nn.Module:
         """What must read the image wrongly."""
@@ -231,7 +230,7 @@ class _Runner:
         return images[places], int(places[-1]) + 1 if len(places) == limit else len(images)
 
     def outcome(self, name: str, images: Images, eps: int, found: Outcome) -> Outcome:
-        """found: within the next smaller budget, by which the rest is told. Returns what is found within this one."""
+        """found: what was, within the next smaller budget. Attacks the rest, and returns both together."""
         found = copy.deepcopy(found)
         self.aim(name, images, eps, AIMED, found, ~found.got_by[AIMED])
         if ADAPTIVE[name].make is not None:
@@ -254,10 +253,11 @@ class _Runner:
     def made(self, name: str, images: Images, eps: int, fpr: float, steps: int, restarts: int) -> tuple[Tensor, Tensor]:
         """Returns (N, C, H, W) uint8 and (N,) queries, a chunk at a time."""
         parts = []
+        models = self.models + (self.surrogates if ADAPTIVE[name].surrogate else "")
         for start in range(0, len(images), self.chunk):
             part = images[start : start + self.chunk]
             key = dict(attack=name, eps=eps, fpr=fpr, steps=steps, restarts=restarts, seed=self.seed)
-            key |= dict(images=part.digest(), models=self.models, purify_eps=self.purify_eps, version=VERSION)
+            key |= dict(images=part.digest(), models=models, purify_eps=self.purify_eps, version=VERSION)
             parts.append(self.kept(key, partial(self.attack, name, part, eps, fpr, steps, restarts)))
         return torch.cat([part["images"] for part in parts]), torch.cat([part["queries"] for part in parts])
 
