@@ -20,7 +20,19 @@ from ..attacks import ATTACKS, Attacked, craft
 from ..datasets import DataSet, Images
 from ..detector import Detector
 from ..images import to_uint8
-from ..scores import DEAR, OF_CLASSIFIER, SCORES, Evidence, Fused, LearnedScore, Score, bits_per_dim, make_score
+from ..scores import (
+    DEAR,
+    OF_CLASSIFIER,
+    SCORES,
+    Combined,
+    Evidence,
+    Fused,
+    LearnedScore,
+    Score,
+    bits_per_dim,
+    make_score,
+    with_noise,
+)
 from ..transformations import TRANSFORMATIONS, transform
 from .adaptive import run_adaptive
 from .gallery import gallery
@@ -316,8 +328,10 @@ def _calibrated(detector: Detector, names: list[str], data: DataSet) -> tuple[di
     }
     if learners:
         features = _suspicions(detector, {name: score.features for name, score in learners.items()}, data.fit.x)
+        contrasted = {name: score.features for name, score in learners.items() if score.contrasted}
+        noisy = _suspicions(detector, contrasted, to_uint8(with_noise(data.fit.x / 255))) if contrasted else {}
         for name, score in learners.items():
-            score.fit(torch.from_numpy(features[name]))
+            score.fit(*(torch.from_numpy(part[name]) for part in (features, noisy) if name in part))
     others = {name: function for name, function in functions.items() if name not in calibration}
     if others:
         calibration |= _suspicions(detector, others, data.calibration.x)
@@ -394,8 +408,8 @@ def _usual_scores(detector: Detector, data: DataSet, log: Callable[[str], None])
     for name in [name for name in SCORES if name not in DEAR]:
         score = make_score(name)
         try:
-            if isinstance(score, Fused) and len(data.fit) < Fused.LEAST:
-                raise ValueError(f"it needs {Fused.LEAST} images to fit on, there are {len(data.fit)}")
+            if isinstance(score, Combined | Fused) and len(data.fit) < Combined.LEAST:
+                raise ValueError(f"it needs {Combined.LEAST} images to fit on, there are {len(data.fit)}")
             first = score.features if isinstance(score, LearnedScore) else score
             _suspicions(detector, {name: first}, data.test.x[:1])
             names.append(name)

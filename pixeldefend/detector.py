@@ -20,7 +20,7 @@ from .backends import ARITHMETIC, check_backend, on_backend
 from .conformal import Array
 from .densities import Density, build
 from .images import match_channels, to_batch
-from .scores import Evidence, LearnedScore, bits_per_dim, learned, make_score
+from .scores import Evidence, LearnedScore, bits_per_dim, make_score, teach
 from .storage import load_tensors, save_tensors
 from .transformations import check_name, transform
 
@@ -134,7 +134,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         conformal.rank(self.fpr, len(x), self.confidence)  # too few are refused before they are scored
         _check_distinct(x)
         if isinstance(score, LearnedScore):
-            score.fit(torch.from_numpy(self._each(score.features, learn)))
+            teach(score, lambda images: torch.from_numpy(self._each(score.features, images)), learn)
         calibrations = {}
         # one calibration for all backends of the same arithmetic, made by the one in use where that is among them
         makers = {ARITHMETIC[check_backend(name)]: name for name in (*backends, self.backend)}
@@ -286,7 +286,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             "kind": "detector",
             "density": self.density.config,
             "parameters": parameters,
-            "learned": learned(self.score_),
+            "learned": self.score_.learned() if isinstance(self.score_, LearnedScore) else {},
         }
         if self.transformations_:
             meta["transformations"] = self.transformations_
@@ -315,7 +315,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         )
         detector = cls(density.eval().to(device), **parameters, classifier=classifier)
         detector.score_ = make_score(detector.score_name)
-        vars(detector.score_).update(meta["learned"])
+        if isinstance(detector.score_, LearnedScore):
+            detector.score_.recall(meta["learned"])
         detector.calibrations_ = {
             arithmetic: tensors[_calibration(arithmetic)].numpy()
             for arithmetic in dict.fromkeys(ARITHMETIC.values())

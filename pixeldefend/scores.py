@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 from scipy.stats import norm
+from sklearn.covariance import LedoitWolf
 from sklearn.linear_model import LinearRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -180,6 +181,14 @@ def top_surprisal(evidence: Evidence) -> Tensor:
     return values.topk(max(1, values.shape[1] // 100), 1).values.mean(1)
 
 
+def top_pixels(evidence: Evidence) -> Tensor:
+    """Mean excess surprisal of the three pixels where it is highest, all channels together: for attacks on a handful of
+    pixels. Returns (N,), in standard deviations."""
+    excess, variance = (t.sum(1) if t.ndim == 4 else t for t in (evidence.excess, evidence.surprisal_variance))
+    values = (excess / variance.clamp(min=TINY).sqrt()).flatten(1)
+    return values.topk(min(3, values.shape[1]), 1).values.mean(1)
+
+
 def patch_surprisal(evidence: Evidence) -> Tensor:
     """The highest excess surprisal of any patch of 4 x 4 pixels (of rows: of 16 sites in a row). Returns (N,), in
     standard deviations."""
@@ -207,23 +216,26 @@ def pit_tails(evidence: Evidence) -> Tensor:
 
 
 class PitLag:
-    """Minus the correlation of the PIT's normal residuals with those of the neighbouring site along an axis.
+    """Minus the correlation of the PIT's normal residuals with those of a site so many channels, rows and columns
+    before.
 
-    Under the model there is none; under a model that misses some structure of clean images the residuals of these are
-    faintly correlated, and those of noise are not. axis: 1 channels, 2 columns (with the pixel above), 3 rows (with the
-    pixel to the left).
+    Under the model there is none (Rosenblatt 1952); under a model that misses some structure of clean images the
+    residuals of these are faintly correlated, and those of noise are not. columns below 0: to the right, in rows above.
     """
 
-    def __init__(self, axis: int) -> None:
-        self.axis = axis
+    def __init__(self, *, channels: int = 0, rows: int = 0, columns: int = 0) -> None:
+        self.lags = (channels, rows, columns)
 
     def __call__(self, evidence: Evidence) -> Tensor:
-        """Returns (N,), minus a correlation; 0 if the axis has one site, or is not there."""
+        """Returns (N,), minus a correlation; 0 if no two sites lie so."""
         z = evidence.residuals if evidence.x.ndim == 4 else evidence.residuals.flatten(1)[:, None, None]
-        n = z.shape[self.axis]
-        if n < 2:
+        if any(size <= abs(lag) for size, lag in zip(z.shape[1:], self.lags, strict=True)):
             return z.new_zeros(len(z))
-        a, b = z.narrow(self.axis, 0, n - 1).flatten(1), z.narrow(self.axis, 1, n - 1).flatten(1)
+        a = b = z
+        for axis, lag in enumerate(self.lags, start=1):
+            size = z.shape[axis] - abs(lag)
+            a, b = a.narrow(axis, max(lag, 0), size), b.narrow(axis, max(-lag, 0), size)
+        a, b = a.flatten(1), b.flatten(1)
         return -F.cosine_similarity(a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True), dim=1)
 
 
@@ -290,15 +302,20 @@ class PurifiedDisagreement:
 
 class LearnedScore(ABC):
     """A score that learns something from clean images, which must not be those that calibrate it. What it learns are
-    plain JSON values, in attributes that end in an underscore."""
+    plain JSON values, in attributes that end in an underscore.
+
+    contrasted: it also learns from the same images `with_noise`.
+    """
+
+    contrasted = False
 
     @abstractmethod
     def features(self, evidence: Evidence) -> Tensor:
         """Returns (N,) or (N, K): what `fit` learns from."""
 
     @abstractmethod
-    def fit(self, features: Tensor) -> LearnedScore:
-        """features: of clean images."""
+    def fit(self, features: Tensor, noisy: Tensor | None = None) -> LearnedScore:
+        """features: of clean images. noisy: of the same with noise, if it is contrasted."""
 
     @abstractmethod
     def of(self, features: Tensor) -> Tensor:
@@ -307,6 +324,30 @@ class LearnedScore(ABC):
     def __call__(self, evidence: Evidence) -> Tensor:
         """Returns (N,)."""
         return self.of(self.features(evidence))
+
+    def learned(self) -> dict[str, Any]:
+        """Returns what it has learned: plain JSON values by the names of their attributes."""
+        return {name: value for name, value in vars(self).items() if name.endswith("_")}
+
+    def recall(self, learned: dict[str, Any]) -> LearnedScore:
+        """Takes over what `learned` returned."""
+        vars(self).update(learned)
+        return self
+
+
+def teach(score: LearnedScore, features: Callable[[Tensor], Tensor], x: Tensor) -> LearnedScore:
+    """Fits a score on clean images. features: x -> those of the score. x: (N, *event), as they came."""
+    return score.fit(*map(features, [x, with_noise(x)] if score.contrasted else [x]))
+
+
+def with_noise(x: Tensor) -> Tensor:
+    """x: (N, C, H, W) in [0, 1]. Returns the same with a random half of all sub-pixels moved by -1, 0 or 1 step of 8
+    bits; the same noise for the same x. Rows, which may be of any unit, are returned as they are."""
+    if x.ndim != 4:
+        return x
+    generator = torch.Generator().manual_seed(0)
+    step = torch.randint(-1, 2, x.shape, generator=generator) * torch.randint(2, x.shape, generator=generator)
+    return (x + step.to(x) / 255).clamp(0, 1)
 
 
 class Typicality(LearnedScore):
@@ -319,7 +360,7 @@ class Typicality(LearnedScore):
         """Returns (N,): bits/dim."""
         return bits_per_dim(evidence)
 
-    def fit(self, features: Tensor) -> Typicality:
+    def fit(self, features: Tensor, noisy: Tensor | None = None) -> Typicality:
         """features: (N,). Learns `center_`, their mean."""
         self.center_ = features.double().mean().item()
         return self
@@ -346,7 +387,7 @@ class SurprisalGiven(LearnedScore):
         """Returns (N, 2): nats a site, and the predictor."""
         return torch.stack([evidence.surprisal.flatten(1).mean(1), self.predictor(evidence)], 1)
 
-    def fit(self, features: Tensor) -> SurprisalGiven:
+    def fit(self, features: Tensor, noisy: Tensor | None = None) -> SurprisalGiven:
         """features: (N, 2). Learns `slope_` and `intercept_`."""
         y, x = features.double().numpy().T
         line = LinearRegression().fit(x[:, None], y)
@@ -358,14 +399,9 @@ class SurprisalGiven(LearnedScore):
         return y - self.slope_ * x - self.intercept_
 
 
-class Fused(LearnedScore):
-    """Several scores as one: the length of the vector of what is too high among them.
-
-    Each member is made standard normal by the distribution of clean images: by its quantiles, and above the highest
-    fiftieth linearly, so that what is far above all clean images counts as far. The score is
-    sqrt(sum_k max(z_k, 0)^2): of independent normal numbers whose means may have moved up, whichever and however far,
-    it is the likelihood-ratio statistic (Kudo 1963). It looks one way, unlike the density of states of Morningstar et
-    al. (2021, arXiv:2006.09273) or a Mahalanobis distance, for which an image is as odd if it is too smooth.
+class Combined(LearnedScore):
+    """Several scores, each made standard normal by the distribution of clean images: by its quantiles, and beyond the
+    outermost fiftieths ever more slowly, so that what is far counts as far, but one score does not drown all others.
 
     members: names in `SCORES` of scores that learn nothing. Those that are the same for nearly all clean images (of
     grey ones, those between channels) are left out.
@@ -374,8 +410,7 @@ class Fused(LearnedScore):
     members_: list[str]
     quantiles_: list[list[float]]
 
-    SHARES = np.linspace(0.02, 0.98, 49)
-    LEAST = 50  # images, for the outermost of these
+    LEAST = 50  # images, for the outermost of the quantiles
 
     def __init__(self, members: Sequence[str]) -> None:
         self.members = members
@@ -384,7 +419,7 @@ class Fused(LearnedScore):
         """Returns (N, K): the members."""
         return torch.stack([evidence.once(make_score(name)).double() for name in self.members], 1)
 
-    def fit(self, features: Tensor) -> Fused:
+    def fit(self, features: Tensor, noisy: Tensor | None = None) -> Combined:
         """features: (N, K). Learns which members differ, and their quantiles. Raises ValueError if N is below 50,
         or none differs between images."""
         if len(features) < self.LEAST:
@@ -392,41 +427,151 @@ class Fused(LearnedScore):
                 f"scores are fused on at least {self.LEAST} clean images to fit on, got {len(features)}: give more "
                 "(X_fit), or take one score"
             )
-        quantiles = dict(zip(self.members, np.quantile(features.numpy(), self.SHARES, axis=0).T, strict=True))
-        differ = {name: values.tolist() for name, values in quantiles.items() if np.ptp(values) > 0}
+        quantiles = dict(zip(self.members, map(quantiles_of, features.unbind(1)), strict=True))
+        differ = {name: values for name, values in quantiles.items() if np.ptp(values) > 0}
         if not differ:
             raise ValueError("no score differs between the images to fit on: they are constant, or copies of one")
         self.members_, self.quantiles_ = list(differ), list(differ.values())
         return self
 
+    def normal(self, features: Tensor) -> Tensor:
+        """features: (N, K). Returns (N, K'), float64: the members that differ, standard normal over clean images."""
+        columns = [features[:, self.members.index(name)] for name in self.members_]
+        return torch.stack([to_normal(*pair) for pair in zip(columns, self.quantiles_, strict=True)], 1)
+
+
+class Pooled(Combined):
+    """The length of the vector of what is too high: sqrt(sum_k max(z_k, 0)^2).
+
+    Of independent normal numbers whose means may have moved up, whichever and however far, it is the likelihood-ratio
+    statistic (Kudo 1963). It looks one way, unlike the density of states of Morningstar et al. (2021,
+    arXiv:2006.09273) or a Mahalanobis distance, for which an image is as odd if it is too smooth.
+    """
+
     def of(self, features: Tensor) -> Tensor:
-        total = torch.zeros(len(features), dtype=torch.float64, device=features.device)
-        for name, quantiles in zip(self.members_, self.quantiles_, strict=True):
-            x = features[:, self.members.index(name)].double()
-            total = total + self._normal(x, torch.tensor(quantiles, dtype=x.dtype, device=x.device)).clamp(min=0) ** 2
+        total = self.normal(features).clamp(min=0).square().sum(1)
         return torch.where(total > 0, total.clamp(min=TINY).sqrt(), 0)  # whose gradient at 0 is 0, and not infinite
 
-    def _normal(self, x: Tensor, quantiles: Tensor) -> Tensor:
-        """(N,) values of a member -> standard normal numbers: linear between the quantiles, and beyond the highest."""
-        normal = torch.from_numpy(norm.ppf(self.SHARES)).to(x)
-        right = torch.searchsorted(quantiles, x.detach().contiguous(), right=True).clamp(1, len(quantiles) - 1)
-        left = right - 1
-        width = quantiles[right] - quantiles[left]
-        share = ((x - quantiles[left]) / width.clamp(min=TINY)).clamp(0, 1)
-        z = normal[left] + share * (normal[right] - normal[left])
-        # where half of the clean images say the same, the other half tells what is far
-        reach = quantiles[-1] - quantiles[len(quantiles) // 2]
-        reach = reach if reach > 0 else quantiles[-1] - quantiles[0]
-        return torch.where(x > quantiles[-1], normal[-1] * (1 + (x - quantiles[-1]) / reach), z)
+
+class NoiseContrast(Combined):
+    """The direction in which the least noise moves the members together, against how they vary from one clean image to
+    the next: Fisher's linear discriminant (1936), w = Sigma^-1 delta.
+
+    delta is the mean shift of the members when half of the sub-pixels of clean images move by -1, 0 or 1 step of 8
+    bits, and Sigma their covariance over clean images (shrunk: Ledoit & Wolf 2004): for small shifts that way, the most
+    powerful test of normal numbers. Members that noise does not move help nevertheless, by telling how complex an image
+    is. No attack is seen: noise in their place is the idea of outlier exposure (Hendrycks et al. 2019,
+    arXiv:1812.04606).
+    """
+
+    weights_: list[float]
+
+    contrasted = True
+    FAR = 4.0  # standard deviations; what lies beyond tells the direction no better
+
+    def fit(self, features: Tensor, noisy: Tensor | None = None) -> NoiseContrast:
+        """features, noisy: (N, K), in the same order. Also learns the weights, which are 0 if noise moves nothing."""
+        super().fit(features)
+        if noisy is None:
+            raise ValueError("a contrast is learned from the features of clean images, and of the same with noise")
+        clean, moved = (self.normal(part).clamp(-self.FAR, self.FAR).numpy() for part in (features, noisy))
+        covariance = LedoitWolf().fit(clean).covariance_
+        weights = np.linalg.solve(covariance, (moved - clean).mean(0))
+        self.weights_ = (weights / max(math.sqrt(weights @ covariance @ weights), TINY)).tolist()
+        return self
+
+    def of(self, features: Tensor) -> Tensor:
+        z = self.normal(features)
+        return z @ z.new_tensor(self.weights_)
 
 
-def learned(score: Score) -> dict[str, Any]:
-    """Returns what a score has learned: plain JSON values by the names of their attributes."""
-    return {name: value for name, value in vars(score).items() if name.endswith("_")}
+class Fused(LearnedScore):
+    """Several scores as one: the highest of them, each made standard normal by clean images.
+
+    A union of tests (Roy 1953): it sees what any one of them sees, at the price of the false alarms that all share.
+    parts: names in `SCORES`. Those that are the same for nearly all clean images are left out.
+    """
+
+    quantiles_: dict[str, list[float]]
+    contrasted = True
+
+    def __init__(self, parts: Sequence[str]) -> None:
+        self.parts = {name: make_score(name) for name in parts}
+
+    def features(self, evidence: Evidence) -> Tensor:
+        """Returns (N, K): what the parts learn from, one after the other."""
+        found = []
+        for part in self.parts.values():
+            features = part.features(evidence) if isinstance(part, LearnedScore) else evidence.once(part)
+            found.append(features.double().reshape(len(evidence.x), -1))
+        return torch.cat(found, 1)
+
+    def fit(self, features: Tensor, noisy: Tensor | None = None) -> Fused:
+        """features, noisy: (N, K). Learns all that the parts learn, which of them differ, and their quantiles. Raises
+        ValueError as they do."""
+        both = (self._split(features), self._split(features if noisy is None else noisy))
+        for name, part in self.parts.items():
+            if isinstance(part, LearnedScore):
+                part.fit(*(columns[name] for columns in both))
+        quantiles = {name: quantiles_of(self._part(name, columns)) for name, columns in both[0].items()}
+        self.quantiles_ = {name: values for name, values in quantiles.items() if np.ptp(values) > 0}
+        return self
+
+    def of(self, features: Tensor) -> Tensor:
+        columns = self._split(features)
+        z = [to_normal(self._part(name, columns[name]), quantiles) for name, quantiles in self.quantiles_.items()]
+        return torch.stack(z).amax(0)
+
+    def learned(self) -> dict[str, Any]:
+        parts = {name: part.learned() for name, part in self.parts.items() if isinstance(part, LearnedScore)}
+        return {"quantiles_": self.quantiles_, "parts_": parts}
+
+    def recall(self, learned: dict[str, Any]) -> Fused:
+        for name, values in learned["parts_"].items():
+            part = self.parts[name]
+            assert isinstance(part, LearnedScore)
+            part.recall(values)
+        self.quantiles_ = learned["quantiles_"]
+        return self
+
+    def _split(self, features: Tensor) -> dict[str, Tensor]:
+        """Returns the columns of every part."""
+        sizes = [len(part.members) if isinstance(part, Combined) else 1 for part in self.parts.values()]
+        return dict(zip(self.parts, features.split(sizes, 1), strict=True))
+
+    def _part(self, name: str, features: Tensor) -> Tensor:
+        part = self.parts[name]
+        return part.of(features) if isinstance(part, LearnedScore) else features[:, 0]
+
+
+SHARES = np.linspace(0.02, 0.98, 49)
+
+
+def quantiles_of(values: Tensor) -> list[float]:
+    """values: (N,), of clean images. Returns their quantiles at `SHARES`."""
+    return np.quantile(values.double().cpu().numpy(), SHARES).tolist()
+
+
+def to_normal(values: Tensor, quantiles: list[float]) -> Tensor:
+    """values: (N,). quantiles: of clean images, at `SHARES`. Returns (N,), float64: standard normal numbers if the
+    images are clean; linear between the quantiles, logarithmic beyond them."""
+    x = values.double()
+    q, normal = x.new_tensor(quantiles), torch.from_numpy(norm.ppf(SHARES)).to(x)
+    right = torch.searchsorted(q, x.detach().contiguous(), right=True).clamp(1, len(q) - 1)
+    left = right - 1
+    share = ((x - q[left]) / (q[right] - q[left]).clamp(min=TINY)).clamp(0, 1)
+    z = normal[left] + share * (normal[right] - normal[left])
+    middle, whole = q[len(q) // 2], q[-1] - q[0]
+    for end, beyond in ((-1, x - q[-1]), (0, q[0] - x)):
+        reach = (q[end] - middle).abs()
+        reach = reach if reach > 0 else whole  # where half of the clean images say the same, the other half tells
+        z = torch.where(beyond > 0, normal[end] * (1 + torch.log1p(beyond.clamp(min=0) / reach.clamp(min=TINY))), z)
+    return z
 
 
 def mean_entropy(evidence: Evidence) -> Tensor:
-    """Returns (N,) nats a site: the mean of H_i."""
+    """How complex the image is to the model: the mean of H_i. An attack may raise it; above all it tells other scores
+    what to expect. Returns (N,) nats a site."""
     return evidence.expected_surprisal.flatten(1).mean(1)
 
 
@@ -447,6 +592,18 @@ def compressed_length(evidence: Evidence) -> Tensor:
 
 Score = Callable[[Evidence], Tensor]
 
+
+def make_score(name: str) -> Score:
+    """name: a key of `SCORES` or `OF_CLASSIFIER`. Returns the score, yet to be fitted if it learns. Raises ValueError
+    if unknown."""
+    there = SCORES | OF_CLASSIFIER
+    if name not in there:
+        raise ValueError(f"unknown score {name!r}; there are: {', '.join(there)}")
+    score = there[name]
+    return copy.deepcopy(score) if isinstance(score, LearnedScore) else score
+
+
+OF_CLASSIFIER: dict[str, Score] = {}  # those that look at the classifier that is to be protected
 SCORES: dict[str, Score] = {
     "bits_per_dim": bits_per_dim,
     "typicality": Typicality(),
@@ -461,14 +618,23 @@ SCORES: dict[str, Score] = {
     "first_channel_excess_surprisal": first_channel_excess_surprisal,
     "later_channels_excess_surprisal": later_channels_excess_surprisal,
     "top_surprisal": top_surprisal,
+    "top_pixels": top_pixels,
     "patch_surprisal": patch_surprisal,
     "pit_uniformity": pit_uniformity,
     "pit_tails": pit_tails,
-    "pit_lag_channels": PitLag(1),
-    "pit_lag_columns": PitLag(2),
-    "pit_lag_rows": PitLag(3),
+    "pit_lag_channels": PitLag(channels=1),
+    "pit_lag_columns": PitLag(rows=1),
+    "pit_lag_rows": PitLag(columns=1),
+    "pit_lag_diagonal": PitLag(rows=1, columns=1),
+    "pit_lag_antidiagonal": PitLag(rows=1, columns=-1),
+    "pit_lag_2_columns": PitLag(rows=2),
+    "pit_lag_2_rows": PitLag(columns=2),
+    "mean_entropy": mean_entropy,
 }
-SCORES["fused"] = Fused(
+SCORES["noise_contrast"] = NoiseContrast(
+    [name for name, score in SCORES.items() if not isinstance(score, LearnedScore)]
+)
+SCORES["pooled"] = Pooled(
     [
         "low_entropy_excess_surprisal",
         "excess_surprisal_1_2",
@@ -479,25 +645,17 @@ SCORES["fused"] = Fused(
         "pit_lag_rows",
     ]
 )
+# a little of everything, changed as noise changes it; much of something; all of it in a few pixels
+PARTS = ["noise_contrast", "pooled", "top_pixels"]
+SCORES["fused"] = Fused(PARTS)
 DEAR: dict[str, Score] = {
     "smoothing_gain": smoothing_gain,
     "likeliest_gain": likeliest_gain,
     "gradient_norm": gradient_norm,
 }
 SCORES |= DEAR
-# those that look at the classifier that is to be protected
-OF_CLASSIFIER: dict[str, Score] = {"purified_disagreement": PurifiedDisagreement(eps=4)}
-OF_CLASSIFIER["fused_with_classifier"] = Fused([*SCORES["fused"].members, "purified_disagreement"])  # type: ignore[attr-defined]
-
-
-def make_score(name: str) -> Score:
-    """name: a key of `SCORES` or `OF_CLASSIFIER`. Returns the score, yet to be fitted if it learns. Raises ValueError
-    if unknown."""
-    there = SCORES | OF_CLASSIFIER
-    if name not in there:
-        raise ValueError(f"unknown score {name!r}; there are: {', '.join(there)}")
-    score = there[name]
-    return copy.deepcopy(score) if isinstance(score, LearnedScore) else score
+OF_CLASSIFIER["purified_disagreement"] = PurifiedDisagreement(eps=4)
+OF_CLASSIFIER["fused_with_classifier"] = Fused([*PARTS, "purified_disagreement"])
 
 
 def _gain(evidence: Evidence, x: Tensor) -> Tensor:

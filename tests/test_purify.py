@@ -231,7 +231,7 @@ def test_a_fused_score_may_ask_the_classifier_and_survives_a_file(tiny_density, 
     x, more = clean_images(99), clean_images(60, seed=9)
     detector = Detector(tiny_density, score="fused_with_classifier", classifier=Speckles(), fpr=0.05)
     detector.fit(x, X_fit=more)
-    assert "purified_disagreement" in detector.score_.members_
+    assert "purified_disagreement" in detector.score_.quantiles_
     detector.save(tmp_path / "detector.safetensors")
     again = Detector.load(tmp_path / "detector.safetensors", classifier=Speckles())
     np.testing.assert_allclose(again.p_value(speckled(x[:9])), detector.p_value(speckled(x[:9])))

@@ -1,4 +1,5 @@
 import copy
+import json
 import math
 from itertools import pairwise
 
@@ -15,9 +16,10 @@ from pixeldefend.scores import (
     SCORES,
     BandExcess,
     Evidence,
-    Fused,
     LearnedScore,
+    NoiseContrast,
     PitLag,
+    Pooled,
     SurprisalGiven,
     Typicality,
     bits_per_dim,
@@ -32,8 +34,13 @@ from pixeldefend.scores import (
     patch_surprisal,
     pit_tails,
     pit_uniformity,
+    quantiles_of,
     smoothing_gain,
+    teach,
+    to_normal,
+    top_pixels,
     top_surprisal,
+    with_noise,
 )
 
 
@@ -66,7 +73,7 @@ def test_one_score_an_image_alone_as_in_a_batch_and_finite(name, density):
     x = grid_images(6, 1, 8, 8)
     if isinstance(score, LearnedScore):
         with torch.inference_mode():
-            score.fit(score.features(Evidence(density, grid_images(60, 1, 8, 8))))
+            teach(score, lambda images: score.features(Evidence(density, images)), grid_images(60, 1, 8, 8))
     together, alone = score(Evidence(density, x)), score(Evidence(density, x[:1]))
     assert together.shape == (6,)
     assert torch.isfinite(together).all()
@@ -183,8 +190,8 @@ def test_lag_correlation_by_hand():
     z[0, 0, 0] = torch.tensor([1.0, -1, 1, -1, 1, -1])
     z[1, 0, 0] = torch.tensor([1.0, 2, 3, 4, 5, 6])
     evidence = Given(residuals=z, x=z)
-    assert PitLag(3)(evidence).tolist() == pytest.approx([1.0, -1.0])
-    assert PitLag(1)(evidence).tolist() == [0, 0]
+    assert PitLag(columns=1)(evidence).tolist() == pytest.approx([1.0, -1.0])
+    assert PitLag(channels=1)(evidence).tolist() == [0, 0]
 
 
 def test_a_patch_and_a_few_sites_stand_out():
@@ -252,6 +259,14 @@ def test_gradient_norm_is_that_of_finite_differences(density):
     assert norm == pytest.approx(difference.norm().item(), rel=1e-2)
 
 
+def test_the_three_worst_pixels_count_all_channels_together():
+    surprisal = torch.zeros(1, 3, 4, 4)
+    surprisal[0, :, 0, 0], surprisal[0, 0, 1, 1], surprisal[0, 1, 2, 2], surprisal[0, 2, 3, 3] = 2.0, 3.0, 1.5, 0.5
+    parts = dict(expected_surprisal=torch.zeros(1, 3, 4, 4), surprisal_variance=torch.ones(1, 3, 4, 4))
+    expected = (6 + 3 + 1.5) / 3 / math.sqrt(3)
+    assert top_pixels(Given(surprisal=surprisal, **parts)).item() == pytest.approx(expected)
+
+
 def test_moving_to_likelier_values_gains(density, samples):
     with torch.inference_mode():
         evidence = Evidence(density, samples[:20])
@@ -261,19 +276,22 @@ def test_moving_to_likelier_values_gains(density, samples):
 # -- several as one ----------------------------------------------------------------------------------------------------
 
 
-def fused(clean):
-    """A Fused of given columns."""
-    return Fused(["bits_per_dim", "excess_surprisal", "pit_tails"]).fit(torch.from_numpy(clean))
+COLUMNS = ["bits_per_dim", "excess_surprisal", "pit_tails"]
 
 
-def test_fused_scores_see_what_is_high_in_one_or_a_little_high_in_all():
+def pooled(clean):
+    """A Pooled of given columns."""
+    return Pooled(COLUMNS).fit(torch.from_numpy(clean))
+
+
+def test_pooled_scores_see_what_is_high_in_one_or_a_little_high_in_all():
     random = np.random.RandomState(0)
 
     def clean(n):
         z = random.randn(n, 3)
         return np.stack([np.exp(z[:, 0]), 5 * z[:, 1] - 7, z[:, 2] ** 3], 1)
 
-    score = fused(clean(4000))
+    score = pooled(clean(4000))
     usual = score.of(torch.from_numpy(clean(4000)))
     odd = torch.tensor([[1.0, 40.0, 0.0], [90.0, -7.0, 0.0], [np.exp(2), 3.0, 8.0]]).double()
     assert (score.of(odd) > usual.quantile(0.95)).all()
@@ -281,37 +299,95 @@ def test_fused_scores_see_what_is_high_in_one_or_a_little_high_in_all():
     assert score.of(low).item() == 0
     # z+^2 of three normal numbers has mean 3/2, whatever their units
     normal = 5 * random.randn(8000, 3) - 7
-    assert fused(normal[:4000]).of(torch.from_numpy(normal[4000:])).square().mean().item() == pytest.approx(
+    assert pooled(normal[:4000]).of(torch.from_numpy(normal[4000:])).square().mean().item() == pytest.approx(
         1.5, rel=0.1
     )
 
 
-def test_fused_scores_keep_the_order_of_a_single_member_however_far():
+def test_pooled_scores_keep_the_order_of_a_single_member_however_far():
     random = np.random.RandomState(0)
     clean = random.randn(300, 3)
     new = np.median(clean, 0) * np.ones((50, 1))
     new[:, 1] = np.sort(10 * random.rand(50)) + np.median(clean[:, 1])
-    assert (np.diff(fused(clean).of(torch.from_numpy(new)).numpy()) > 0).all()
+    assert (np.diff(pooled(clean).of(torch.from_numpy(new)).numpy()) > 0).all()
 
 
 @given(scale=st.floats(0.1, 10), shift=st.floats(-5, 5))
 @settings(max_examples=20, deadline=None)
-def test_fused_scores_do_not_depend_on_the_members_units(scale, shift):
+def test_pooled_scores_do_not_depend_on_the_members_units(scale, shift):
     random = np.random.RandomState(1)
     clean, new = random.randn(300, 3), 3 * random.randn(40, 3)
-    expected = fused(clean).of(torch.from_numpy(new))
-    torch.testing.assert_close(fused(scale * clean + shift).of(torch.from_numpy(scale * new + shift)), expected)
+    expected = pooled(clean).of(torch.from_numpy(new))
+    torch.testing.assert_close(pooled(scale * clean + shift).of(torch.from_numpy(scale * new + shift)), expected)
 
 
-def test_fused_scores_leave_out_what_does_not_differ_and_refuse_too_few():
+def test_pooled_scores_leave_out_what_does_not_differ_and_refuse_too_few():
     random = np.random.RandomState(0)
     clean = random.randn(60, 3)
     clean[:, 1] = 7
-    assert fused(clean).members_ == ["bits_per_dim", "pit_tails"]
+    assert pooled(clean).members_ == ["bits_per_dim", "pit_tails"]
     with pytest.raises(ValueError, match="at least 50 clean images to fit on, got 49"):
-        fused(clean[:49])
+        pooled(clean[:49])
     with pytest.raises(ValueError, match="no score differs"):
-        fused(np.ones((60, 3)))
+        pooled(np.ones((60, 3)))
+
+
+def test_a_contrast_is_fisher_s_discriminant():
+    """Of normal numbers with covariance S, shifted by delta: w = S^-1 delta, whatever noise does not move included."""
+    random = np.random.RandomState(0)
+    mix = np.array([[1.0, 0, 0], [0.9, 0.3, 0], [0, 0, 1]])
+    clean = random.randn(20000, 3) @ mix.T
+    score = NoiseContrast(COLUMNS).fit(torch.from_numpy(clean), torch.from_numpy(clean + np.array([0.2, 0, 0])))
+    expected = np.linalg.solve(np.corrcoef(clean.T), [1, 0, 0])  # the members are scaled to variance 1
+    weights = np.array(score.weights_)
+    assert weights / np.linalg.norm(weights) == pytest.approx(expected / np.linalg.norm(expected), abs=0.03)
+    assert weights[1] < -0.5  # not moved itself, but it tells what to expect of the first
+    values = score.of(torch.from_numpy(random.randn(20000, 3) @ mix.T))
+    assert values.std().item() == pytest.approx(1, abs=0.05)
+    still = NoiseContrast(COLUMNS).fit(torch.from_numpy(clean), torch.from_numpy(clean))
+    assert (still.of(torch.from_numpy(clean)) == 0).all()
+    with pytest.raises(ValueError, match="with noise"):
+        NoiseContrast(COLUMNS).fit(torch.from_numpy(clean))
+
+
+def test_noise_is_small_on_the_grid_the_same_every_time_and_none_in_rows():
+    x = grid_images(20, 3, 8, 8)
+    noisy = with_noise(x)
+    steps = (255 * (noisy - x)).double()
+    assert (steps - steps.round()).abs().max() < 1e-4
+    assert sorted(steps.round().unique().tolist()) == [-1, 0, 1]
+    assert (steps.round() != 0).double().mean().item() == pytest.approx(1 / 3, abs=0.02)
+    assert noisy.min() >= 0
+    assert noisy.max() <= 1
+    assert torch.equal(noisy, with_noise(x))
+    assert torch.equal(with_noise(x[:, 0, 0]), x[:, 0, 0])
+
+
+def test_normal_numbers_are_normal_and_keep_the_order():
+    random = np.random.RandomState(0)
+    clean, new = torch.from_numpy(np.exp(random.randn(5000))), torch.from_numpy(np.exp(random.randn(5000)))
+    z = to_normal(new, quantiles_of(clean))
+    assert z.mean().item() == pytest.approx(0, abs=0.05)
+    assert z.std().item() == pytest.approx(1, abs=0.05)
+    far = to_normal(torch.linspace(-1e6, 1e6, 1001).double(), quantiles_of(clean))
+    assert (far.diff() > 0).all()
+    assert far.abs().max() < 40  # however far
+
+
+def test_fused_scores_are_the_highest_of_their_parts(density):
+    score = make_score("fused")
+    with torch.inference_mode():
+        x, new = grid_images(60, 1, 8, 8), grid_images(7, 1, 8, 8, seed=1)
+        teach(score, lambda images: score.features(Evidence(density, images)), x)
+        parts = []
+        for name, quantiles in score.quantiles_.items():
+            part, evidence = make_score(name), Evidence(density, new)
+            if isinstance(part, LearnedScore):
+                teach(part, lambda images, part=part: part.features(Evidence(density, images)), x)
+            parts.append(to_normal(part(evidence), quantiles))
+        torch.testing.assert_close(score(Evidence(density, new)), torch.stack(parts).amax(0))
+        again = make_score("fused").recall(json.loads(json.dumps(score.learned())))
+        torch.testing.assert_close(again(Evidence(density, new)), score(Evidence(density, new)))
 
 
 @pytest.mark.parametrize(
@@ -328,10 +404,11 @@ def test_every_kind_of_density_has_fused_scores(config):
     with torch.inference_mode():
         x = density.sample(80)
         score = make_score("fused")
-        score.fit(score.features(Evidence(density, x)))
+        teach(score, lambda images: score.features(Evidence(density, images)), x)
         assert torch.isfinite(score(Evidence(density, x))).all()
-        assert "top_surprisal" in score.members_
-        assert "later_channels_excess_surprisal" not in score.members_
+        assert "top_pixels" in score.quantiles_
+        assert "top_surprisal" in score.parts["pooled"].members_
+        assert "later_channels_excess_surprisal" not in score.parts["pooled"].members_
 
 
 def test_sites_of_negative_entropy_are_sure():

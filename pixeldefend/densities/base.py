@@ -206,6 +206,13 @@ class Head(nn.Module, ABC):
         """parameters: (N, *event, P), x: (N, *event), which only heads look at that join the channels of a pixel
         (they take parameters (N, P, H, W) a pixel). Returns a Distribution over (N, *event)."""
 
+    def in_turn(self, parameters: Tensor, x: Tensor) -> Iterator[SiteDistribution]:
+        """For heads that join the channels of a pixel. parameters: (N, P, H, W). x: (N, C, H, W), into which the caller
+        writes each channel before it asks for the next. Yields the Distribution of channel after channel, over
+        (N, 1, H, W)."""
+        for i in range(x.shape[1]):
+            yield self(parameters, x).part((slice(None), slice(i, i + 1)))
+
 
 class Autoregressive(Density):
     """p(x) = prod_i p(x_i | x_<i): a net, whose parameters for a site depend on earlier sites only, and a head.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import numpy as np
@@ -37,6 +37,8 @@ class DiscretizedLogisticMixture(GridDistribution):
     }
     levels = LEVELS
 
+    known: tuple[Tensor, Tensor] | None = None  # values, and `component_log_masses` of them, if these are known already
+
     def __init__(self, logits: Tensor, means: Tensor, log_scales: Tensor, *, validate_args: bool | None = None) -> None:
         self.logits = logits.log_softmax(-1)
         self.means = means
@@ -53,16 +55,20 @@ class DiscretizedLogisticMixture(GridDistribution):
         Exact on the grid. Off it the bin slides along, and its outer edges open to infinity gradually within the last
         1/255 at either end, so that the result is continuous and has a gradient.
         """
+        if self.known is not None and value is self.known[0]:
+            return self.known[1]
         x = value.unsqueeze(-1)
         half = 1 / (LEVELS - 1)
         inverse_scale = torch.exp(-self.log_scales)
         upper = (2 * x - 1 - self.means + half) * inverse_scale
         lower = (2 * x - 1 - self.means - half) * inverse_scale
         # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)): no cancellation, however far the tail
-        inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-2 * half * inverse_scale))
-        below = F.logsigmoid(lower) + _log_openness(x)  # the tail below the first bin
-        above = F.logsigmoid(-upper) + _log_openness(1 - x)  # and above the last one
-        return torch.logaddexp(torch.logaddexp(inside, below), above)
+        up, down = _log_sigmoid(upper), _log_sigmoid(-lower)
+        tanh = torch.tanh(half * inverse_scale)
+        inside = up + down + torch.log(2 * tanh / (1 + tanh))  # which is 1 - exp(-2 half inverse_scale)
+        below = lower + down + _log_openness(x)  # the tail below the first bin, sigmoid(lower)
+        above = up - upper + _log_openness(1 - x)  # and above the last one
+        return _log_add(_log_add(inside, below), above)
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
@@ -77,10 +83,11 @@ class DiscretizedLogisticMixture(GridDistribution):
     def quantile(self, u: Tensor, temperature: float = 1.0) -> Tensor:
         if temperature != 1:
             return super().quantile(u, temperature)
-        index = torch.zeros_like(u)  # the highest value below which there is at most u, bit by bit
-        for bit in (128, 64, 32, 16, 8, 4, 2, 1):
-            higher = index + bit
-            index = torch.where(self.below(higher / (LEVELS - 1)) <= u, higher, index)
+        # the highest value below which there is at most u, a hexadecimal digit at a time
+        digits = torch.arange(1, 16, device=u.device, dtype=u.dtype).reshape(-1, *[1] * u.ndim)
+        index = torch.zeros_like(u)
+        for place in (16, 1):
+            index = index + place * (self.below((index + place * digits) / (LEVELS - 1)) <= u).sum(0)
         return index / (LEVELS - 1)
 
     def most_probable(self, low: Tensor, high: Tensor) -> Tensor:
@@ -95,30 +102,12 @@ class DiscretizedLogisticMixture(GridDistribution):
         k = self.logits.shape[-1]
         flat = [t.expand(*self.batch_shape, k).reshape(-1, k) for t in (self.logits, self.means, self.log_scales)]
         blocks = zip(*(t.split(self.BLOCK) for t in flat), strict=True)
-        make = DiscretizedLogisticMixture
-        moments = [super(make, make(*block, validate_args=False)).surprisal_moments() for block in blocks]
+        moments = [_surprisal_moments(*block) for block in blocks]
         mean, variance = (torch.cat(parts).reshape(self.batch_shape) for parts in zip(*moments, strict=True))
         return mean, variance
 
     def pmf(self) -> Tensor:
-        edges = torch.arange(1, LEVELS, device=self.means.device, dtype=self.means.dtype) * (2 / (LEVELS - 1))
-        edges = edges - (1 + 1 / (LEVELS - 1))  # between value v - 1 and v, v = 1 ... 255
-        weights = self.logits.exp()
-        inverse_scale = torch.exp(-self.log_scales)
-        # one component at a time: the table is large, a table of K tables larger
-        components = range(weights.shape[-1])
-        if torch.is_grad_enabled() and (self.means.requires_grad or weights.requires_grad):
-            inside = [
-                weights[..., k, None] * torch.sigmoid((edges - self.means[..., k, None]) * inverse_scale[..., k, None])
-                for k in components
-            ]
-            return F.pad(F.pad(torch.stack(inside).sum(0), (0, 1), value=1.0), (1, 0)).diff(dim=-1).clamp(min=0)
-        cdf = torch.zeros(*self.batch_shape, LEVELS + 1, device=edges.device, dtype=edges.dtype)
-        cdf[..., LEVELS] = 1
-        for k in components:
-            z = (edges - self.means[..., k, None]).mul_(inverse_scale[..., k, None])
-            cdf[..., 1:LEVELS].addcmul_(z.sigmoid_(), weights[..., k, None])
-        return cdf.diff(dim=-1).clamp_(min=0)
+        return _masses(self.logits, self.means, self.log_scales).clamp(min=0)
 
 
 class GridCategorical(GridDistribution):
@@ -393,26 +382,47 @@ class PixelLogisticMixtureHead(Head):
         return torch.cat([torch.zeros(k), means.repeat(c), torch.full((k * c,), -2.0), torch.zeros(k * self.pairs)])
 
     def forward(self, parameters: Tensor, x: Tensor) -> DiscretizedLogisticMixture:
-        n, _, h, w = parameters.shape
-        k, c = self.mixtures, self.channels
-        sections = [k, c * k, c * k, self.pairs * k]
-        logits, means, log_scales, coefficients = parameters.permute(0, 2, 3, 1).split(sections, -1)  # (N, H, W, ·)
-        logits = logits.reshape(n, 1, h, w, k)
-        means = means.reshape(n, h, w, c, k).movedim(3, 1)  # (N, C, H, W, K)
-        log_scales = log_scales.reshape(n, h, w, c, k).movedim(3, 1)
+        logits, means, log_scales, coefficients = self._parts(parameters)
+        c = self.channels
         if c == 1:
             return DiscretizedLogisticMixture(logits, means, log_scales, validate_args=False)
-        # row i of the lower triangle: the weights of channels 0 ... i - 1 in the mean of channel i
-        coefficients = coefficients.reshape(n, h, w, self.pairs, k).movedim(3, 1).tanh()
         seen = 2 * x.unsqueeze(-1) - 1
         shifts = [torch.zeros_like(means[:, 0])]
         for i in range(1, c):
-            row = coefficients[:, i * (i - 1) // 2 : i * (i + 1) // 2]
-            shifts.append((row * seen[:, :i]).sum(1))
+            shifts.append((self._row(coefficients, i) * seen[:, :i]).sum(1))
         means = means + torch.stack(shifts, 1)
         fit = DiscretizedLogisticMixture(logits, means, log_scales, validate_args=False).component_log_masses(x)
         explained = torch.cat([torch.zeros_like(fit[:, :1]), fit.cumsum(1)[:, :-1]], 1)
-        return DiscretizedLogisticMixture(logits + explained, means, log_scales, validate_args=False)
+        mixture = DiscretizedLogisticMixture(logits + explained, means, log_scales, validate_args=False)
+        mixture.known = (x, fit)
+        return mixture
+
+    def in_turn(self, parameters: Tensor, x: Tensor) -> Iterator[DiscretizedLogisticMixture]:
+        logits, means, log_scales, coefficients = self._parts(parameters)
+        for i in range(self.channels):
+            channel, mean = slice(i, i + 1), means[:, i : i + 1]
+            if i:
+                mean = mean + (self._row(coefficients, i) * (2 * x[:, :i].unsqueeze(-1) - 1)).sum(1, keepdim=True)
+            mixture = DiscretizedLogisticMixture(logits, mean, log_scales[:, channel], validate_args=False)
+            yield mixture
+            if i + 1 < self.channels:
+                logits = logits + mixture.component_log_masses(x[:, channel])
+
+    def _parts(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Returns logits (N, 1, H, W, K), means and log-scales (N, C, H, W, K), and coefficients (N, pairs, H, W, K) in
+        (-1, 1)."""
+        n, _, h, w = parameters.shape
+        k, c = self.mixtures, self.channels
+        sections = [k, c * k, c * k, self.pairs * k]
+        parts = parameters.permute(0, 2, 3, 1).split(sections, -1)  # (N, H, W, ·)
+        logits, means, log_scales, coefficients = (
+            part.reshape(n, h, w, section // k, k).movedim(3, 1) for part, section in zip(parts, sections, strict=True)
+        )
+        return logits, means, log_scales, coefficients.tanh()
+
+    def _row(self, coefficients: Tensor, i: int) -> Tensor:
+        """Row i of the lower triangle: the weights of channels 0 ... i - 1 in the mean of channel i."""
+        return coefficients[:, i * (i - 1) // 2 : i * (i + 1) // 2]
 
 
 class PixelCategoricalHead(Head):
@@ -447,6 +457,39 @@ class PixelCategoricalHead(Head):
         return GridCategorical(logits, validate_args=False)
 
 
+def _masses(logits: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
+    """(*, K) each. Returns (*, 256): the mass of every value; differences of sums, which rounding may make negative."""
+    edges = torch.arange(1, LEVELS, device=means.device, dtype=means.dtype) * (2 / (LEVELS - 1))
+    edges = edges - (1 + 1 / (LEVELS - 1))  # between value v - 1 and v, v = 1 ... 255
+    inverse_scale, weights = torch.exp(-log_scales).unsqueeze(-1), logits.exp().unsqueeze(-1)
+    offset = -means.unsqueeze(-1) * inverse_scale
+    # one component at a time: the table is large, a table of K tables larger
+    components = range(logits.shape[-1])
+    if torch.is_grad_enabled() and (means.requires_grad or weights.requires_grad):
+        parts = [
+            weights[..., k, :] * torch.sigmoid(offset[..., k, :] + edges * inverse_scale[..., k, :]) for k in components
+        ]
+        return F.pad(F.pad(torch.stack(parts).sum(0), (0, 1), value=1.0), (1, 0)).diff(dim=-1)
+    shape = torch.broadcast_shapes(logits.shape, means.shape, log_scales.shape)[:-1]
+    cdf = torch.zeros(*shape, LEVELS + 1, device=edges.device, dtype=edges.dtype)
+    cdf[..., LEVELS] = 1
+    inside = cdf[..., 1:LEVELS]
+    for k in components:
+        z = torch.addcmul(offset[..., k, :], edges, inverse_scale[..., k, :])
+        inside.addcmul_(z.sigmoid_(), weights[..., k, :])
+    return cdf.diff(dim=-1)
+
+
+def _surprisal_moments(logits: Tensor, means: Tensor, log_scales: Tensor) -> tuple[Tensor, Tensor]:
+    """(M, K) each. Returns (M,), (M,): as `SiteDistribution.surprisal_moments`."""
+    masses = _masses(logits, means, log_scales)
+    masses = masses.clamp(min=torch.finfo(masses.dtype).tiny)
+    log = masses.log()
+    weighted = masses * log
+    mean = -weighted.sum(-1)
+    return mean, (weighted * log).sum(-1).sub(mean.square()).clamp(min=0)
+
+
 def _most_probable(logits: Tensor, means: Tensor, log_scales: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """logits, means, log_scales: (M, K). low, high: (M,). Returns (M,), as `GridDistribution.most_probable`.
 
@@ -478,6 +521,16 @@ def _most_probable(logits: Tensor, means: Tensor, log_scales: Tensor, low: Tenso
     probability = (mass @ logits.exp().unsqueeze(2)).squeeze(2).masked_fill_(value > last, -1)
     chosen = value.gather(1, probability.argmax(1, keepdim=True)).squeeze(1)
     return chosen / (LEVELS - 1)
+
+
+def _log_sigmoid(x: Tensor) -> Tensor:
+    """F.logsigmoid, whose log1p torch computes value by value on the CPU; this loses what is below 1e-7 beside 1."""
+    return x.clamp(max=0) - torch.log(1 + torch.exp((-x.abs()).clamp(min=-80)))
+
+
+def _log_add(a: Tensor, b: Tensor) -> Tensor:
+    """torch.logaddexp, likewise, for a finite a."""
+    return torch.maximum(a, b) + torch.log(1 + torch.exp((-(a - b).abs()).clamp(min=-80)))
 
 
 def _log_openness(distance: Tensor) -> Tensor:

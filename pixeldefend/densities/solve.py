@@ -153,9 +153,8 @@ class RowStream:
             return rule(head(parameters, x), where)
         images, _, rows = where
         x = x.clone()
-        for k in range(x.shape[1]):
-            channel = slice(k, k + 1)
-            x[:, channel] = rule(head(parameters, x).part((slice(None), channel)), (images, channel, rows))
+        for k, conditionals in enumerate(head.in_turn(parameters, x)):
+            x[:, k : k + 1] = rule(conditionals, (images, slice(k, k + 1), rows))
         return x
 
 
