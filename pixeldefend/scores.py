@@ -632,7 +632,7 @@ SCORES: dict[str, Score] = {
     "mean_entropy": mean_entropy,
 }
 SCORES["noise_contrast"] = NoiseContrast(
-    [name for name, score in SCORES.items() if not isinstance(score, LearnedScore)]
+    [name for name, score in SCORES.items() if name != "bits_per_dim" and not isinstance(score, LearnedScore)]
 )
 SCORES["pooled"] = Pooled(
     [
