@@ -12,6 +12,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+# threads that wait for one another sleep: spinning, they take a busy machine's cores from those that they wait for.
+# It is read when torch is imported, and holds where that comes after this.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 if TYPE_CHECKING:
     import numpy as np
 

@@ -347,7 +347,9 @@ def purify(
         if not files:
             raise ValueError("nothing to purify: standard input holds no path")
         asked = None if classifier is None else load_classifier(classifier, device=device)
-        screened = screen_files(files, detector, batch_size=batch_size, device=device, maps=picture is not None)
+        screened = screen_files(
+            files, detector, batch_size=batch_size, device=device, maps=picture is not None, classifier=asked
+        )
         results = purify_screened(
             _progress(screened, len(files), "Purifying"),
             eps,

@@ -21,8 +21,10 @@ def p_values(scores: Array, calibration_scores: Array) -> Array:
     """scores: (N,), calibration_scores: (n,), higher = more suspicious.
 
     Returns (N,): (1 + #{calibration scores at least as high}) / (n + 1), in [1 / (n + 1), 1]; for a clean image,
-    P(p <= a) <= a.
+    P(p <= a) <= a. Raises ValueError for NaN, which has no rank.
     """
+    if np.isnan(scores).any() or np.isnan(calibration_scores).any():
+        raise ValueError("scores must be numbers, got NaN")
     ordered = np.sort(calibration_scores)
     at_least_as_high = len(ordered) - np.searchsorted(ordered, scores, side="left")
     return (1 + at_least_as_high) / (len(ordered) + 1)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +24,8 @@ from .images import match_channels, to_batch
 from .scores import Evidence, LearnedScore, bits_per_dim, make_score, teach
 from .storage import load_tensors, save_tensors
 from .transformations import check_name, transform
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,11 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 learn, index = x[index[:held]], index[held:]
             else:
                 learn = _without(self._events(X_fit), x)
+            if len(learn) < 2:
+                raise ValueError(
+                    f"{self.score_name} learns from at least 2 clean images, got {len(learn)}: give more (X_fit)"
+                )
+            _check_distinct(learn, "images to fit the score on")
         x = x[index]
         conformal.rank(self.fpr, len(x), self.confidence)  # too few are refused before they are scored
         _check_distinct(x)
@@ -177,10 +185,13 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def with_calibration(self, scores: Any) -> Detector:
         """scores: (n,), `-score_samples` of n clean images by this detector. Returns a detector that differs in its
-        calibration. Raises ValueError if they are too few for its rate, or not finite."""
+        calibration. As for `fit`, its score must not have been fitted on these images. Raises ValueError if they are
+        too few for its rate, not finite, or all the same."""
         scores = np.asarray(scores, dtype=float)
         if scores.ndim != 1 or not np.isfinite(scores).all():
             raise ValueError(f"scores must be (n,) finite numbers, got shape {scores.shape}")
+        if len(scores) > 1 and np.ptp(scores) == 0:
+            raise ValueError(f"all {len(scores)} scores are {scores[0]:.4g}: they calibrate nothing")
         other = self._with()
         other.calibrations_ = {ARITHMETIC[self.backend]: scores}
         other.calibration_index_, other.transformations_ = np.arange(len(scores)), []
@@ -226,21 +237,21 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def judge(self, X: Any, *, maps: bool = False) -> Verdicts:
         """Everything about each image, from one pass. maps: also the surprisal of every pixel."""
         check_is_fitted(self)
-        scores, bits, surprisals = [], [], []
-        with torch.inference_mode():
-            for evidence in self._evidence(self._events(X)):
-                scores.append(_numbers(self.score_(evidence)))
-                has_bits = evidence.density.has_bits(tuple(evidence.x.shape[1:]))
-                bits.append(_numbers(bits_per_dim(evidence)) if has_bits else np.full(len(scores[-1]), np.nan))
-                if maps:
-                    surprisals.append(_numbers(_by_pixel(evidence)))
+
+        def look(evidence: Evidence) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+            score = _numbers(self.score_(evidence))
+            has_bits = evidence.density.has_bits(tuple(evidence.x.shape[1:]))
+            bits = _numbers(bits_per_dim(evidence)) if has_bits else np.full(len(score), np.nan)
+            return score, bits, _numbers(_by_pixel(evidence)) if maps else None
+
+        scores, bits, surprisals = zip(*self._batches(look, self._events(X)), strict=True)
         score = np.concatenate(scores)
         return Verdicts(
             is_adversarial=score > -self.offset_,
             p_value=conformal.p_values(score, self.calibration_scores_),
             score=score,
             bits_per_dim=np.concatenate(bits),
-            surprisal_map=np.concatenate(surprisals) if surprisals else None,
+            surprisal_map=np.concatenate(surprisals) if maps else None,
         )
 
     def suspicion(self, x: Tensor) -> Tensor:
@@ -354,7 +365,9 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             self.n_features_in_ = x[:1].numel()
         return x
 
-    def _evidence(self, x: Tensor, backend: str | None = None) -> Iterator[Evidence]:
+    def _batches(self, function: Callable[[Evidence], T], x: Tensor, backend: str | None = None) -> list[T]:
+        """function of every batch. backend: None for the detector's own. A batch too large for the memory is split,
+        with a warning."""
         assert self.density is not None
         fast = self._on_backend(backend or self.backend)
         models = [model for model in (self.density, self.classifier) if model is not None]
@@ -362,12 +375,28 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         try:
             for model in models:
                 model.eval()  # dropout would make every score a matter of chance
-            for batch in x.split(self.batch_size):
-                x = self.density.observe(batch.to(self.density.device))
-                yield Evidence(self.density, x, self.classifier, fast)
+            with torch.inference_mode():
+                return list(self._tried(function, x, fast))
         finally:
             for model, mode in zip(models, training, strict=True):
                 model.train(mode)
+
+    def _tried(self, function: Callable[[Evidence], T], x: Tensor, fast: Density | None) -> Iterator[T]:
+        assert self.density is not None
+        size = self.batch_size
+        while True:  # once, if there are none
+            batch = self.density.observe(x[:size].to(self.density.device))
+            try:
+                yield function(Evidence(self.density, batch, self.classifier, fast))
+            except (RuntimeError, MemoryError) as error:
+                if len(batch) <= 1 or not is_out_of_memory(error):
+                    raise
+                size = len(batch) // 2
+                warnings.warn(f"{len(batch)} images at once do not fit into memory: going on with {size}", stacklevel=2)
+            else:
+                x = x[size:]
+                if not len(x):
+                    return
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in super().__getstate__().items() if name != "_made"}
@@ -383,9 +412,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return made[2]
 
     def _each(self, function: Callable[[Evidence], Tensor], x: Tensor, backend: str | None = None) -> Array:
-        """function of every batch, joined. backend: None for the detector's own."""
-        with torch.inference_mode():
-            return np.concatenate([_numbers(function(evidence)) for evidence in self._evidence(x, backend)])
+        """The same, joined."""
+        return np.concatenate(self._batches(lambda evidence: _numbers(function(evidence)), x, backend))
 
     def _suspicion(self, x: Tensor) -> Array:
         return self._each(self.score_, x)
@@ -466,7 +494,7 @@ class ClassConditional(BaseEstimator):  # type: ignore[misc]
     ) -> ClassConditional:
         """Reads what `save` wrote. Raises ValueError if the file is a detector without labels, or as
         `Detector.load`."""
-        detector = Detector.load(path, device=device)
+        detector = Detector.load(path, device=device, classifier=classifier)
         labels = load_tensors(path)[1].get("calibration_labels")
         if labels is None:
             raise ValueError(f"{path} holds a detector that was not calibrated by class")
@@ -476,6 +504,7 @@ class ClassConditional(BaseEstimator):  # type: ignore[misc]
 
     def _labels(self, X: Any, y: Any) -> np.ndarray:
         """Returns (N,) whole numbers."""
+        x = self.detector._events(X)
         if self.classifier is None:
             if y is None:
                 raise ValueError("give the images' labels, y, or ClassConditional a classifier that predicts them")
@@ -488,14 +517,22 @@ class ClassConditional(BaseEstimator):  # type: ignore[misc]
             try:
                 self.classifier.eval()
                 with torch.inference_mode():
-                    batches = [x.to(device) for x in to_batch(X)[0].split(self.detector.batch_size)]
-                    labels = np.concatenate([self.classifier(x).argmax(1).cpu().numpy() for x in batches])
+                    batches = x.split(self.detector.batch_size)
+                    labels = np.concatenate(
+                        [self.classifier(part.to(device)).argmax(1).cpu().numpy() for part in batches]
+                    )
             finally:
                 self.classifier.train(training)
-        n = len(self.detector._events(X))
+        n = len(x)
         if labels.shape != (n,) or labels.dtype.kind not in "iub":
             raise ValueError(f"labels must be {n} whole numbers, got {labels.dtype} of shape {labels.shape}")
         return labels.astype(np.int64)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether torch or Python says so."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
 
 
 def _calibration(arithmetic: str) -> str:
@@ -522,12 +559,12 @@ def _without(learn: Tensor, calibrate: Tensor) -> Tensor:
     return learn[kept]
 
 
-def _check_distinct(x: Tensor) -> None:
+def _check_distinct(x: Tensor, what: str = "calibration images") -> None:
     """Raises ValueError if more than a tenth of the images are copies: n copies of one image are not n images, and
     the rate would not hold. (Natural data hold a few; rows of few values may hold many.)"""
     copies = len(x) - len(set(_rows(x)))
     if x.ndim == 4 and copies > max(1, len(x) // 10):
-        raise ValueError(f"{copies} of {len(x)} calibration images are copies of others among them: give each once")
+        raise ValueError(f"{copies} of {len(x)} {what} are copies of others among them: give each once")
 
 
 def _by_pixel(evidence: Evidence) -> Tensor:

@@ -6,6 +6,7 @@ what it was, given the purified ones before it. That is a fixed point, and is co
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from collections.abc import Iterable, Iterator
@@ -19,10 +20,10 @@ from torch import Tensor, nn
 
 from .densities import Autoregressive, Density
 from .densities.solve import METHODS, most_probable_within
-from .detector import Detector
+from .detector import Detector, is_out_of_memory
 from .images import match_channels, to_batch, to_uint8
 from .screening import Screened
-from .zoo import cached_detector, detector_for
+from .zoo import cached_detector, detector_for, load_detector
 
 
 def purify(
@@ -57,8 +58,8 @@ def purify(
         raise ValueError(f"the density models images of shape {model.event_shape}, got {tuple(batch.shape[1:])}")
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size must be a whole number, at least 1, got {batch_size!r}")
     purified = to_uint8(batch)
     todo = torch.arange(len(batch))
     if adaptive:
@@ -71,7 +72,7 @@ def purify(
             moved = most_probable_within(model, batch[part].to(model.device, model.dtype), eps, method=method)
             purified[part] = to_uint8(moved).cpu()
         except (RuntimeError, MemoryError) as error:
-            if len(part) == 1 or not _is_out_of_memory(error):
+            if len(part) == 1 or not is_out_of_memory(error):
                 raise
             batch_size = len(part) // 2
             warnings.warn(
@@ -100,16 +101,16 @@ class PixelDefend(nn.Module):
     ) -> None:
         super().__init__()
         if isinstance(density, str | os.PathLike):
-            density = cached_detector(str(density))
+            density = load_detector(density)  # its own: it may be moved, with the classifier, to another device
         self.classifier = classifier
-        self.density = density
         self.model = checked_density(density)
+        self.detector = density if isinstance(density, Detector) else None
         self.eps = checked_eps(eps)
         self.adaptive = adaptive
 
     def purified(self, x: Tensor) -> Tensor:
         """x: (N, C, H, W) in [0, 1]. Returns the same shape, on the 8-bit grid."""
-        clean = purify(x.detach().clamp(0, 1), self.eps, self.density, adaptive=self.adaptive)
+        clean = purify(x.detach().clamp(0, 1), self.eps, self.detector or self.model, adaptive=self.adaptive)
         return clean.to(x.device) / 255
 
     def forward(self, x: Tensor) -> Tensor:
@@ -152,10 +153,11 @@ def purify_screened(
                 name = str(detector or item.screened.record.detector)
                 groups.setdefault((name, item.screened.image.shape), []).append(item)
         for (name, _), group in groups.items():
-            judge = cached_detector(name, device)
+            judge = copy.copy(cached_detector(name, device))
+            judge.classifier = classifier  # for the scores that ask it
             try:
                 _purify_group(group, eps, judge, adaptive, classifier)
-            except (ValueError, RuntimeError) as error:
+            except (ValueError, RuntimeError, MemoryError) as error:
                 for item in group:
                     item.screened.record.verdict, item.screened.record.error = "error", " ".join(str(error).split())
         yield from batch
@@ -189,7 +191,7 @@ def checked_eps(eps: Any) -> int:
         whole = int(eps)
     except (TypeError, ValueError, OverflowError):
         whole = -1
-    if isinstance(eps, bool | str) or whole != eps or not 0 <= whole <= 255:
+    if isinstance(eps, bool | str) or np.ndim(eps) or whole != eps or not 0 <= whole <= 255:
         raise ValueError(f"eps must be a whole number of 8-bit steps, 0 to 255, got {eps!r}")
     return whole
 
@@ -201,8 +203,3 @@ def checked_density(density: Density | Detector) -> Autoregressive:
         kind = type(model).__name__
         raise ValueError(f"purification needs an autoregressive density of 8-bit images, got {kind}")
     return model
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text

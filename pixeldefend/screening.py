@@ -220,7 +220,7 @@ def _judge(detector: Detector, group: list[Screened], maps: bool) -> None:
         verdicts = detector.judge(
             to_batch(np.stack([result.image for result in group if result.image is not None]))[0], maps=maps
         )
-    except (ValueError, RuntimeError) as error:  # in colour for a grey detector, out of memory ...
+    except (ValueError, RuntimeError, MemoryError) as error:  # in colour for a grey detector, out of memory ...
         if len(group) == 1:
             group[0].record.error = _reason(error)
         else:  # one bad image must not take the others with it

@@ -393,12 +393,15 @@ def test_every_class_has_its_own_threshold(tiny_density, tmp_path):
         ClassConditional.load(tmp_path / "plain.safetensors")
 
 
-def test_classes_by_a_classifier(tiny_density):
-    class Contrast(torch.nn.Module):
-        def forward(self, x):
-            rough = (x - x.roll(1, 3)).abs().mean((1, 2, 3))
-            return torch.stack([torch.full_like(rough, 0.02), rough], 1)
+class Contrast(torch.nn.Module):
+    """Reads rough images as of class 1."""
 
+    def forward(self, x):
+        rough = (x - x.roll(1, 3)).abs().mean((1, 2, 3))
+        return torch.stack([torch.full_like(rough, 0.02), rough], 1)
+
+
+def test_classes_by_a_classifier(tiny_density):
     x, _ = two_classes(200, seed=1)
     new, _ = two_classes(200, seed=2)
     detector = ClassConditional(Detector(tiny_density, fpr=0.1), Contrast()).fit(x)
@@ -472,3 +475,44 @@ def test_few_valued_rows_may_both_fit_and_calibrate():
     density = randomised(build({"model": "fvsbn", "event_shape": [5], "head": "bernoulli"}))
     bits = np.random.RandomState(0).randint(0, 2, (300, 5)).astype(np.uint8)
     assert len(Detector(density, score="typicality", fpr=0.1).fit(bits).calibration_scores_) == 240
+
+
+def test_too_large_a_batch_for_the_memory_is_split(tiny_density, monkeypatch):
+    x = clean_images(120)
+    detector = Detector(tiny_density, fpr=0.05).fit(x[:99])
+    expected = detector.judge(x)
+    conditionals = type(tiny_density).conditionals
+
+    def short_of_memory(self, batch):
+        if len(batch) > 10:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+        return conditionals(self, batch)
+
+    monkeypatch.setattr(type(tiny_density), "conditionals", short_of_memory)
+    with pytest.warns(UserWarning, match="64 images at once do not fit into memory: going on with 32"):
+        verdicts = detector.judge(x)
+    np.testing.assert_allclose(verdicts.score, expected.score, rtol=1e-4, atol=1e-4)
+    monkeypatch.setattr(type(tiny_density), "conditionals", lambda self, batch: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        detector.judge(x)
+
+
+def test_a_class_s_detector_takes_what_a_detector_takes(tiny_density):
+    """Grey images in colour, and flattened ones."""
+    x, y = two_classes(80, seed=1)
+    labelled = ClassConditional(Detector(tiny_density, fpr=0.1)).fit(x, y)
+    by_classifier = ClassConditional(Detector(tiny_density, fpr=0.1), Contrast()).fit(x)
+    colour = np.repeat(x[..., None], 3, axis=3)
+    np.testing.assert_allclose(labelled.p_value(colour, y), labelled.p_value(x, y))
+    np.testing.assert_allclose(by_classifier.p_value(colour), by_classifier.p_value(x))
+    np.testing.assert_allclose(by_classifier.p_value(x.reshape(len(x), -1)), by_classifier.p_value(x))
+
+
+def test_what_a_score_learns_from_is_checked(tiny_density):
+    x = clean_images(60)
+    with pytest.raises(ValueError, match="typicality learns from at least 2 clean images, got 1"):
+        Detector(tiny_density, score="typicality", fpr=0.1).fit(x, X_fit=clean_images(1, seed=5))
+    with pytest.raises(ValueError, match="copies of others"):
+        Detector(tiny_density, score="typicality", fpr=0.1).fit(x, X_fit=np.repeat(clean_images(2, seed=5), 20, axis=0))
+    with pytest.raises(ValueError, match="all 30 scores are 1: they calibrate nothing"):
+        Detector(tiny_density, fpr=0.1).fit(x).with_calibration(np.ones(30))

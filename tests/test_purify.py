@@ -176,7 +176,7 @@ def test_other_errors_say_what_is_wrong(tiny_density):
         purify(x, 8, tiny_density, adaptive=True)
     with pytest.raises(ValueError, match=r"method must be one of auto, .*, got 'magic'"):
         purify(x, 8, tiny_density, method="magic")
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="batch_size must be a whole number, at least 1, got 0"):
         purify(x, 8, tiny_density, batch_size=0)
 
 

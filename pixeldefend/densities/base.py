@@ -296,10 +296,13 @@ class Autoregressive(Density):
         in the model's order, to go on from. temperature: 1 samples from p; below it, conditionals are sharpened
         (p^(1/temperature), normalised). length: of the event, for models of sequences of any length. method: as `solve`
         takes it; the same samples.
-        Raises ValueError if given is of another shape or out of range, temperature is not positive or the length fixed.
+        Raises ValueError if n is below 0, given is of another shape or out of range, temperature is not positive or the
+        length fixed.
         """
         from .solve import solve
 
+        if n < 0:
+            raise ValueError(f"n must be at least 0, got {n}")
         shape = self.event_shape
         if length is not None:
             if not self.any_length or len(shape) != 1:

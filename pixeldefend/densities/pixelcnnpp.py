@@ -370,7 +370,7 @@ LEAST = -80.0  # what lies below has an exponential that is nothing beside 1, an
 
 def elu(x: Tensor) -> Tensor:
     """F.elu. On the CPU torch takes expm1 of value after value, for which exp takes a tenth of the time."""
-    if x.device.type != "cpu" or torch.jit.is_tracing():
+    if _leave_to_torch(x):
         return F.elu(x)
     if x.requires_grad:
         return torch.where(x > 0, x, x.clamp(LEAST, 0).exp() - 1)
@@ -379,7 +379,12 @@ def elu(x: Tensor) -> Tensor:
 
 def concat_elu(x: Tensor) -> Tensor:
     """(N, C, H, W) -> (N, 2C, H, W): elu of x and of -x, as in the paper's code."""
-    if x.device.type != "cpu" or torch.jit.is_tracing() or x.requires_grad:
+    if _leave_to_torch(x) or x.requires_grad:
         return elu(torch.cat([x, -x], 1))
     negative = x.abs().neg_().clamp_(min=LEAST).exp_().sub_(1)  # serves both; where it is not wanted, it is the lesser
     return torch.cat([torch.maximum(x, negative), torch.maximum(-x, negative)], 1)
+
+
+def _leave_to_torch(x: Tensor) -> bool:
+    """Elsewhere than on the CPU F.elu is fast, and where it is traced, for OpenVINO, it is known by its name."""
+    return x.device.type != "cpu" or torch.jit.is_tracing()  # type: ignore[attr-defined]
