@@ -467,7 +467,7 @@ class NoiseContrast(Combined):
     weights_: list[float]
 
     contrasted = True
-    FAR = 4.0  # standard deviations; what lies beyond tells the direction no better
+    FAR = 3.0  # standard deviations; what lies beyond tells the direction no better, and speaks no louder against it
 
     def fit(self, features: Tensor, noisy: Tensor | None = None) -> NoiseContrast:
         """features, noisy: (N, K), in the same order. Also learns the weights, which are 0 if noise moves nothing."""
@@ -482,14 +482,16 @@ class NoiseContrast(Combined):
 
     def of(self, features: Tensor) -> Tensor:
         z = self.normal(features)
-        return z @ z.new_tensor(self.weights_)
+        weights = z.new_tensor(self.weights_)
+        return torch.where(weights < 0, z.clamp(-self.FAR, self.FAR), z) @ weights
 
 
 class Fused(LearnedScore):
-    """Several scores as one: the highest of them, each made standard normal by clean images.
+    """Several scores as one, (sum_k max(z_k, 0)^4)^(1/4), each made standard normal by clean images.
 
-    A union of tests (Roy 1953): it sees what any one of them sees, at the price of the false alarms that all share.
-    parts: names in `SCORES`. Those that are the same for nearly all clean images are left out.
+    Little more than the highest of them: a union of tests (Roy 1953), which sees what any one of them sees, at the
+    price of the false alarms that all share, and with a gradient that leads away from all. parts: names in `SCORES`.
+    Those that are the same for nearly all clean images are left out.
     """
 
     quantiles_: dict[str, list[float]]
@@ -520,7 +522,8 @@ class Fused(LearnedScore):
     def of(self, features: Tensor) -> Tensor:
         columns = self._split(features)
         z = [to_normal(self._part(name, columns[name]), quantiles) for name, quantiles in self.quantiles_.items()]
-        return torch.stack(z).amax(0)
+        total = torch.stack(z).clamp(min=0).pow(4).sum(0)
+        return torch.where(total > 0, total.clamp(min=TINY).pow(0.25), 0)  # whose gradient at 0 is 0, and not infinite
 
     def learned(self) -> dict[str, Any]:
         parts = {name: part.learned() for name, part in self.parts.items() if isinstance(part, LearnedScore)}
