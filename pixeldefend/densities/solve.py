@@ -22,7 +22,7 @@ from .masked import ShiftedConv2d
 # conditionals of some sites, and the index of these sites in x -> their values
 Rule = Callable[[SiteDistribution, tuple[Any, ...]], Tensor]
 Progress = Callable[[list[Any]], Iterable[Any]]
-FEW = 8
+FEW = 3
 WINDOW = 8  # rows at a time: with fewer, more passes; with more, most of them in vain
 METHODS = ("auto", "fixed_point", "cached", "anew")
 
