@@ -7,7 +7,7 @@ entropies, p-values), so that all figures are ratios of one run on one machine. 
 
 import argparse
 import json
-import resource
+import os
 import statistics
 import subprocess
 import sys
@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pixeldefend import load_detector
+from pixeldefend import Detector, load_detector
+from pixeldefend.densities import build
 
 SAMPLE = Path(__file__).parent.parent / "tests" / "data" / "fashion_mnist_test_500.npz"
 PROGRAM = Path(sys.executable).parent / "pixeldefend"
@@ -30,25 +31,19 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--backend", default="float32")
     arguments = parser.parse_args()
-    n, backend = arguments.files, arguments.backend
+    print(json.dumps(measure(arguments.files, arguments.backend), indent=1))
+
+
+def measure(n: int, backend: str) -> dict[str, float | str]:
+    """n: files. Returns what is printed."""
     with np.load(SAMPLE) as file:
         images = file["x"]
     x = torch.from_numpy(images[np.arange(n) % len(images)])[:, None]
     detector = load_detector("fashion-mnist", backend=backend)
-
     with tempfile.TemporaryDirectory() as folder:
         for i, image in enumerate(x[:, 0].numpy()):
             Image.fromarray(image).save(f"{folder}/{i:06d}.png")
-        started = time.perf_counter()
-        command = [PROGRAM, "screen", folder, "--format", "jsonl", "--output", f"{folder}/records.jsonl"]
-        command += ["--backend", backend]
-        subprocess.run(command, check=False, stderr=subprocess.DEVNULL)
-        screening = time.perf_counter() - started
-        peak_memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-        verdicts = [json.loads(line)["verdict"] for line in Path(folder, "records.jsonl").read_text().splitlines()]
-    assert len(verdicts) == n
-    assert "error" not in verdicts
-
+        screening, peak_memory = screened(folder, n, "--backend", backend)
     with torch.inference_mode():
         detector.density.net(x[:64] / 255)  # warm up
         started = time.perf_counter()
@@ -58,24 +53,51 @@ def main() -> None:
     started = time.perf_counter()
     detector.judge(x)
     scoring = time.perf_counter() - started
-    print(
-        json.dumps(
-            {
-                "files": n,
-                "backend": backend,
-                "peak_memory_mib": round(peak_memory),
-                "files_a_second": round(n / screening),
-                "share_of_the_network": round(network / screening, 3),
-                "share_of_scoring": round(scoring / screening, 3),
-                "screening_seconds": round(screening, 2),
-                "network_seconds": round(network, 2),
-                "scoring_seconds": round(scoring, 2),
-                "help_seconds": round(help_seconds(), 3),
-                "threads": torch.get_num_threads(),
-            },
-            indent=1,
-        )
-    )
+    return {
+        "files": n,
+        "backend": backend,
+        "peak_memory_mib": round(peak_memory),
+        "files_a_second": round(n / screening),
+        "share_of_the_network": round(network / screening, 3),
+        "share_of_scoring": round(scoring / screening, 3),
+        "screening_seconds": round(screening, 2),
+        "network_seconds": round(network, 2),
+        "scoring_seconds": round(scoring, 2),
+        "help_seconds": round(help_seconds(), 3),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def memory(few: int, many: int) -> tuple[float, float]:
+    """Returns the peak memory, in MiB, of screening so few and so many files: of 8 x 8 pixels, by a small density, so
+    that it does not take long."""
+    density = build({"model": "fvsbn", "event_shape": [1, 8, 8], "head": "logistics"})
+    images = np.random.RandomState(0).randint(0, 256, (200, 8, 8)).astype(np.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        detector = Path(folder, "small.safetensors")
+        Detector(density, score="bits_per_dim").fit(images).save(detector)
+        peaks = []
+        for n in (few, many):
+            files = Path(folder, str(n))
+            files.mkdir()
+            for i in range(n):
+                Image.fromarray(images[i % len(images)]).save(files / f"{i:06d}.png")
+            peaks.append(screened(str(files), n, "--detector", str(detector))[1])
+    return peaks[0], peaks[1]
+
+
+def screened(folder: str, n: int, *options: str) -> tuple[float, float]:
+    """Screens the n images of a folder as a process. Returns the seconds and the peak memory in MiB that it took."""
+    command = [PROGRAM, "screen", folder, "--format", "jsonl", "--output", f"{folder}.jsonl", *options]
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    _, _, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - started
+    verdicts = [json.loads(line)["verdict"] for line in Path(f"{folder}.jsonl").read_text().splitlines()]
+    Path(f"{folder}.jsonl").unlink()
+    assert len(verdicts) == n
+    assert "error" not in verdicts
+    return seconds, usage.ru_maxrss / 1024
 
 
 def help_seconds() -> float:

@@ -65,7 +65,7 @@ def main() -> None:
 
 def recipe(model: Path, name: str) -> dict[str, object]:
     """Returns how it was trained, on what, and with which torch."""
-    return {**load_tensors(model)[1]["recipe"], "data": name, "torch": torch.__version__}
+    return {"torch": torch.__version__, **load_tensors(model)[1]["recipe"], "data": name}
 
 
 def write_card(model: Path) -> None:

@@ -1,9 +1,9 @@
-"""How fast, as ratios that are all taken in the same run: scoring, purification, sampling.
+"""How fast, as ratios that are all taken in the same run: scoring, purification, sampling, screening.
 
-    python benchmarks/speed.py [--quick] [--json FILE]
+    python benchmarks/speed.py [--quick] [--json FILE] [--device cuda]
 
-Writes speed.md beside this file, with the machine that it was measured on. The compared are timed in turns, and the
-median of the turns counts. Screening files is measured by screening.py.
+Prints a table with the machine that it was measured on; without --quick it is also written to speed.md beside this
+file, and how the cost grows to growth.svg. The compared are timed in turns, and the median of the turns counts.
 """
 
 from __future__ import annotations
@@ -14,20 +14,22 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import screening
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pixeldefend import load_detector
 from pixeldefend.backends import ARITHMETIC, on_backend
-from pixeldefend.densities import Autoregressive, PixelCNNPlusPlus
+from pixeldefend.densities import Autoregressive, PixelCNNPlusPlus, pixelcnnpp
 from pixeldefend.densities.base import GridDistribution
-from pixeldefend.densities.masked import ShiftedConv2d
+from pixeldefend.densities.masked import MaskedConv2d, ShiftedConv2d
 from pixeldefend.purify import purify
 from pixeldefend.scores import Evidence, excess_surprisal
 
@@ -67,10 +69,23 @@ def straightforward(density: Autoregressive) -> Autoregressive:
     return other.eval()
 
 
+@contextmanager
+def torch_s_elu() -> Iterator[None]:
+    """The activation as it is mostly written."""
+    fast = pixelcnnpp.elu, pixelcnnpp.concat_elu
+    pixelcnnpp.elu, pixelcnnpp.concat_elu = F.elu, lambda x: F.elu(torch.cat([x, -x], 1))
+    try:
+        yield
+    finally:
+        pixelcnnpp.elu, pixelcnnpp.concat_elu = fast
+
+
+@torch_s_elu()
 def score_straightforwardly(density: Autoregressive, x: Tensor) -> Tensor:
     """Excess surprisal, with the whole table of 256 masses a site in memory."""
     conditionals = density.conditionals(x)
     assert isinstance(conditionals, GridDistribution)
+    vars(conditionals).pop("known", None)  # what was computed for the channels is computed again
     surprisal = -conditionals.log_prob(x)
     mean, variance = GridDistribution.surprisal_moments(conditionals)
     return (surprisal - mean).flatten(1).sum(1) / variance.flatten(1).sum(1).sqrt()
@@ -83,6 +98,8 @@ def seconds(*functions: Callable[[], Any], turns: int) -> list[float]:
         for function, found in zip(functions, times, strict=True):
             start = time.perf_counter()
             function()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             if turn:
                 found.append(time.perf_counter() - start)
     return [statistics.median(found) for found in times]
@@ -91,14 +108,15 @@ def seconds(*functions: Callable[[], Any], turns: int) -> list[float]:
 def scoring(name: str, density: Autoregressive, n: int, turns: int) -> list[dict[str, Any]]:
     """Images a second, scored by excess surprisal on every backend. Returns a row each."""
     density, naive = density.eval(), straightforward(density)
-    x = torch.randint(0, 256, (n, *density.event_shape)) / 255
+    x = pixels(density, n)
+    backends = backends_for(density)
     functions: list[Callable[[], Tensor]] = [lambda: score_straightforwardly(naive, x)]
-    for backend in ARITHMETIC:
+    for backend in backends:
         fast = on_backend(density, backend)
         functions.append(lambda fast=fast: excess_surprisal(Evidence(density, x, fast=fast)))  # type: ignore[misc]
     with torch.inference_mode():
         expected = functions[0]()
-        for backend, function in zip(ARITHMETIC, functions[1:], strict=True):
+        for backend, function in zip(backends, functions[1:], strict=True):
             tolerance = dict(rtol=1e-3, atol=0.02) if ARITHMETIC[backend] == "float32" else dict(rtol=0.1, atol=1)
             assert torch.allclose(function(), expected, **tolerance), backend
         theirs, *ours = seconds(*functions, turns=turns)
@@ -107,7 +125,7 @@ def scoring(name: str, density: Autoregressive, n: int, turns: int) -> list[dict
     )
     return [
         dict(name=what.format(backend, n / took), ratio=theirs / took, goal=3.0, unit="times as fast")
-        for backend, took in zip(ARITHMETIC, ours, strict=True)
+        for backend, took in zip(backends, ours, strict=True)
     ]
 
 
@@ -120,8 +138,9 @@ def peak(name: str, density: Autoregressive, n: int, turns: int) -> list[dict[st
         nonlocal operations
         assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
         kh, kw = module.kernel_size
-        pixels = (output if isinstance(module, nn.Conv2d) else inputs[0])[0, 0].numel()
-        operations += 2 * len(output) * pixels * module.in_channels * module.out_channels * kh * kw
+        places = (output if isinstance(module, nn.Conv2d) else inputs[0])[0, 0].numel()
+        share = module.mask.float().mean().item() if isinstance(module, MaskedConv2d) else 1  # zeros are no use
+        operations += int(2 * len(output) * places * module.in_channels * module.out_channels * kh * kw * share)
 
     density = copy.deepcopy(density).eval()
     hooks = [
@@ -129,20 +148,21 @@ def peak(name: str, density: Autoregressive, n: int, turns: int) -> list[dict[st
         for module in density.modules()
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
     ]
-    x = torch.randint(0, 256, (n, *density.event_shape)) / 255
-    conv = nn.Conv2d(256, 256, 3, padding=1).to(memory_format=torch.channels_last)
-    y = torch.rand(32, 256, 32, 32).to(memory_format=torch.channels_last)
+    x = pixels(density, n)
+    conv = nn.Conv2d(256, 256, 3, padding=1).to(density.device, memory_format=torch.channels_last)
+    y = torch.rand(32, 256, 32, 32).to(density.device, memory_format=torch.channels_last)
     with torch.inference_mode():
         density.log_prob(x)
         for hook in hooks:
             hook.remove()
 
         def best(arithmetic: str) -> Tensor:
-            with torch.autocast("cpu", torch.bfloat16, enabled=arithmetic == "bfloat16"):
+            with torch.autocast(density.device.type, torch.bfloat16, enabled=arithmetic == "bfloat16"):
                 return conv(y)
 
         rows = []
-        for backend, arithmetic in ARITHMETIC.items():
+        for backend in backends_for(density):
+            arithmetic = ARITHMETIC[backend]
             fast = on_backend(density, backend)
             ours, theirs = seconds(
                 lambda fast=fast: excess_surprisal(Evidence(density, x, fast=fast)),  # type: ignore[misc]
@@ -158,6 +178,15 @@ def peak(name: str, density: Autoregressive, n: int, turns: int) -> list[dict[st
     return rows
 
 
+def pixels(density: Autoregressive, n: int) -> Tensor:
+    """Returns (n, C, H, W) random images."""
+    return (torch.randint(0, 256, (n, *density.event_shape)) / 255).to(density.device)
+
+
+def backends_for(density: Autoregressive) -> list[str]:
+    return [backend for backend in ARITHMETIC if backend != "openvino" or density.device.type == "cpu"]
+
+
 def a_pass_a_site(density: Autoregressive, x: Tensor, turns: int) -> float:
     """Seconds that as many passes take as there are sub-pixels, reckoned from one."""
     with torch.inference_mode():
@@ -167,7 +196,7 @@ def a_pass_a_site(density: Autoregressive, x: Tensor, turns: int) -> float:
 def purification(name: str, density: Autoregressive, n: int, turns: int, goal: float) -> dict[str, Any]:
     x = noisy(density, n)
     (ours,) = seconds(lambda: purify(x, 16, density), turns=turns)
-    ratio = a_pass_a_site(density, x / 255, turns) / ours
+    ratio = a_pass_a_site(density, x.to(density.device) / 255, turns) / ours
     what = f"purification of {n} at eps 16, {name}: against a pass a sub-pixel, {ours / n:.2f} s an image"
     return dict(name=what, ratio=ratio, goal=goal, unit="times as fast")
 
@@ -180,15 +209,15 @@ def against_the_cached_loop(name: str, density: Autoregressive) -> dict[str, Any
 
 
 def sampling(name: str, density: Autoregressive, n: int, turns: int) -> dict[str, Any]:
-    (ours,) = seconds(lambda: density.sample(n, generator=torch.Generator().manual_seed(0)), turns=turns)
-    x = torch.rand(n, *density.event_shape)
+    (ours,) = seconds(lambda: density.sample(n), turns=turns)
+    x = pixels(density, n)
     what = f"sampling {n}, {name}: against a pass a sub-pixel, {ours / n:.2f} s an image"
     return dict(name=what, ratio=a_pass_a_site(density, x, turns) / ours, goal=50.0, unit="times as fast")
 
 
 def noisy(density: Autoregressive, n: int) -> Tensor:
     """Returns (n, C, H, W) uint8: samples of the density, attacked by noise of up to 8."""
-    x = 255 * density.sample(n, generator=torch.Generator().manual_seed(1))
+    x = (255 * density.sample(n)).cpu()
     return (x + torch.randint(-8, 9, x.shape)).clamp(0, 255).to(torch.uint8)
 
 
@@ -245,13 +274,27 @@ def growth(path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def screened(files: int, few: int, many: int) -> list[dict[str, Any]]:
+    """Screening PNG files against scoring their tensors, and the memory that it takes. Returns a row each."""
+    found = screening.measure(files, "float32")
+    what = f"screening {files:,} PNG files, {found['files_a_second']} a second with start-up, against scoring alone"
+    peaks = screening.memory(few, many)
+    memory = f"peak memory of screening {many:,} files ({peaks[1]:.0f} MiB) against {few:,} ({peaks[0]:.0f} MiB)"
+    return [
+        dict(name=what, ratio=found["share_of_scoring"], goal=0.85, unit="of its images a second"),
+        dict(name=memory, ratio=peaks[1] / peaks[0], goal=1.1, unit="times as much (at most)"),
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true", help="under two minutes: smaller batches, fewer rows")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--files", type=int, default=10_000, help="of which screening is measured")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    shipped = {name: load_detector(name).density for name in ("fashion-mnist", "cifar10")}
+    shipped = {name: load_detector(name, device=arguments.device).density for name in ("fashion-mnist", "cifar10")}
     turns = 1 if arguments.quick else 3
     rows: list[dict[str, Any]] = []
 
@@ -272,21 +315,27 @@ def main() -> None:
             add(purification(name, density, 64, 1, goal=20.0))
             add(sampling(name, density, 64, 1))
     if not arguments.quick:
-        large = PixelCNNPlusPlus((3, 32, 32), filters=160, blocks=5, mixtures=10)
+        large = PixelCNNPlusPlus((3, 32, 32), filters=160, blocks=5, mixtures=10).to(arguments.device)
         what = "160 filters, 5 blocks, 10 logistics"
         for row in (*scoring(what, large, 4, 1), *peak(what, large, 4, 1)):
             add(row)
-        growth(HERE / "growth.png")
+        for row in screened(arguments.files, arguments.files // 10, 10 * arguments.files):
+            add(row)
+        growth(HERE / "growth.svg")
+        (HERE / "speed.md").write_text(markdown(rows, arguments.device))
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
-    (HERE / "speed.md").write_text(markdown(rows, "--quick" if arguments.quick else ""))
 
 
-def markdown(rows: list[dict[str, Any]], option: str) -> str:
+def markdown(rows: list[dict[str, Any]], device: str) -> str:
     """Returns a table."""
-    machine = f"{torch.get_num_threads()} threads, torch {torch.__version__}, {platform.machine()}"
+    what = (
+        torch.cuda.get_device_name(device)
+        if device.startswith("cuda")
+        else f"{cpu()}, {torch.get_num_threads()} threads"
+    )
     lines = [
-        f"`python benchmarks/speed.py {option}`, on the CPU: {machine}.",
+        f"`python benchmarks/speed.py` on {what}, with torch {torch.__version__}.",
         "",
         "| what | measured | goal |",
         "| --- | --- | --- |",
@@ -294,6 +343,15 @@ def markdown(rows: list[dict[str, Any]], option: str) -> str:
     for row in rows:
         lines.append(f"| {row['name']} | {row['ratio']:.2f} {row['unit']} | {row['goal']:g} |")
     return "\n".join(lines) + "\n"
+
+
+def cpu() -> str:
+    """Returns the name of the processor."""
+    if Path("/proc/cpuinfo").is_file():
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.split(':', 1)[1].strip()} ({platform.machine()})"
+    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

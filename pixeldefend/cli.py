@@ -644,7 +644,9 @@ def recalibrate(
 
 @app.command()
 def calibrate(
-    density: Annotated[Path, typer.Option(help="The density.safetensors that `train density` wrote.")],
+    density: Annotated[
+        str, typer.Option(help="The density.safetensors that `train density` wrote, or a shipped or saved detector's.")
+    ],
     data: Annotated[
         str, typer.Option(help="The data set that it was trained on: clean images held out from training calibrate.")
     ],
@@ -681,16 +683,21 @@ def calibrate(
     import numpy as np
     import torch
 
-    from . import densities
     from .datasets import load_dataset
     from .detector import Detector
-    from .storage import load_tensors
-    from .zoo import load_classifier
+    from .eval.others import recipe_of
+    from .zoo import load_classifier, load_density
 
     with _refusals():
-        model = densities.load(density).to(device)
+        model = load_density(density, device=device)
         shape = model.event_shape or ()
         images = load_dataset(data, data_dir, length=shape[0] if len(shape) == 1 else 256)
+        recipe = {"torch": torch.__version__, **recipe_of(density)}
+        other = recipe.get("train_sha256", images.train.digest()) != images.train.digest()
+        if other and recipe.get("data", data) == data:  # of other data it has seen nothing
+            raise ValueError(
+                f"{density} was trained on other images than {data} holds now: some may be held out no more"
+            )
         asked = None if classifier is None else load_classifier(classifier, device=device)
         detector = Detector(model, score=score, fpr=fpr, confidence=confidence, classifier=asked)
         detector.fit(images.calibration.x, X_fit=images.fit.x, transformations=transformation, backends=backend)
@@ -702,11 +709,6 @@ def calibrate(
         }
         if np.isnan(metrics["test_bits_per_dim"]):  # of rows of real numbers
             del metrics["test_bits_per_dim"]
-        recipe = {**load_tensors(density)[1].get("recipe", {}), "torch": torch.__version__}
-        if recipe.get("train_sha256", images.train.digest()) != images.train.digest():
-            raise ValueError(
-                f"{density} was trained on other images than {data} holds now: some may be held out no more"
-            )
         notes = {"data": data, "calibration_images": len(images.calibration), "metrics": metrics, "recipe": recipe}
         detector.save(out, **notes)
     bits = f" {metrics['test_bits_per_dim']:.4f} bits/dim," if "test_bits_per_dim" in metrics else ""

@@ -250,6 +250,20 @@ def test_purify_writes_an_image_a_file_and_says_what_changed(tmp_path):
     assert Image.open(picture).width > 400
 
 
+def test_purify_asks_the_classifier_where_the_score_does(tmp_path):
+    score = ("--score", "purified_disagreement", "--classifier", "fashion-mnist", "--fpr", "0.1")
+    with np.load(Path(__file__).parent / "data" / "fashion_mnist_test_500.npz") as file:
+        np.savez(tmp_path / "few.npz", x=file["x"][:120])
+    made = tmp_path / "detector.safetensors"
+    done = pixeldefend("calibrate", "--density", "fashion-mnist", "--data", tmp_path / "few.npz", *score, "--out", made)
+    assert done.returncode == 0, done.stderr
+    image = next(EXAMPLES.glob("pgd*.png"))
+    options = ("--out", tmp_path, "--eps", "4", "--detector", made, "--classifier", "fashion-mnist")
+    done = pixeldefend("purify", image, *options)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["p_value"][0] <= 1
+
+
 def test_purify_refuses_a_bad_eps(tmp_path):
     image = next(EXAMPLES.glob("*.png"))
     refused("purify", image, "--out", tmp_path, "--eps", 300, says="whole number of 8-bit steps, 0 to 255, got 300")

@@ -2,6 +2,9 @@
 
 import importlib.metadata
 import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pixeldefend
@@ -28,3 +31,13 @@ def test_what_is_not_python_is_in_it():
     assert (root / "eval" / "results.schema.json").exists()
     assert list((root / "eval" / "results" / "leaderboard").glob("*.json"))
     assert list((root / "weights").glob("*.safetensors"))
+
+
+def test_waiting_threads_sleep_unless_told_otherwise():
+    """Threads that spin take a busy machine's cores; torch reads it when it is imported, which is after this."""
+    program = "import os, sys, pixeldefend; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    for given, expected in ((None, "PASSIVE False"), ("ACTIVE", "ACTIVE False")):
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+        environment |= {"OMP_WAIT_POLICY": given} if given else {}
+        found = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+        assert found.stdout.strip() == expected, found.stderr

@@ -12,6 +12,7 @@ from pixeldefend.attacks import craft
 from pixeldefend.densities import FVSBN, MADE, build
 from pixeldefend.detector import Detector
 from pixeldefend.purify import PixelDefend, purify
+from pixeldefend.zoo import cached_detector
 
 
 def brute_force(x: torch.Tensor, eps: int, density) -> torch.Tensor:
@@ -229,3 +230,13 @@ def test_a_fused_score_may_ask_the_classifier_and_survives_a_file(tiny_density, 
     without = Detector.load(tmp_path / "detector.safetensors")
     with pytest.raises(ValueError, match="purified_disagreement asks the classifier"):
         without.is_adversarial(x[:1])
+
+
+def test_a_defence_has_a_density_of_its_own_once(tiny_density):
+    """It may go to another device or precision without taking the detectors along that were loaded by name."""
+    defended = PixelDefend(Speckles(), "fashion-mnist").double()
+    assert defended.model.dtype == torch.float64
+    assert load_detector("fashion-mnist").density.dtype == torch.float32
+    assert cached_detector("fashion-mnist").density.dtype == torch.float32
+    names = [name for name in PixelDefend(Speckles(), tiny_density).state_dict() if "last.bias" in name]
+    assert names == ["model.net.last.bias"]
