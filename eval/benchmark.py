@@ -408,8 +408,8 @@ def _usual_scores(detector: Detector, data: DataSet, log: Callable[[str], None])
     for name in [name for name in SCORES if name not in DEAR]:
         score = make_score(name)
         try:
-            if isinstance(score, Combined | Fused) and len(data.fit) < Combined.LEAST:
-                raise ValueError(f"it needs {Combined.LEAST} images to fit on, there are {len(data.fit)}")
+            if isinstance(score, Combined | Fused) and len(data.fit) < Combined.LEAST_IMAGES:
+                raise ValueError(f"it needs {Combined.LEAST_IMAGES} images to fit on, there are {len(data.fit)}")
             first = score.features if isinstance(score, LearnedScore) else score
             _suspicions(detector, {name: first}, data.test.x[:1])
             names.append(name)

@@ -683,7 +683,7 @@ def calibrate(
     import numpy as np
     import torch
 
-    from .datasets import load_dataset
+    from .datasets import DATASETS, load_dataset
     from .detector import Detector
     from .eval.others import recipe_of
     from .zoo import load_classifier, load_density
@@ -694,7 +694,8 @@ def calibrate(
         images = load_dataset(data, data_dir, length=shape[0] if len(shape) == 1 else 256)
         recipe = {"torch": torch.__version__, **recipe_of(density)}
         other = recipe.get("train_sha256", images.train.digest()) != images.train.digest()
-        if other and recipe.get("data", data) == data:  # of other data it has seen nothing
+        named = {recipe.get("data"), data}
+        if other and not (len(named) == 2 and recipe.get("data") in DATASETS):  # of other data it has seen nothing
             raise ValueError(
                 f"{density} was trained on other images than {data} holds now: some may be held out no more"
             )

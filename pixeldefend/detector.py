@@ -115,7 +115,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         rate holds whichever they went through, in whatever proportions; attacks have to stand out from all of these.
         backends: further ones to calibrate for, so that `with_backend` and `load` can change to them.
         Raises ValueError if X is malformed, or too small for fpr (see `conformal.rank`), if many images are copies of
-        others, if X_fit holds mostly the same images, or if all scores are the same.
+        others, if X_fit holds too few images to learn from, copies, or mostly the same images, or if all scores are the
+        same.
         """
         for what, names in (("transformations", transformations), ("backends", backends)):
             if isinstance(names, str):
@@ -255,8 +256,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         )
 
     def suspicion(self, x: Tensor) -> Tensor:
-        """x: (N, *event) in [0, 1], on the density's device. Returns (N,): the score, higher = more suspicious and
-        flagged above -offset_, with its gradient: for attacks that know the detector."""
+        """x: (N, *event) in [0, 1], on the density's device and of its dtype. Returns (N,): the score, higher = more
+        suspicious and flagged above -offset_, with its gradient: for attacks that know the detector."""
         check_is_fitted(self)
         assert self.density is not None
         return self.score_(Evidence(self.density, self.density.observe(x), self.classifier))
@@ -318,16 +319,17 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         tensors, meta = load_tensors(path)
         if meta.get("kind") != "detector":
             raise ValueError(f"{path} holds a {meta.get('kind')}, not a detector")
-        density = build(meta["density"])
-        prefix = "density."
-        density.load_state_dict({name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)})
+        density = density_of(tensors, meta)
         parameters = (
             meta["parameters"] if backend is None else {**meta["parameters"], "backend": check_backend(backend)}
         )
         detector = cls(density.eval().to(device), **parameters, classifier=classifier)
         detector.score_ = make_score(detector.score_name)
         if isinstance(detector.score_, LearnedScore):
-            detector.score_.recall(meta["learned"])
+            try:
+                detector.score_.recall(meta["learned"])
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}; calibrate its density again (pixeldefend calibrate)") from None
         detector.calibrations_ = {
             arithmetic: tensors[_calibration(arithmetic)].numpy()
             for arithmetic in dict.fromkeys(ARITHMETIC.values())
@@ -369,6 +371,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """function of every batch. backend: None for the detector's own. A batch too large for the memory is split,
         with a warning."""
         assert self.density is not None
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
         fast = self._on_backend(backend or self.backend)
         models = [model for model in (self.density, self.classifier) if model is not None]
         training = [model.training for model in models]
@@ -385,14 +389,15 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         assert self.density is not None
         size = self.batch_size
         while True:  # once, if there are none
-            batch = self.density.observe(x[:size].to(self.density.device))
             try:
+                batch = self.density.observe(x[:size].to(self.density.device, self.density.dtype))
                 yield function(Evidence(self.density, batch, self.classifier, fast))
             except (RuntimeError, MemoryError) as error:
-                if len(batch) <= 1 or not is_out_of_memory(error):
+                found = len(x[:size])
+                if found <= 1 or not is_out_of_memory(error):
                     raise
-                size = len(batch) // 2
-                warnings.warn(f"{len(batch)} images at once do not fit into memory: going on with {size}", stacklevel=2)
+                size = found // 2
+                warnings.warn(f"{found} images at once do not fit into memory: going on with {size}", stacklevel=2)
             else:
                 x = x[size:]
                 if not len(x):
@@ -412,7 +417,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return made[2]
 
     def _each(self, function: Callable[[Evidence], Tensor], x: Tensor, backend: str | None = None) -> Array:
-        """The same, joined."""
+        """Returns (N, ...): function of every batch, joined."""
         return np.concatenate(self._batches(lambda evidence: _numbers(function(evidence)), x, backend))
 
     def _suspicion(self, x: Tensor) -> Array:
@@ -527,6 +532,13 @@ class ClassConditional(BaseEstimator):  # type: ignore[misc]
         if labels.shape != (n,) or labels.dtype.kind not in "iub":
             raise ValueError(f"labels must be {n} whole numbers, got {labels.dtype} of shape {labels.shape}")
         return labels.astype(np.int64)
+
+
+def density_of(tensors: dict[str, Tensor], meta: dict[str, Any]) -> Density:
+    """tensors, meta: of a detector's file. Returns the density that is in it."""
+    density, prefix = build(meta["density"]), "density."
+    density.load_state_dict({name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)})
+    return density
 
 
 def is_out_of_memory(error: Exception) -> bool:

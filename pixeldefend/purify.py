@@ -58,7 +58,7 @@ def purify(
         raise ValueError(f"the density models images of shape {model.event_shape}, got {tuple(batch.shape[1:])}")
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    if not isinstance(batch_size, int) or batch_size < 1:
+    if not isinstance(batch_size, int | np.integer) or batch_size < 1:
         raise ValueError(f"batch_size must be a whole number, at least 1, got {batch_size!r}")
     purified = to_uint8(batch)
     todo = torch.arange(len(batch))
@@ -142,10 +142,11 @@ def purify_screened(
     device: str = "cpu",
 ) -> Iterator[Purified]:
     """results: what `screening.screen` yields. eps, adaptive: as for `purify`. detector: as it was for `screen`.
-    classifier: to be asked for labels. Yields one result each, in order; what cannot be purified becomes its record's
-    error. Raises ValueError for a bad eps."""
+    classifier: to be asked for labels, and by the score, if it asks one. Yields one result each, in order; what cannot
+    be purified becomes its record's error. Raises ValueError for a bad eps."""
     eps = checked_eps(eps)
     remaining = iter(results)
+    judges: dict[str, Detector] = {}
     while batch := [Purified(result) for result in islice(remaining, batch_size)]:
         groups: dict[tuple[str, tuple[int, ...]], list[Purified]] = {}
         for item in batch:
@@ -153,8 +154,10 @@ def purify_screened(
                 name = str(detector or item.screened.record.detector)
                 groups.setdefault((name, item.screened.image.shape), []).append(item)
         for (name, _), group in groups.items():
-            judge = copy.copy(cached_detector(name, device))
-            judge.classifier = classifier  # for the scores that ask it
+            if name not in judges:
+                judges[name] = copy.copy(cached_detector(name, device))
+                judges[name].classifier = classifier  # for the scores that ask it
+            judge = judges[name]
             try:
                 _purify_group(group, eps, judge, adaptive, classifier)
             except (ValueError, RuntimeError, MemoryError) as error:

@@ -330,7 +330,12 @@ class LearnedScore(ABC):
         return {name: value for name, value in vars(self).items() if name.endswith("_")}
 
     def recall(self, learned: dict[str, Any]) -> LearnedScore:
-        """Takes over what `learned` returned."""
+        """Takes over what `learned` returned. Raises ValueError if that was a score that learned something else."""
+        wanted = {
+            name for kind in type(self).__mro__ for name in vars(kind).get("__annotations__", {}) if name[-1] == "_"
+        }
+        if learned.keys() != wanted:
+            raise ValueError(f"what its score learned is of another version: {sorted(learned)}, not {sorted(wanted)}")
         vars(self).update(learned)
         return self
 
@@ -410,7 +415,7 @@ class Combined(LearnedScore):
     members_: list[str]
     quantiles_: list[list[float]]
 
-    LEAST = 50  # images, for the outermost of the quantiles
+    LEAST_IMAGES = 50  # for the outermost of the quantiles
 
     def __init__(self, members: Sequence[str]) -> None:
         self.members = members
@@ -422,10 +427,10 @@ class Combined(LearnedScore):
     def fit(self, features: Tensor, noisy: Tensor | None = None) -> Combined:
         """features: (N, K). Learns which members differ, and their quantiles. Raises ValueError if N is below 50,
         or none differs between images."""
-        if len(features) < self.LEAST:
+        if len(features) < self.LEAST_IMAGES:
             raise ValueError(
-                f"scores are fused on at least {self.LEAST} clean images to fit on, got {len(features)}: give more "
-                "(X_fit), or take one score"
+                f"scores are combined on at least {self.LEAST_IMAGES} clean images to fit on, got {len(features)}: "
+                "give more (X_fit), or take one score"
             )
         quantiles = dict(zip(self.members, map(quantiles_of, features.unbind(1)), strict=True))
         differ = {name: values for name, values in quantiles.items() if np.ptp(values) > 0}
@@ -490,8 +495,8 @@ class Fused(LearnedScore):
     """Several scores as one, (sum_k max(z_k, 0)^4)^(1/4), each made standard normal by clean images.
 
     Little more than the highest of them: a union of tests (Roy 1953), which sees what any one of them sees, at the
-    price of the false alarms that all share, and with a gradient that leads away from all. parts: names in `SCORES`.
-    Those that are the same for nearly all clean images are left out.
+    price of the false alarms that all share, and with a gradient that leads away from all. parts: names in `SCORES`
+    of scores that are `Combined` or learn nothing. Those that are the same for nearly all clean images are left out.
     """
 
     quantiles_: dict[str, list[float]]
@@ -503,15 +508,17 @@ class Fused(LearnedScore):
     def features(self, evidence: Evidence) -> Tensor:
         """Returns (N, K): what the parts learn from, one after the other."""
         found = []
-        for part in self.parts.values():
-            features = part.features(evidence) if isinstance(part, LearnedScore) else evidence.once(part)
-            found.append(features.double().reshape(len(evidence.x), -1))
+        for name, part in self.parts.items():
+            score = part.features(evidence) if isinstance(part, Combined) else evidence.once(make_score(name))[:, None]
+            found.append(score.double())
         return torch.cat(found, 1)
 
     def fit(self, features: Tensor, noisy: Tensor | None = None) -> Fused:
         """features, noisy: (N, K). Learns all that the parts learn, which of them differ, and their quantiles. Raises
         ValueError as they do."""
-        both = (self._split(features), self._split(features if noisy is None else noisy))
+        if noisy is None:
+            raise ValueError("fused scores are learned from the features of clean images, and of the same with noise")
+        both = (self._split(features), self._split(noisy))
         for name, part in self.parts.items():
             if isinstance(part, LearnedScore):
                 part.fit(*(columns[name] for columns in both))
@@ -530,6 +537,8 @@ class Fused(LearnedScore):
         return {"quantiles_": self.quantiles_, "parts_": parts}
 
     def recall(self, learned: dict[str, Any]) -> Fused:
+        if learned.keys() != {"quantiles_", "parts_"}:
+            raise ValueError(f"what its score learned is of another version: {sorted(learned)}")
         for name, values in learned["parts_"].items():
             part = self.parts[name]
             assert isinstance(part, LearnedScore)
@@ -626,6 +635,7 @@ SCORES: dict[str, Score] = {
     "pit_uniformity": pit_uniformity,
     "pit_tails": pit_tails,
     "pit_lag_channels": PitLag(channels=1),
+    # named by what they run along: along columns is one row before
     "pit_lag_columns": PitLag(rows=1),
     "pit_lag_rows": PitLag(columns=1),
     "pit_lag_diagonal": PitLag(rows=1, columns=1),

@@ -14,7 +14,7 @@ from torch import nn
 from . import densities
 from .classifiers import ResNet
 from .densities import Density
-from .detector import Detector
+from .detector import Detector, density_of
 from .storage import load_tensors, sha256_of
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -67,11 +67,10 @@ def load_density(name: str | os.PathLike[str], *, device: str | torch.device = "
     """name: of a shipped detector, or the path of a file that `Detector.save` or `Density.save` wrote. Returns its
     density. Raises as `load_detector` does."""
     path = _verified(name, "detector")
-    if load_tensors(path)[1].get("kind") == "density":
-        return densities.load(path).to(device)
-    density = Detector.load(path, device=device).density
-    assert density is not None
-    return density
+    tensors, meta = load_tensors(path)
+    if meta.get("kind") == "detector":
+        return density_of(tensors, meta).eval().to(device)
+    return densities.load(path).to(device)
 
 
 @functools.cache

@@ -12,7 +12,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from pixeldefend.datasets import load_dataset
 from pixeldefend.densities import Density, OrderEnsemble, PixelCNNPlusPlus, build
 from pixeldefend.detector import ClassConditional, Detector
+from pixeldefend.storage import load_tensors, save_tensors
 from pixeldefend.transformations import transform
+from pixeldefend.zoo import load_density
 
 
 def noise(n: int, seed: int = 0) -> np.ndarray:
@@ -516,3 +518,23 @@ def test_what_a_score_learns_from_is_checked(tiny_density):
         Detector(tiny_density, score="typicality", fpr=0.1).fit(x, X_fit=np.repeat(clean_images(2, seed=5), 20, axis=0))
     with pytest.raises(ValueError, match="all 30 scores are 1: they calibrate nothing"):
         Detector(tiny_density, fpr=0.1).fit(x).with_calibration(np.ones(30))
+
+
+def test_a_batch_of_no_images_and_one_of_no_size(tiny_density):
+    x = clean_images(120)
+    assert Detector(tiny_density, score="fused", fpr=0.1).fit(x, X_fit=clean_images(60, seed=3)).p_value(
+        torch.empty(0, 1, 8, 8)
+    ).shape == (0,)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        Detector(tiny_density, fpr=0.1, batch_size=0).fit(x)
+
+
+def test_what_another_version_learned_is_refused_and_its_density_kept(tiny_density, tmp_path):
+    path = tmp_path / "old.safetensors"
+    Detector(tiny_density, score="fused", fpr=0.1).fit(clean_images(120), X_fit=clean_images(60, seed=3)).save(path)
+    tensors, meta = load_tensors(path)
+    save_tensors(path, tensors, {**meta, "learned": {"members_": ["bits_per_dim"], "quantiles_": [[0.0, 1.0]]}})
+    with pytest.raises(ValueError, match=r"old.safetensors: what its score learned is of another version.*calibrate"):
+        Detector.load(path)
+    x = torch.from_numpy(clean_images(3))[:, None] / 255
+    torch.testing.assert_close(load_density(path).log_prob(x), tiny_density.log_prob(x))

@@ -3,8 +3,10 @@
 import pytest
 import torch
 from helpers import SMALL, dependence, grid_images, randomised, site_order
+from torch.nn import functional as F
 
 from pixeldefend.densities import PixelCNNPlusPlus, build
+from pixeldefend.densities.pixelcnnpp import concat_elu, elu
 
 CASES = SMALL["pixelcnnpp"]
 
@@ -79,3 +81,34 @@ def test_gradient_to_the_input_matches_finite_differences():
     density = randomised(density, scale=0.1).double()
     x = (0.1 + 0.8 * grid_images(1, 1, 8, 8)).double().requires_grad_()
     assert torch.autograd.gradcheck(density.log_prob, (x,), eps=1e-7, atol=1e-3)
+
+
+def test_the_activations_are_torch_s():
+    x = torch.cat([torch.randn(1000) * 10 ** torch.randn(1000), torch.tensor([0.0, -0.0, 1e30, -1e30])])
+    x = x[None, :, None, None].requires_grad_()
+    for ours, torch_s in ((elu, F.elu), (concat_elu, lambda x: F.elu(torch.cat([x, -x], 1)))):
+        torch.testing.assert_close(ours(x), torch_s(x), rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(ours(x.detach()), torch_s(x.detach()), rtol=1e-6, atol=1e-7)
+        gradients = [torch.autograd.grad(function(x).sum(), x)[0] for function in (ours, torch_s)]
+        torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)
+    assert elu(torch.tensor(float("nan"))).isnan()
+    assert concat_elu(torch.full((1, 1, 1, 1), float("nan"))).isnan().all()
+
+
+@pytest.mark.parametrize("head", ["logistics", "categorical"])
+def test_channels_in_turn_are_those_of_the_whole_pixel(head):
+    density = randomised(PixelCNNPlusPlus((3, 8, 8), filters=4, blocks=1, scales=1, mixtures=2, head=head)).double()
+    x = grid_images(2, 3, 8, 8).double()
+    with torch.no_grad():
+        parameters = density.net(x)
+        whole, written = density.head(parameters, x).pmf(), torch.zeros_like(x)
+        for k, conditionals in enumerate(density.head.in_turn(parameters, written)):
+            torch.testing.assert_close(conditionals.pmf()[:, 0], whole[:, k])
+            written[:, k] = x[:, k]
+
+
+def test_log_probabilities_are_the_same_whether_the_head_has_computed_them_or_not():
+    density = randomised(PixelCNNPlusPlus((3, 8, 8), filters=4, blocks=1, scales=1, mixtures=2))
+    x = grid_images(2, 3, 8, 8)
+    conditionals = density.conditionals(x)
+    torch.testing.assert_close(conditionals.log_prob(x), conditionals.log_prob(x.clone()))

@@ -242,8 +242,8 @@ class Autoregressive(Density):
         return self.net(x)
 
     def conditionals(self, x: Tensor) -> SiteDistribution:
-        """x: (N, *event). Returns the Distribution of every site given those before it. Raises ValueError as `check`
-        does."""
+        """x: (N, *event), not to be written to while the outcome is used. Returns the Distribution of every site given
+        those before it. Raises ValueError as `check` does."""
         self.check(x)
         parameters = self.parameters_of_sites(x)
         with torch.autocast(x.device.type, enabled=False):

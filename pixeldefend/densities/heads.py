@@ -55,7 +55,7 @@ class DiscretizedLogisticMixture(GridDistribution):
         Exact on the grid. Off it the bin slides along, and its outer edges open to infinity gradually within the last
         1/255 at either end, so that the result is continuous and has a gradient.
         """
-        if self.known is not None and value is self.known[0]:
+        if self.known is not None and value is self.known[0] and not value.requires_grad:
             return self.known[1]
         x = value.unsqueeze(-1)
         half = 1 / (LEVELS - 1)

@@ -365,7 +365,9 @@ class Upsample(nn.Module):
         return self.down(down), self.right(right)
 
 
-LEAST = -80.0  # what lies below has an exponential that is nothing beside 1, and so small that it takes long to compute
+LEAST_EXPONENT = (
+    -80.0
+)  # what lies below has an exponential that is nothing beside 1, and so small that it takes long to compute
 
 
 def elu(x: Tensor) -> Tensor:
@@ -373,15 +375,17 @@ def elu(x: Tensor) -> Tensor:
     if _leave_to_torch(x):
         return F.elu(x)
     if x.requires_grad:
-        return torch.where(x > 0, x, x.clamp(LEAST, 0).exp() - 1)
-    return torch.maximum(x, x.clamp(LEAST, 0).exp_().sub_(1))  # the same: exp(x) - 1 is at least x
+        return torch.where(x >= 0, x, x.clamp(LEAST_EXPONENT, 0).exp() - 1)
+    return torch.maximum(x, x.clamp(LEAST_EXPONENT, 0).exp_().sub_(1))  # the same: exp(x) - 1 is at least x
 
 
 def concat_elu(x: Tensor) -> Tensor:
     """(N, C, H, W) -> (N, 2C, H, W): elu of x and of -x, as in the paper's code."""
     if _leave_to_torch(x) or x.requires_grad:
         return elu(torch.cat([x, -x], 1))
-    negative = x.abs().neg_().clamp_(min=LEAST).exp_().sub_(1)  # serves both; where it is not wanted, it is the lesser
+    negative = (
+        x.abs().neg_().clamp_(min=LEAST_EXPONENT).exp_().sub_(1)
+    )  # serves both; where it is not wanted, it is the lesser
     return torch.cat([torch.maximum(x, negative), torch.maximum(-x, negative)], 1)
 
 
