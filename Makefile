@@ -1,6 +1,7 @@
 # make demo: set up and screen the examples. make test: set up and pass the tests.
 PYTHON ?= python3
 BIN = .venv/bin
+ATTACKS = fgsm-8,bim-8,pgd-2,pgd-4,pgd-8,pgd-l2-0.25,pgd-l2-0.5,deepfool-linf,deepfool-l2,cw-l2,fmn-l0,salt-and-pepper
 SOURCES = $(shell find pixeldefend attacks eval -name '*.py' -o -name '*.j2' -o -name '*.json' -o -path '*page/*' -o -path '*weights*')
 
 .PHONY: demo test test-fast lint weights examples benchmark leaderboard clean
@@ -40,21 +41,21 @@ examples: .venv/tested
 
 benchmark: .venv/tested
 	$(BIN)/pixeldefend benchmark --detector fashion-mnist --classifier fashion-mnist --data fashion-mnist \
-	    --attacks noise-8,fgsm-8,bim-8,pgd-2,pgd-4,pgd-8,pgd-l2-0.25,pgd-l2-0.5,deepfool-linf,deepfool-l2,cw-l2,fmn-l0 \
-	    --scores low_entropy_excess_surprisal,fused,bits_per_dim,excess_surprisal,typicality,top_surprisal \
-	    --limit 1000 --clean 5000 --controls --oracle --by-class --other mnist --out eval/results/fashion-mnist
+	    --attacks noise-8,$(ATTACKS) --limit 1000 --clean 5000 --controls --oracle --by-class --other mnist \
+	    --keep runs/kept --out eval/results/fashion-mnist
 	$(BIN)/pixeldefend benchmark --detector fashion-mnist --classifier fashion-mnist --data fashion-mnist \
-	    --scores bits_per_dim,typicality,excess_surprisal,low_entropy_excess_surprisal \
-	    --attacks cw-l2-slow --limit 100 --clean 1000 --out eval/results/fashion-mnist-cw-slow
+	    --attacks cw-l2-slow --limit 100 --clean 1000 --keep runs/kept --out eval/results/fashion-mnist-cw-slow
 	$(BIN)/pixeldefend benchmark --detector cifar10 --classifier cifar10 --data cifar10 \
-	    --attacks fgsm-8,bim-8,pgd-2,pgd-4,pgd-8,pgd-l2-0.25,pgd-l2-0.5,deepfool-linf,deepfool-l2,cw-l2,fmn-l0,salt-and-pepper \
-	    --scores fused,bits_per_dim,excess_surprisal,low_entropy_excess_surprisal,excess_surprisal_1_2,excess_surprisal_2_2.75,later_channels_excess_surprisal,top_surprisal,pit_lag_columns,pit_lag_rows \
-	    --limit 1000 --clean 2500 --controls --oracle --by-class --out eval/results/cifar10
+	    --attacks $(ATTACKS) --limit 1000 --clean 2500 --controls --oracle --by-class \
+	    --keep runs/kept --out eval/results/cifar10
+	$(BIN)/pixeldefend benchmark --detector cifar10 --classifier cifar10 --data cifar10 \
+	    --attacks deepfool-l2,cw-l2,pgd-2,pgd-8 --scores fused,purified_disagreement,fused_with_classifier \
+	    --limit 1000 --clean 1000 --keep runs/kept --out eval/results/cifar10-classifier
 
 # attackers who know the detector, and baselines (about two hours on 2 cores)
 leaderboard: .venv/tested
-	$(BIN)/python benchmarks/leaderboard.py fashion-mnist --limit 500 --adaptive-limit 20 --keep runs/kept
-	$(BIN)/python benchmarks/leaderboard.py cifar10 --limit 500 --adaptive-limit 20 --keep runs/kept
+	$(BIN)/python benchmarks/leaderboard.py fashion-mnist --limit 1000 --adaptive-limit 20 --dear-eps --keep runs/kept
+	$(BIN)/python benchmarks/leaderboard.py cifar10 --limit 1000 --adaptive-limit 20 --dear-eps --keep runs/kept
 
 # a regular, not an editable, installation: what is tested is what users get
 .venv/installed: pyproject.toml $(SOURCES) | .venv/bin/python

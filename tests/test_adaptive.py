@@ -539,23 +539,25 @@ def test_a_leaderboard(results, tmp_path):
 
 @pytest.mark.slow
 def test_a_row_of_the_leaderboard_can_be_made_again():
-    """FGSM on Fashion-MNIST: the sample is the first 500 test images, and thresholds are in the detector's file."""
+    """FGSM on Fashion-MNIST: the sample is the first half of the test images that were attacked, and thresholds are in
+    the detector's file."""
     path = Path(pixeldefend.eval.__file__).parent / "results" / "leaderboard" / "fashion-mnist-shipped.json"
     shipped = json.loads(path.read_text())
-    assert shipped["images"]["attacked_test"] == 500
+    assert shipped["images"]["attacked_test"] == 1000
     row = next(row for row in shipped["rows"] if row["attack"] == "fgsm-8")
     with np.load(SAMPLE) as file:
         x, y = torch.from_numpy(file["x"])[:, None], torch.from_numpy(file["y"]).long()
     detector, classifier = load_detector("fashion-mnist"), load_classifier("fashion-mnist").eval()
     with torch.no_grad():
         right = torch.cat([classifier(part / 255).argmax(1) for part in x.split(100)]) == y
-    assert int(right.sum()) == row["attempted"]
+    assert 0 <= row["attempted"] - int(right.sum()) <= 500
     made = craft(classifier, x[right], y[right], "fgsm-8")
-    assert abs(int(made.succeeded.sum()) - row["succeeded"]) <= 1  # sums in another order
+    # of the other half nothing is known here, but that it is like this one: three standard deviations of the share
+    assert made.succeeded.double().mean().item() == pytest.approx(row["succeeded"] / row["attempted"], abs=0.05)
     scores = -detector.score_samples(made.images[made.succeeded])
     for fpr in (0.01, 0.05):
         found = (scores > -detector.with_fpr(fpr).offset_).mean()
-        assert found == pytest.approx(row[f"tpr_at_fpr_{fpr}"], abs=0.005)
+        assert found == pytest.approx(row[f"tpr_at_fpr_{fpr}"], abs=0.02)
 
 
 def test_the_shipped_leaderboard_is_printed():
