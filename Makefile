@@ -49,7 +49,7 @@ benchmark: .venv/tested
 	    --attacks $(ATTACKS) --limit 1000 --clean 2500 --controls --oracle --by-class \
 	    --keep runs/kept --out eval/results/cifar10
 	$(BIN)/pixeldefend benchmark --detector cifar10 --classifier cifar10 --data cifar10 \
-	    --attacks deepfool-l2,cw-l2,pgd-2,pgd-8 --scores fused,purified_disagreement,fused_with_classifier \
+	    --attacks deepfool-l2,cw-l2 --scores fused,purified_disagreement \
 	    --limit 1000 --clean 1000 --keep runs/kept --out eval/results/cifar10-classifier
 
 # attackers who know the detector, and baselines (about two hours on 2 cores)
