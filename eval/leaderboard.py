@@ -44,7 +44,7 @@ def leaderboard_table(folder: Path | None = None) -> str:
         chosen = sorted((e for e in entries if e["data"] == data), key=lambda e: -_mean(e, "auroc"))
         budgets = sorted({row["eps"] for e in chosen for row in knowing(e["adaptive"])})
         budgets = [eps for eps in budgets if eps <= 8]
-        images = chosen[0]["images"]["attacked_test"]
+        images = " or ".join(map(str, sorted({e["images"]["attacked_test"] for e in chosen})))
         lines += [
             f"## {data}: {images} test images, {len(chosen[0]['rows'])} attacks",
             "",
