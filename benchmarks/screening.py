@@ -7,7 +7,6 @@ entropies, p-values), so that all figures are ratios of one run on one machine. 
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from pixeldefend.densities import build
 
 SAMPLE = Path(__file__).parent.parent / "tests" / "data" / "fashion_mnist_test_500.npz"
 PROGRAM = Path(sys.executable).parent / "pixeldefend"
+WAIT = "import os, subprocess, sys; print(os.wait4(subprocess.Popen(sys.argv[1:]).pid, 0)[2].ru_maxrss)"
 
 
 def main() -> None:
@@ -90,14 +90,15 @@ def screened(folder: str, n: int, *options: str) -> tuple[float, float]:
     """Screens the n images of a folder as a process. Returns the seconds and the peak memory in MiB that it took."""
     command = [PROGRAM, "screen", folder, "--format", "jsonl", "--output", f"{folder}.jsonl", *options]
     started = time.perf_counter()
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    _, _, usage = os.wait4(process.pid, 0)
+    # a child's peak includes what its parent held when it was started: it is started by a small one, which prints it
+    waiting = [sys.executable, "-c", WAIT, *map(str, command)]
+    peak = int(subprocess.run(waiting, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True).stdout)
     seconds = time.perf_counter() - started
     verdicts = [json.loads(line)["verdict"] for line in Path(f"{folder}.jsonl").read_text().splitlines()]
     Path(f"{folder}.jsonl").unlink()
     assert len(verdicts) == n
     assert "error" not in verdicts
-    return seconds, usage.ru_maxrss / 1024
+    return seconds, peak / 1024
 
 
 def help_seconds() -> float:
