@@ -45,8 +45,10 @@ benchmark: .venv/tested
 	    --keep runs/kept --out eval/results/fashion-mnist
 	$(BIN)/pixeldefend benchmark --detector fashion-mnist --classifier fashion-mnist --data fashion-mnist \
 	    --attacks cw-l2-slow --limit 100 --clean 1000 --keep runs/kept --out eval/results/fashion-mnist-cw-slow
+	$(BIN)/python benchmarks/padded.py
 	$(BIN)/pixeldefend benchmark --detector cifar10 --classifier cifar10 --data cifar10 \
 	    --attacks $(ATTACKS) --limit 1000 --clean 2500 --controls --oracle --by-class \
+	    --other data/mnist-32x32-rgb.npz --other data/fashion-mnist-32x32-rgb.npz \
 	    --keep runs/kept --out eval/results/cifar10
 	$(BIN)/pixeldefend benchmark --detector cifar10 --classifier cifar10 --data cifar10 \
 	    --attacks deepfool-l2,cw-l2 --scores fused,purified_disagreement \
