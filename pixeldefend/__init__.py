@@ -12,9 +12,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-# threads that wait for one another sleep: spinning, they take a busy machine's cores from those that they wait for.
-# It is read when torch is imported, and holds where that comes after this.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# threads that wait for one another sleep, after a moment: spinning, they take a busy machine's cores from those that
+# they wait for; asleep at once, they are late on an idle one. It holds where torch is imported after this.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ.setdefault("GOMP_SPINCOUNT", "100000")
 
 if TYPE_CHECKING:
     import numpy as np
