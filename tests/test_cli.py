@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -204,7 +205,10 @@ def test_a_killed_run_leaves_no_half_written_output(detector, clean, tmp_path, h
     output.write_text("what was there before")
     listed = f"{clean}/0.png\n" * 200_000
     command = [str(PROGRAM), "screen", "-", "--detector", str(detector), "--format", "jsonl", "--output", str(output)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # a shell that runs the tests in the background lets their children ignore SIGINT
+    heeded = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    quiet = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, **quiet, preexec_fn=heeded)
     process.stdin.write(listed.encode())
     process.stdin.close()
     deadline = time.monotonic() + 120
