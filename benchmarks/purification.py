@@ -3,8 +3,10 @@
     python benchmarks/purification.py fashion-mnist --eps 16 --eps 32 --limit 200
     python benchmarks/purification.py cifar10 --eps 2 --eps 8 --eps 16 --limit 100 --attacks fgsm-8,bim-8,pgd-8,cw-l2
 
-The shipped classifier is attacked, without any regard to purification; then images are purified by the shipped density.
-Accuracy is over all the images, those included that the classifier misreads unattacked. Writes purification.json, .md.
+The classifier (shipped, or --classifier: one trained to withstand attacks, say) is attacked, without any regard to
+purification; then images are purified by the shipped density. Accuracy is over all the images, those included that the
+classifier misreads unattacked. Writes a table to purification.json and .md, in place of what was there of the same
+data and classifier.
 """
 
 from __future__ import annotations
@@ -18,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pixeldefend import load_classifier, load_detector
-from pixeldefend.attacks import craft
+from pixeldefend import load_detector
 from pixeldefend.datasets import load_dataset
-from pixeldefend.eval import rate
+from pixeldefend.eval import Kept, find_classifier, rate
+from pixeldefend.eval.benchmark import attack_all
 from pixeldefend.purify import purify
 
 HERE = Path(__file__).parent
@@ -43,30 +45,37 @@ def main() -> None:
     parser.add_argument("--eps", type=int, action="append", required=True)
     parser.add_argument("--attacks", default=ATTACKS)
     parser.add_argument("--limit", type=int, default=1000, help="the first N test images")
+    parser.add_argument("--classifier", help="a file, in place of the shipped one")
+    parser.add_argument("--keep", type=Path, help="keep attacked images here")
     arguments = parser.parse_args()
 
-    images = load_dataset(arguments.data or arguments.name, arguments.data_dir).test[: arguments.limit]
+    data = load_dataset(arguments.data or arguments.name, arguments.data_dir)
+    images = data.test[: arguments.limit]
     assert images.y is not None
-    classifier, density = load_classifier(arguments.name), load_detector(arguments.name).density
+    classifier = find_classifier(arguments.classifier or arguments.name)
+    density = load_detector(arguments.name).density
+    title = arguments.name + (f", {arguments.classifier}" if arguments.classifier else "")
     command = f"python benchmarks/purification.py {arguments.name} --limit {arguments.limit}"
     command += "".join(f" --eps {eps}" for eps in arguments.eps) + f" --attacks {arguments.attacks}"
+    command += f" --classifier {arguments.classifier}" if arguments.classifier else ""
     rows: list[dict[str, Any]] = []
     for attack in ("none", *arguments.attacks.split(",")):
         x = images.x
         if attack != "none":
-            made = craft(classifier, images.x, images.y, attack)
+            kept = Kept(arguments.keep)
+            made = attack_all(classifier, data, [attack], limit=arguments.limit, kept=kept)[attack]
             x = torch.where(made.attempted[:, None, None, None], made.images, images.x)
         for eps in (0, *arguments.eps):
             start = time.perf_counter()
             purified = purify(x, eps, density) if eps else x
             seconds = time.perf_counter() - start
             accuracy, interval = rate(hits(classifier, purified, images.y), len(x))
-            row = dict(data=arguments.name, attack=attack, eps=eps, images=len(x), accuracy=accuracy)
+            row = dict(data=title, attack=attack, eps=eps, images=len(x), accuracy=accuracy)
             rows.append({**row, "accuracy_ci": interval, "seconds": round(seconds, 1), "command": command})
             print(f"{attack}, purified at eps {eps}: {accuracy:.1%} in {seconds:.0f} s", flush=True)
     path = HERE / "purification.json"
     kept = json.loads(path.read_text()) if path.exists() else []
-    kept = [row for row in kept if row["data"] != arguments.name] + rows
+    kept = [row for row in kept if row["data"] != title] + rows
     path.write_text(json.dumps(kept, indent=1) + "\n")
     (HERE / "purification.md").write_text(markdown(kept))
 

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from .densities import Autoregressive, Density, OrderEnsemble
 from .densities.base import SiteDistribution
 from .densities.solve import most_probable_within
+from .transformations import blur
 
 TINY = 1e-12  # a model that is certain of every site expects no variance at all
 
@@ -276,15 +277,16 @@ def gradient_norm(evidence: Evidence) -> Tensor:
 
 
 class PurifiedDisagreement:
-    """How far apart the classifier's softmax is on the image and on the image purified by up to eps 8-bit steps: the L1
-    distance, in [0, 2].
+    """How differently the classifier reads the image and what should look the same to it: purified within each of eps,
+    in 8-bit steps, and lightly smoothed (a Gaussian of 0.4 pixels). The mean Euclidean distance of its softmax, in
+    [0, sqrt 2].
 
     Least perturbations, which pixels show the least, are undone by it. Feature squeezing (Xu, Evans & Qi 2018) with
-    PixelDefend as the squeezer; of a median filter classifiers think something else on many clean photographs. It looks
-    at the classifier, as no score in `SCORES` does.
+    PixelDefend as a squeezer, and the mean over several: to each of them some clean photograph looks different, to all
+    few do. It looks at the classifier, as no score in `SCORES` does.
     """
 
-    def __init__(self, eps: int) -> None:
+    def __init__(self, *eps: int) -> None:
         self.eps = eps
 
     def __call__(self, evidence: Evidence) -> Tensor:
@@ -295,9 +297,11 @@ class PurifiedDisagreement:
         if not isinstance(density, Autoregressive) or x.ndim != 4 or density.levels != 256:
             raise ValueError("purified_disagreement is for autoregressive densities of 8-bit images")
         with torch.no_grad():
-            purified = most_probable_within(density, (255 * x).round() / 255, self.eps)
-            before, after = (evidence.classifier(image).float().softmax(1) for image in (x, purified))
-        return (before - after).abs().sum(1)
+            grid = (255 * x).round() / 255
+            others = [most_probable_within(density, grid, eps) for eps in self.eps]
+            others.append(blur(x, torch.Generator(), sigma=0.4))
+            before, *after = (evidence.classifier(image).float().softmax(1) for image in (x, *others))
+        return torch.stack([(before - read).norm(dim=1) for read in after]).mean(0)
 
 
 class LearnedScore(ABC):
@@ -446,7 +450,7 @@ class Combined(LearnedScore):
 
 
 class Pooled(Combined):
-    """The length of the vector of what is too high: sqrt(sum_k max(z_k, 0)^2).
+    """The length of the vector of what is too high, sqrt(sum_k max(z_k, 0)^2); if nothing is, the highest.
 
     Of independent normal numbers whose means may have moved up, whichever and however far, it is the likelihood-ratio
     statistic (Kudo 1963). It looks one way, unlike the density of states of Morningstar et al. (2021,
@@ -454,8 +458,7 @@ class Pooled(Combined):
     """
 
     def of(self, features: Tensor) -> Tensor:
-        total = self.normal(features).clamp(min=0).square().sum(1)
-        return torch.where(total > 0, total.clamp(min=TINY).sqrt(), 0)  # whose gradient at 0 is 0, and not infinite
+        return too_high(self.normal(features), 2)
 
 
 class NoiseContrast(Combined):
@@ -492,7 +495,8 @@ class NoiseContrast(Combined):
 
 
 class Fused(LearnedScore):
-    """Several scores as one, (sum_k max(z_k, 0)^4)^(1/4), each made standard normal by clean images.
+    """Several scores as one, (sum_k max(z_k, 0)^4)^(1/4), each made standard normal by clean images; if none is above
+    zero, the highest.
 
     Little more than the highest of them: a union of tests (Roy 1953), which sees what any one of them sees, at the
     price of the false alarms that all share, and with a gradient that leads away from all. parts: names in `SCORES`
@@ -529,8 +533,7 @@ class Fused(LearnedScore):
     def of(self, features: Tensor) -> Tensor:
         columns = self._split(features)
         z = [to_normal(self._part(name, columns[name]), quantiles) for name, quantiles in self.quantiles_.items()]
-        total = torch.stack(z).clamp(min=0).pow(4).sum(0)
-        return torch.where(total > 0, total.clamp(min=TINY).pow(0.25), 0)  # whose gradient at 0 is 0, and not infinite
+        return too_high(torch.stack(z, 1), 4)
 
     def learned(self) -> dict[str, Any]:
         parts = {name: part.learned() for name, part in self.parts.items() if isinstance(part, LearnedScore)}
@@ -554,6 +557,15 @@ class Fused(LearnedScore):
     def _part(self, name: str, features: Tensor) -> Tensor:
         part = self.parts[name]
         return part.of(features) if isinstance(part, LearnedScore) else features[:, 0]
+
+
+def too_high(z: Tensor, power: int) -> Tensor:
+    """z: (N, K). Returns (N,): the norm (sum_k max(z_k, 0)^power)^(1/power), continued below zero by the highest z_k,
+    for the images in which nothing is too high must not all be tied."""
+    highest = z.amax(1)
+    scale = highest.clamp(min=TINY)
+    total = (z / scale[:, None]).clamp(min=0).pow(power).sum(1)
+    return torch.where(highest > 0, scale * total.clamp(min=1).pow(1 / power), highest)
 
 
 SHARES = np.linspace(0.02, 0.98, 49)
@@ -667,7 +679,7 @@ DEAR: dict[str, Score] = {
     "gradient_norm": gradient_norm,
 }
 SCORES |= DEAR
-OF_CLASSIFIER["purified_disagreement"] = PurifiedDisagreement(eps=4)
+OF_CLASSIFIER["purified_disagreement"] = PurifiedDisagreement(4, 8)
 OF_CLASSIFIER["fused_with_classifier"] = Fused([*PARTS, "purified_disagreement"])
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import SMALL, clean_images, randomised
+from torch.nn import functional as F
 
 from pixeldefend import load_classifier, load_detector
 from pixeldefend.attacks import craft
@@ -207,16 +208,21 @@ def speckled(x: np.ndarray) -> np.ndarray:
     return x
 
 
-def test_the_disagreement_is_between_the_image_and_its_purified_version(tiny_density):
+def test_the_disagreement_is_between_the_image_and_its_purified_and_smoothed_versions(tiny_density):
     x = speckled(clean_images(30, seed=4))
     classifier = Speckles()
     detector = Detector(tiny_density, score="purified_disagreement", classifier=classifier, fpr=0.05)
     scores = -detector.fit(clean_images(99)).score_samples(x)
-    before = classifier(torch.from_numpy(x)[:, None] / 255).softmax(1)
-    after = classifier(purify(x, 4, tiny_density) / 255).softmax(1)
-    np.testing.assert_allclose(scores, (before - after).abs().sum(1), atol=1e-6)
+    image = torch.from_numpy(x)[:, None] / 255
+    side = np.exp(-0.5 / 0.4**2)
+    kernel = torch.tensor([side, 1, side], dtype=torch.float) / (1 + 2 * side)
+    smooth = F.conv2d(F.pad(image, (1, 1, 1, 1), mode="reflect"), kernel.outer(kernel)[None, None])
+    others = (purify(x, 4, tiny_density) / 255, purify(x, 8, tiny_density) / 255, smooth)
+    before, *after = (classifier(other).softmax(1) for other in (image, *others))
+    expected = sum((before - read).square().sum(1).sqrt() for read in after) / 3
+    np.testing.assert_allclose(scores, expected, atol=1e-6)
     assert scores.max() > 0.1
-    assert scores.max() <= 2
+    assert scores.max() <= np.sqrt(2)
 
 
 def test_a_fused_score_may_ask_the_classifier_and_survives_a_file(tiny_density, tmp_path):
