@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 # they wait for; asleep at once, they are late on an idle one. It holds where torch is imported after this.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-    os.environ.setdefault("GOMP_SPINCOUNT", "100000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
     import numpy as np
