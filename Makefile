@@ -62,7 +62,7 @@ leaderboard: .venv/tested
 	$(BIN)/python benchmarks/leaderboard.py fashion-mnist --limit 1000 --adaptive-limit 20 --keep runs/kept \
 	    --surrogate-classifier runs/other-fashion-mnist/classifier.safetensors --surrogate-density runs/other-fashion-mnist/density.safetensors
 	$(BIN)/pixeldefend train classifier --data cifar10 --out runs/other-cifar10 --width 16 --epochs 8 --seed 1
-	$(BIN)/pixeldefend train density --data cifar10 --out runs/other-cifar10 --model gated_pixelcnn --epochs 1 --seed 1
+	$(BIN)/pixeldefend train density --data cifar10 --out runs/other-cifar10 --model gated_pixelcnn --set filters=30 --epochs 1 --seed 1
 	$(BIN)/python benchmarks/leaderboard.py cifar10 --limit 1000 --adaptive-limit 20 --keep runs/kept \
 	    --surrogate-classifier runs/other-cifar10/classifier.safetensors --surrogate-density runs/other-cifar10/density.safetensors
 	for k in 8 25; do \

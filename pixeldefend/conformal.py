@@ -31,10 +31,12 @@ def p_values(scores: Array, calibration_scores: Array) -> Array:
 
 
 def images_needed(fpr: float, confidence: float | None = None) -> int:
-    """Returns the least number of calibration images for which `rank` does not refuse fpr."""
+    """Returns the least number of calibration images for which `rank` does not refuse fpr. Raises ValueError if fpr or
+    confidence is not in (0, 1)."""
     check_rate(fpr)
     if confidence is None:
         return math.ceil(1 / fpr - 1e-9) - 1
+    check_rate(confidence, "confidence")
     # one calibration score is above the threshold; P(rate <= fpr) = 1 - (1 - fpr)^n
     n = max(1, math.ceil(math.log(1 - confidence) / math.log1p(-fpr)))
     while beta.cdf(fpr, 1, n) < confidence:  # where rounding leaves it in the balance, `rank` decides
@@ -56,8 +58,8 @@ def rank(fpr: float, n: int, confidence: float | None = None) -> int:
     fpr: in (0, 1). confidence: in (0, 1), or None. Raises ValueError if n images are too few, with the number needed.
     """
     check_rate(fpr)
-    if confidence is not None and not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie strictly between 0 and 1, got {confidence}")
+    if confidence is not None:
+        check_rate(confidence, "confidence")
     if confidence is None:
         k = math.floor(fpr * (n + 1) + 1e-9)
     else:
@@ -73,7 +75,10 @@ def rank(fpr: float, n: int, confidence: float | None = None) -> int:
 
 
 def threshold(calibration_scores: Array, fpr: float, confidence: float | None = None) -> float:
-    """calibration_scores: (n,). Returns the score above which an image is flagged; see `rank`."""
+    """calibration_scores: (n,). Returns the score above which an image is flagged; see `rank`. Raises ValueError for
+    NaN, above which nothing is."""
+    if np.isnan(calibration_scores).any():
+        raise ValueError("scores must be numbers, got NaN")
     k = rank(fpr, len(calibration_scores), confidence)
     return float(np.sort(calibration_scores)[-k])
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import wave
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -158,6 +156,8 @@ def load_dataset(name: str, data_dir: str | Path = "data", *, length: int = 256)
     if source.test_x is not None:
         validation, fit, train = _parts(everything, held, held)
         new = _shuffled(_images(source.test_x, source.test_y, levels))
+        if len(new) < 2:
+            raise ValueError(f"{name} holds {len(new)} test images, at least 2 are needed, or none of its own (x_test)")
         calibration, test = _parts(new, len(new) // 2)
     elif source.ordered:
         train, validation, fit, calibration, test = _parts(everything, len(everything) - 4 * held, held, held, held)
@@ -190,26 +190,29 @@ def _images(x: np.ndarray, y: np.ndarray | None, levels: int | None) -> Images:
 
 
 def _read_npz(path: Path) -> Source:
-    try:
-        opened = np.load(path, allow_pickle=False)
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path} is not a readable .npz file: {error}") from None
-    if not isinstance(opened, np.lib.npyio.NpzFile):
-        raise ValueError(f"{path} is no .npz file; write one with numpy.savez(path, x=...)")
-    with opened as file:
+    with path.open("rb") as whole:  # which numpy would leave open if it cannot read it
+        try:
+            file = np.load(whole, allow_pickle=False)
+        except Exception as error:  # zipfile and numpy raise what their readers happen to run into
+            raise ValueError(f"{path} is not a readable .npz file: {error}") from None
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError(f"{path} is no .npz file; write one with numpy.savez(path, x=...)")
         if "x" not in file:
             raise ValueError(f"{path} holds {', '.join(file.files) or 'nothing'}; an array x (and y) is wanted")
         try:
             arrays = {key: file[key] for key in ("x", "y", "x_test", "y_test") if key in file}
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise ValueError(f"{path} is damaged: {error}") from None
+        except Exception as error:
+            raise ValueError(f"{path} is damaged, or not of plain arrays that fit into memory: {error}") from None
     x, y = arrays["x"], arrays.get("y")
     for key, array in arrays.items():
         pixels = array.dtype == np.uint8 and array.ndim in (3, 4) and array.shape[3:] in ((), (1,), (3,))
         table = array.ndim == 2 and (array.dtype == np.uint8 or array.dtype.kind == "f")
-        if key.startswith("x") and not (pixels or table):
+        if key.startswith("x") and (not (pixels or table) or 0 in array.shape[1:]):
             wanted = "uint8 (N, H, W) or (N, H, W, 1 or 3), or (N, D) uint8 or floating point"
             raise ValueError(f"{key} in {path} must be {wanted}, got {array.dtype} {array.shape}")
+        whole_numbers = array.dtype.kind in "iubf" and array.ndim == 1 and not (array % 1).any()
+        if key.startswith("y") and not whole_numbers:
+            raise ValueError(f"{key} in {path} must be (N,) whole numbers, got {array.dtype} {array.shape}")
     for images, labels in (("x", "y"), ("x_test", "y_test")):
         if labels in arrays and len(arrays[labels]) != len(arrays.get(images, ())):
             counts = f"{len(arrays.get(images, ()))} images and {labels} {len(arrays[labels])} labels"
@@ -302,7 +305,7 @@ def read_wav(path: str | Path) -> tuple[np.ndarray, int]:
         with wave.open(str(path), "rb") as file:
             width, channels, rate = file.getsampwidth(), file.getnchannels(), file.getframerate()
             data = file.readframes(file.getnframes())
-    except (wave.Error, EOFError) as error:
+    except (wave.Error, EOFError, RuntimeError) as error:  # the last without a word, where chunks overlap
         raise ValueError(f"{path} is no readable WAV file: {error}") from None
     if width not in (1, 2):
         raise ValueError(f"{path} has {8 * width} bits a sample, 8 or 16 are read")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from . import conformal
 from .backends import ARITHMETIC, check_backend, on_backend
 from .conformal import Array
-from .densities import Density, build
+from .densities import Density, restored
 from .images import match_channels, to_batch
 from .scores import Evidence, LearnedScore, bits_per_dim, make_score, teach
 from .storage import load_tensors, save_tensors
@@ -319,7 +319,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         tensors, meta = load_tensors(path)
         if meta.get("kind") != "detector":
             raise ValueError(f"{path} holds a {meta.get('kind')}, not a detector")
-        density = density_of(tensors, meta)
+        density = density_of(path, tensors, meta)
         parameters = (
             meta["parameters"] if backend is None else {**meta["parameters"], "backend": check_backend(backend)}
         )
@@ -452,6 +452,7 @@ class ClassConditional(BaseEstimator):  # type: ignore[misc]
         if len(classes) < 2:
             raise ValueError(f"all images are of class {classes[0]}: a Detector alone calibrates for one class")
         self.detector.fit(X, **arguments)
+        self.__dict__.pop("thresholds_", None)  # they are another calibration's, and the new ones may be refused
         self.calibration_labels_ = labels[self.detector.calibration_index_]
         return self._set_thresholds()
 
@@ -534,11 +535,12 @@ class ClassConditional(BaseEstimator):  # type: ignore[misc]
         return labels.astype(np.int64)
 
 
-def density_of(tensors: dict[str, Tensor], meta: dict[str, Any]) -> Density:
-    """tensors, meta: of a detector's file. Returns the density that is in it."""
-    density, prefix = build(meta["density"]), "density."
-    density.load_state_dict({name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)})
-    return density
+def density_of(path: str | os.PathLike[str], tensors: dict[str, Tensor], meta: dict[str, Any]) -> Density:
+    """tensors, meta: of the detector's file at path. Returns the density that is in it. Raises ValueError, naming the
+    file, if its weights are another density's."""
+    prefix = "density."
+    weights = {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
+    return restored(path, meta["density"], weights)
 
 
 def is_out_of_memory(error: Exception) -> bool:

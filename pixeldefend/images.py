@@ -67,11 +67,8 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
         raise ValueError("the file is empty (0 bytes)")
     if len(data) > MAX_BYTES:
         raise ValueError(f"the file has {len(data)} bytes, more than the {MAX_BYTES} that are read")
-    if data.startswith(b"\x89PNG"):
-        if data[24:25] == b"\x10":  # Pillow would drop the lower 8 bits of RGB silently
-            raise ValueError("16-bit PNGs are not screened; convert to 8-bit grey or RGB first")
-        if b"IEND" not in data:  # nor does it miss the end
-            raise ValueError("truncated or damaged: the PNG has no end")
+    if data.startswith(b"\x89PNG") and b"IEND" not in data:  # Pillow does not miss the end
+        raise ValueError("truncated or damaged: the PNG has no end")
     if data.startswith(b"\xff\xd8"):
         _check_jpeg(data)
     try:
@@ -79,6 +76,8 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
             if image.width * image.height > max_pixels:
                 size = f"{image.width} x {image.height}"
                 raise ValueError(f"the image is {size}, more than the {max_pixels} pixels that are decoded")
+            if any(";16" in str(tile[3]) for tile in image.tile):  # Pillow would drop the lower 8 bits of RGB silently
+                raise ValueError("16-bit PNGs are not screened; convert to 8-bit grey or RGB first")
             yield image
     except UnidentifiedImageError:
         if looks_like_an_image(data):

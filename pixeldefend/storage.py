@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,20 +32,18 @@ def whole_file(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any
         return
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
-    handle = tempfile.NamedTemporaryFile(  # noqa: SIM115 (it must outlive its closing, to take the place of path)
-        mode, dir=path.parent, prefix=f".{path.name}.", delete=False, **kwargs
-    )
+    # not by `tempfile`, whose files only their owner reads: to give them the mode of others one would have to know the
+    # umask, and so to change it for a moment, for all threads
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    handle = temporary.open(mode.replace("w", "x"), **kwargs)
     try:
         with handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(handle.name, 0o666 & ~umask)  # NamedTemporaryFile makes files that only their owner reads
-        os.replace(handle.name, path)
+        os.replace(temporary, path)
     except BaseException:
-        Path(handle.name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

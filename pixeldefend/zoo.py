@@ -69,7 +69,7 @@ def load_density(name: str | os.PathLike[str], *, device: str | torch.device = "
     path = _verified(name, "detector")
     tensors, meta = load_tensors(path)
     if meta.get("kind") == "detector":
-        return density_of(tensors, meta).eval().to(device)
+        return density_of(path, tensors, meta).eval().to(device)
     return densities.load(path).to(device)
 
 

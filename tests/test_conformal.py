@@ -95,8 +95,16 @@ def test_rates_outside_zero_and_one_are_refused(fpr):
 
 @pytest.mark.parametrize("confidence", [0, 1, math.nan])
 def test_confidences_outside_zero_and_one_are_refused(confidence):
-    with pytest.raises(ValueError, match="confidence must lie"):
-        rank(0.05, 1000, confidence)
+    for refuses in (lambda: rank(0.05, 1000, confidence), lambda: images_needed(0.05, confidence)):
+        with pytest.raises(ValueError, match="confidence must lie strictly between 0 and 1"):
+            refuses()
+
+
+def test_scores_without_a_rank_are_refused():
+    with pytest.raises(ValueError, match="scores must be numbers, got NaN"):
+        threshold(np.r_[np.arange(99.0), math.nan], 0.05)
+    with pytest.raises(ValueError, match="scores must be numbers, got NaN"):
+        p_values(np.array([math.nan]), np.arange(9.0))
 
 
 def test_every_class_keeps_the_rate_where_classes_differ():

@@ -1,4 +1,8 @@
+import gc
+import io
+import warnings
 import wave
+import zipfile
 
 import numpy as np
 import pytest
@@ -75,6 +79,13 @@ def test_rgb_arrays_become_channels_first(tmp_path):
         ({"x": numbered(24)[0, 0]}, "must be uint8"),
         ({"x": numbered(24), "y": np.arange(3)}, "24 images and y 3 labels"),
         ({"x": numbered(5)}, "5 images, at least 12"),
+        ({"x": numbered(24)[:, :0]}, r"must be uint8 .* got uint8 \(24, 0, 8\)"),
+        ({"x": numbered(24), "y": np.array(3)}, r"y in .* must be \(N,\) whole numbers, got int64 \(\)"),
+        ({"x": numbered(24), "y": np.eye(24)}, r"must be \(N,\) whole numbers, got float64 \(24, 24\)"),
+        ({"x": numbered(24), "y": np.arange(24) / 2}, "whole numbers, got float64"),
+        ({"x": numbered(24), "y": np.full(24, np.nan)}, "whole numbers, got float64"),
+        ({"x": numbered(24), "y": np.array(["shirt"] * 24)}, "whole numbers, got <U5"),
+        ({"x": numbered(24), "x_test": numbered(1)}, "1 test images, at least 2 are needed"),
     ],
 )
 def test_bad_npz_files_are_refused(tmp_path, arrays, message):
@@ -100,6 +111,46 @@ def test_damaged_files_are_refused(tmp_path):
     (tmp_path / "x.npz").write_bytes(data)
     with pytest.raises(ValueError, match="is damaged"):
         load_dataset(str(tmp_path / "x.npz"))
+    (tmp_path / "x.npz").write_bytes(b"no archive")
+    with pytest.raises(ValueError, match=r"x\.npz is not a readable \.npz file"):
+        load_dataset(str(tmp_path / "x.npz"))
+
+
+def npz_of(header: bytes, compression: int = 0) -> bytes:
+    """An .npz file with one array, x, of this header and no numbers."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("x.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    data = archive.getvalue()
+    for signature, place in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        start = data.index(signature) + place
+        data = data[:start] + compression.to_bytes(2, "little") + data[start + 2 :]
+    return data
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        npz_of(b"{'descr': '|u1', 'fortran_order': False, 'shape': (10000000000000, 8, 8)}\n"),
+        npz_of(b"{'descr': '|u1', 'fortran_order': False, 'shape': (24, 8, 8\n"),
+        npz_of(b"{'descr': '|u1', 'fortran_order': False, 'shape': (24, 8, 8)}\n", compression=9),
+    ],
+    ids=["huge", "cut header", "unknown compression"],
+)
+def test_forged_archives_are_refused_and_closed(tmp_path, data):
+    (tmp_path / "x.npz").write_bytes(data)
+    with pytest.raises(ValueError, match=r"x\.npz is damaged, or not of plain arrays that fit into memory"):
+        load_dataset(str(tmp_path / "x.npz"))
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_what_is_no_archive_is_closed_again(tmp_path):
+    (tmp_path / "x.npz").write_bytes(b"PK\x03\x04 and no more")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        with pytest.raises(ValueError, match="is not a readable"):
+            load_dataset(str(tmp_path / "x.npz"))
+        gc.collect()
 
 
 def test_other_sources_are_refused(tmp_path):
@@ -205,6 +256,12 @@ def test_audio_comes_back_from_a_wav_file(tmp_path):
 
 def test_bad_audio_is_refused(tmp_path):
     (tmp_path / "a.wav").write_bytes(b"RIFF not really")
+    with pytest.raises(ValueError, match="no readable WAV file"):
+        load_dataset(str(tmp_path / "a.wav"))
+    write_wav(tmp_path / "a.wav", np.zeros(40), 8000)
+    data = bytearray((tmp_path / "a.wav").read_bytes())
+    data[16] = 255  # a format of 255 bytes, which reaches beyond the end
+    (tmp_path / "a.wav").write_bytes(data)
     with pytest.raises(ValueError, match="no readable WAV file"):
         load_dataset(str(tmp_path / "a.wav"))
     with wave.open(str(tmp_path / "a.wav"), "wb") as file:

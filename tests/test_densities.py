@@ -9,6 +9,7 @@ from helpers import SMALL, dependence, randomised, site_order, values
 
 from pixeldefend import densities
 from pixeldefend.densities import DENSITIES, Autoregressive, Density, build
+from pixeldefend.storage import load_tensors, save_tensors
 
 CASES = [
     pytest.param({"model": name, **case}, id=f"{name}-{i}") for name in DENSITIES for i, case in enumerate(SMALL[name])
@@ -163,6 +164,26 @@ def test_what_cannot_be_sampled_is_refused(name):
         density.sample(1, given=torch.full((1, 1), math.nan))
     with pytest.raises(ValueError, match="given holds 10000 values"):
         density.sample(1, given=torch.zeros(1, 10000))
+    with pytest.raises(ValueError, match="n must be at least 0, got -1"):
+        density.sample(-1)
+
+
+@pytest.mark.parametrize("method", ["auto", "fixed_point", "cached", "anew"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        dict(model="pixelcnn", event_shape=(1, 4, 4), filters=4, blocks=1, head="normals"),
+        dict(model="rnade", event_shape=(4,), hidden=3),
+    ],
+    ids=["pixelcnn", "rnade"],
+)
+def test_a_density_that_gives_nan_is_not_sampled_for_ever(config, method):
+    density = made(config)
+    with torch.no_grad():
+        for parameter in density.parameters():
+            parameter.fill_(math.nan)
+    with pytest.raises(ValueError, match="the density gives NaN: it has diverged"):
+        density.sample(2, method=method)
 
 
 # -- use ---------------------------------------------------------------------------------------------------------------
@@ -275,6 +296,12 @@ def test_unknown_names_and_arguments_are_refused():
         (dict(model="eonade", event_shape=(4,), ordering=-1), "ordering must be at least 0, got -1"),
         (dict(model="made", event_shape=(4,), hidden=[]), r"hidden must be one or more .* got \[\]"),
         (dict(model="made", event_shape=(4,), masks=0), "masks must be at least 1, got 0"),
+        (dict(model="made", event_shape=(4,), masks=2, ordering=2), "ordering must be below 2, .* got 2"),
+        *(
+            (dict(model=name, event_shape=shape), rf"event_shape must be \(D,\) or \(C, H, W\), .* got \({got}\)")
+            for name in ("fvsbn", "nade", "eonade", "rnade", "made", "rnn", "wavenet")
+            for shape, got in [((0,), "0,"), ((-3,), "-3,"), ((), ""), ((1, -2, 3), "1, -2, 3")]
+        ),
         (dict(model="fvsbn", event_shape=(4,), head="categorical", levels=1), "levels must be at least 2"),
         (dict(model="rnn", event_shape=(4,), cell="lsd"), "cell must be one of rnn, gru, lstm, got 'lsd'"),
         (dict(model="wavenet", event_shape=(4,), depth=0), "depth must be at least 1, got 0"),
@@ -286,12 +313,20 @@ def test_unknown_names_and_arguments_are_refused():
         (dict(model="pixelcnn", event_shape=(3, 8, 8), filters=4), "filters must be a multiple of the 3 channels"),
         (dict(model="gated_pixelcnn", event_shape=(3, 8, 8), filters=4), "multiple of the 3 channels, got 4"),
         (dict(model="row_lstm", event_shape=(4,)), r"event_shape must be \(C, H, W\)"),
-        (dict(model="diagonal_bilstm", event_shape=(3, 8, 8), filters=4), "4"),
+        (dict(model="diagonal_bilstm", event_shape=(3, 8, 8), filters=4), "multiple of the 3 channels, got 4"),
     ],
 )
 def test_bad_configurations_are_refused(config, message):
     with pytest.raises(ValueError, match=message):
         build(config)
+
+
+def test_weights_of_another_density_are_refused_by_the_name_of_the_file(tmp_path):
+    build({"model": "nade", "event_shape": (4,), "hidden": 3}).save(tmp_path / "d.safetensors")
+    tensors, meta = load_tensors(tmp_path / "d.safetensors")
+    save_tensors(tmp_path / "d.safetensors", tensors, {**meta, "density": {**meta["density"], "hidden": 4}})
+    with pytest.raises(ValueError, match=r"d\.safetensors: its weights do not fit its density"):
+        densities.load(tmp_path / "d.safetensors")
 
 
 def test_a_file_of_another_kind_is_refused(tiny_detector, tmp_path):

@@ -126,6 +126,16 @@ def test_a_flipped_byte_is_noticed_wherever_it_is(tiny_detector, tmp_path):
         Detector.load(path)
 
 
+def test_weights_of_another_density_are_refused_by_the_name_of_the_file(tiny_detector, tmp_path):
+    path = tmp_path / "d.safetensors"
+    tiny_detector.save(path)
+    tensors, meta = load_tensors(path)
+    save_tensors(path, tensors, {**meta, "density": {**meta["density"], "filters": 4}})
+    for load in (Detector.load, load_density):
+        with pytest.raises(ValueError, match=r"d\.safetensors: its weights do not fit its density"):
+            load(path)
+
+
 def test_files_that_are_no_detector_are_refused_and_never_unpickled(tmp_path, tiny_density):
     with pytest.raises(FileNotFoundError, match="no model file"):
         Detector.load(tmp_path / "missing.safetensors")
@@ -437,6 +447,10 @@ def test_classes_are_refused_that_cannot_be_calibrated(tiny_density):
         fitted.is_adversarial(x[:1], [4])
     with pytest.raises(ValueError, match="label 4 has no calibration image"):
         fitted.p_value(x[:1], [4])
+    with pytest.raises(ValueError, match="class 7"):
+        fitted.fit(x[few], y[few])
+    with pytest.raises(NotFittedError):  # neither by the thresholds of the calibration before
+        fitted.is_adversarial(x, y)
 
 
 def test_classes_that_come_sorted_are_all_calibrated(tiny_density):

@@ -97,3 +97,9 @@ def test_bad_ensembles_are_refused():
         OrderEnsemble(MADE((4,), masks=2), 3)
     with pytest.raises(ValueError, match="orderings must be at least 1, got 0"):
         OrderEnsemble(EoNADE((4,)), 0)
+    with pytest.raises(ValueError, match="ordering must be at least 0, got -1"):
+        EoNADE((4,)).reordered(-1)
+    with pytest.raises(ValueError, match="ordering must be below 2, as many as are trained, got 2"):
+        MADE((4,), masks=2).reordered(2)
+    with pytest.raises(ValueError, match="n must be at least 0, got -1"):
+        OrderEnsemble(EoNADE((4,)), 2).sample(-1)

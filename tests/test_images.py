@@ -135,10 +135,15 @@ def test_transparent_palette_is_refused_and_an_opaque_one_is_not():
         read_image(encoded(image, transparency=int(np.asarray(image)[0, 0])))
 
 
-def test_sixteen_bit_rgb_is_refused_rather_than_halved():
+@pytest.mark.parametrize(
+    "before",
+    [[], [(b"tEXt", b"a\0b")], [(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0))]],
+    ids=["plain", "after a text", "after a header of 8 bits"],
+)
+def test_sixteen_bit_rgb_is_refused_rather_than_halved(before):
     raw = b"".join(b"\0" + bytes(8 * 6) for _ in range(8))
     header = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(raw)), (b"IEND", b"")]
+    chunks = [*before, (b"IHDR", header), (b"IDAT", zlib.compress(raw)), (b"IEND", b"")]
     png = b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
     )

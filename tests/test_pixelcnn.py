@@ -79,6 +79,10 @@ def test_bad_labels_are_refused(by_class):
         by_class.conditioned(3)
     with pytest.raises(ValueError, match="2 labels, one for each image, but 4 images"):
         by_class.conditioned(torch.tensor([0, 1])).log_prob(values(by_class, 4))
+    for n in (1, 3):
+        for method in ("fixed_point", "cached", "anew"):
+            with pytest.raises(ValueError, match=f"2 labels, one for each image, but {n} images"):
+                by_class.conditioned(torch.tensor([0, 1])).sample(n, method=method)
     with pytest.raises(ValueError, match="number of classes, 0"):
         GatedPixelCNN((1, 4, 4), filters=4).conditioned(0)
 

@@ -53,6 +53,14 @@ def test_sequences_of_any_length(model):
     assert all(line.startswith("cab") and len(line) == 30 for line in model.decode(text))
 
 
+def test_sequences_of_no_length_are_refused(model):
+    with pytest.raises(ValueError, match=r"events of shape \(8,\), got x of shape \(2, 0\)"):
+        model.log_prob(torch.zeros(2, 0))
+    for length in (0, -1):
+        with pytest.raises(ValueError, match=f"length must be at least 1, got {length}"):
+            model.sample(1, length=length)
+
+
 def test_images_have_one_size_only():
     model = RNN((1, 3, 4), hidden=4, head="bernoulli")
     with pytest.raises(ValueError, match=r"\(1, 3, 4\) only, not of length 5"):

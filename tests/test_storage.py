@@ -22,6 +22,19 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) & 0o400
 
 
+def test_the_mode_is_the_umask_s_which_is_left_alone(tmp_path, monkeypatch):
+    before = os.umask(0o027)
+    try:
+        with monkeypatch.context() as patch:
+            # all threads share it: for a moment there would be none, and two at once would leave it so
+            patch.setattr(os, "umask", lambda mask: pytest.fail("the umask was changed"))
+            with whole_file(tmp_path / "x") as file:
+                file.write("new")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o640
+
+
 def test_a_missing_folder_is_named(tmp_path):
     with (
         pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere"),

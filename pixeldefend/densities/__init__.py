@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from torch import Tensor
+
 from ..storage import load_tensors
 from .base import Autoregressive, Density
 from .ensemble import OrderEnsemble
@@ -60,9 +62,18 @@ def load(path: str | os.PathLike[str]) -> Density:
     tensors, meta = load_tensors(path)
     if meta.get("kind") != "density":
         raise ValueError(f"{path} holds a {meta.get('kind')}, not a density")
-    density = build(meta["density"])
-    density.load_state_dict(tensors)
-    return density.eval()
+    return restored(path, meta["density"], tensors).eval()
+
+
+def restored(path: str | os.PathLike[str], config: dict[str, Any], tensors: dict[str, Tensor]) -> Density:
+    """config, tensors: of the file at path. Returns the density that is in it. Raises ValueError, naming the file, if
+    they do not belong together."""
+    density = build(config)
+    try:
+        density.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: its weights do not fit its density, is it of another version? ({error})") from None
+    return density
 
 
 __all__ = [

@@ -85,7 +85,7 @@ class Density(nn.Module, ABC):
 
     def check(self, x: Tensor) -> None:
         """Raises ValueError unless x is (N, *event), floating point and finite."""
-        any_length = self.any_length and len(self.event_shape or ()) == 1 and x.ndim == 2
+        any_length = self.any_length and len(self.event_shape or ()) == 1 and x.ndim == 2 and x.shape[1] > 0
         if self.event_shape is not None and tuple(x.shape[1:]) != self.event_shape and not any_length:
             raise ValueError(f"this density models events of shape {self.event_shape}, got x of shape {tuple(x.shape)}")
         if not x.is_floating_point():
@@ -267,9 +267,9 @@ class Autoregressive(Density):
         return list(itertools.product(*map(range, shape)))
 
     def steps(self, x: Tensor) -> Iterator[SiteDistribution]:
-        """Yields the conditional, over (n,), of site after site. x: (n, *event), into which the caller writes each
-        value before it asks for the next conditional. Models that need not recompute what has not changed override
-        it."""
+        """Yields the conditional, over (n,), of site after site. x: (n, *event) as `blank` makes it, into which the
+        caller writes each value before it asks for the next conditional. Models that need not recompute what has not
+        changed override it."""
         return self.steps_anew(x)
 
     def steps_anew(self, x: Tensor) -> Iterator[SiteDistribution]:
@@ -296,8 +296,8 @@ class Autoregressive(Density):
         in the model's order, to go on from. temperature: 1 samples from p; below it, conditionals are sharpened
         (p^(1/temperature), normalised). length: of the event, for models of sequences of any length. method: as `solve`
         takes it; the same samples.
-        Raises ValueError if n is below 0, given is of another shape or out of range, temperature is not positive or the
-        length fixed.
+        Raises ValueError if n is below 0, given is of another shape or out of range, temperature is not positive, or
+        the length fixed or below 1.
         """
         from .solve import solve
 
@@ -307,6 +307,8 @@ class Autoregressive(Density):
         if length is not None:
             if not self.any_length or len(shape) != 1:
                 raise ValueError(f"this density models events of shape {shape} only, not of length {length}")
+            if length < 1:
+                raise ValueError(f"length must be at least 1, got {length}")
             shape = (length,)
         x = torch.zeros(n, *shape, device=self.device, dtype=self.dtype)
         sites = self.sites(shape)
@@ -330,8 +332,8 @@ class Autoregressive(Density):
     # multiple of this. None: it sees whole events only
     rows_at_once: int | None = None
 
-    def of(self, images: Tensor) -> Autoregressive:
-        """images: (m,) int64. Returns the density of these out of a batch; the same, if it treats all alike."""
+    def of(self, images: Tensor, n: int) -> Autoregressive:
+        """images: (m,) int64. Returns the density of these out of a batch of n; the same, if it treats all alike."""
         return self
 
     def _checked_given(self, given: Tensor | None, n: int, sites: int) -> int:
@@ -382,6 +384,13 @@ def from_row(row: Tensor, shape: tuple[int, ...]) -> Tensor:
         c, h, w = shape
         return row.reshape(n, h, w, c, *rest).movedim(3, 1)
     return row.reshape(n, *shape, *rest)
+
+
+def number_of_sites(event_shape: tuple[int, ...]) -> int:
+    """Returns D. Raises ValueError if there is none."""
+    if not event_shape or min(event_shape) < 1:
+        raise ValueError(f"event_shape must be (D,) or (C, H, W), all at least 1, got {tuple(event_shape)}")
+    return math.prod(event_shape)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -20,20 +20,24 @@ class Reorderable(RowAutoregressive):
     them training goes through; None for all that there are.
     """
 
-    trained_orderings: int | None = None
-
     def __init__(
-        self, event_shape: tuple[int, ...], net: nn.Module, head: Head, config: dict[str, Any], ordering: int
+        self,
+        event_shape: tuple[int, ...],
+        net: nn.Module,
+        head: Head,
+        config: dict[str, Any],
+        ordering: int,
+        trained_orderings: int | None = None,
     ) -> None:
         super().__init__(event_shape, net, head, config)
-        if ordering < 0:
-            raise ValueError(f"ordering must be at least 0, got {ordering}")
-        self.ordering = ordering
+        self.trained_orderings = trained_orderings
+        self.ordering = self._checked(ordering)
 
     def reordered(self, ordering: int) -> Self:
-        """Returns the density in another order; it shares the weights of this one."""
+        """Returns the density in another order; it shares the weights of this one. Raises ValueError if ordering is
+        below 0 or not trained."""
         other = copy.copy(self)
-        other.ordering = ordering
+        other.ordering = self._checked(ordering)
         other.config = {**(self.config or {}), "ordering": ordering}
         return other
 
@@ -56,6 +60,13 @@ class Reorderable(RowAutoregressive):
     def steps(self, x: Tensor) -> Iterator[SiteDistribution]:
         for parameters in self.net.steps(to_row(x), self.arrangement()):  # type: ignore[operator]
             yield self.head(at_least_float32(parameters), x)
+
+    def _checked(self, ordering: int) -> int:
+        if ordering < 0:
+            raise ValueError(f"ordering must be at least 0, got {ordering}")
+        if self.trained_orderings is not None and ordering >= self.trained_orderings:
+            raise ValueError(f"ordering must be below {self.trained_orderings}, as many as are trained, got {ordering}")
+        return ordering
 
 
 def random_order(sites: int, ordering: int) -> Tensor:
@@ -104,7 +115,9 @@ class OrderEnsemble(Density):
 
     @torch.no_grad()
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Returns (n, *event) exact samples, each in an order drawn at random."""
+        """Returns (n, *event) exact samples, each in an order drawn at random. Raises ValueError if n is below 0."""
+        if n < 0:
+            raise ValueError(f"n must be at least 0, got {n}")
         drawn = torch.randint(self.orderings, (n,), generator=generator, device=self.device)
         x = torch.empty(n, *self.density.event_shape, device=self.device, dtype=self.dtype)
         for k in drawn.unique().tolist():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import Head, at_least_float32, to_row
+from .base import Head, at_least_float32, number_of_sites, to_row
 from .ensemble import Reorderable
 from .heads import make_head
 from .nade import prefix_sums
@@ -53,7 +53,7 @@ class EoNADE(Reorderable):
             mixtures=mixtures,
             ordering=ordering,
         )
-        net = EoNADENet(math.prod(event_shape), hidden, layers, made)
+        net = EoNADENet(number_of_sites(event_shape), hidden, layers, made)
         super().__init__(event_shape, net, made, config, ordering)
 
     def objective(self, x: Tensor) -> Tensor:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
-from .base import Head, RowAutoregressive
+from .base import Head, RowAutoregressive, number_of_sites
 from .heads import make_head
 
 
@@ -24,7 +23,7 @@ class FVSBN(RowAutoregressive):
     ) -> None:
         made = make_head(head, levels=levels, mixtures=mixtures)
         config = dict(model="fvsbn", event_shape=list(event_shape), head=head, levels=levels, mixtures=mixtures)
-        super().__init__(event_shape, FVSBNNet(math.prod(event_shape), made), made, config)
+        super().__init__(event_shape, FVSBNNet(number_of_sites(event_shape), made), made, config)
 
 
 class FVSBNNet(nn.Module):

@@ -92,8 +92,9 @@ class GatedPixelCNN(Autoregressive):
         conditioned.label = y.masked_fill(forgotten, self.classes)
         return -conditioned.log_prob(x)
 
-    def of(self, images: Tensor) -> Autoregressive:
+    def of(self, images: Tensor, n: int) -> Autoregressive:
         if isinstance(self.label, Tensor) and self.label.ndim:
+            self._check_number(self.label, n)
             return self.conditioned(self.label.to(images.device)[images])
         return self
 
@@ -110,9 +111,13 @@ class GatedPixelCNN(Autoregressive):
             return None
         label = self.classes if self.label is None else self.label
         labels = torch.as_tensor(label, device=x.device)
-        if labels.ndim and len(labels) != len(x):
-            raise ValueError(f"there are {len(labels)} labels, one for each image, but {len(x)} images")
+        if labels.ndim:
+            self._check_number(labels, len(x))
         return labels.expand(len(x))
+
+    def _check_number(self, labels: Tensor, n: int) -> None:
+        if len(labels) != n:
+            raise ValueError(f"there are {len(labels)} labels, one for each image, but {n} images")
 
     def _checked(self, y: int | Tensor) -> int | Tensor:
         labels = torch.as_tensor(y)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import Head
+from .base import Head, number_of_sites
 from .ensemble import Reorderable, random_order
 from .heads import make_head
 
@@ -26,7 +26,7 @@ class MADE(Reorderable):
     are trained, a random one a batch (connectivity-agnostic if more than 1). order_agnostic: whether sets 1, 2 ... also
     have a random order of inputs. direct: whether outputs also see inputs directly. head: a key of `heads.HEADS`,
     "bernoulli" in the paper. levels, mixtures: as `heads.make_head` takes them. ordering: which set of degrees this
-    density has; set 0 is in raster order.
+    density has, below masks; set 0 is in raster order.
     """
 
     net: MADENet
@@ -61,9 +61,9 @@ class MADE(Reorderable):
             mixtures=mixtures,
             ordering=ordering,
         )
-        net = MADENet(math.prod(event_shape), tuple(hidden), direct, made)
-        super().__init__(event_shape, net, made, config, ordering)
-        self.masks = self.trained_orderings = masks
+        net = MADENet(number_of_sites(event_shape), tuple(hidden), direct, made)
+        super().__init__(event_shape, net, made, config, ordering, trained_orderings=masks)
+        self.masks = masks
         self.order_agnostic = order_agnostic
 
     def objective(self, x: Tensor) -> Tensor:

@@ -171,7 +171,8 @@ def channels_of(event_shape: tuple[int, ...], filters: int) -> int:
     if len(event_shape) != 3 or min(event_shape) < 1:
         raise ValueError(f"event_shape must be (C, H, W), all at least 1, got {tuple(event_shape)}")
     if filters < 1 or filters % event_shape[0]:
-        raise ValueError(f"filters must be a multiple of the {event_shape[0]} channels, got {filters}")
+        fits = max(filters // event_shape[0], 1) * event_shape[0]
+        raise ValueError(f"filters must be a multiple of the {event_shape[0]} channels, got {filters}; {fits} is one")
     return event_shape[0]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from .base import Head, RowAutoregressive
+from .base import Head, RowAutoregressive, number_of_sites
 from .heads import make_head
 
 BLOCK = 28  # sites whose hidden units are held at once: small enough for a cache
@@ -36,7 +36,7 @@ class NADE(RowAutoregressive):
         config = dict(
             model="nade", event_shape=list(event_shape), hidden=hidden, head=head, levels=levels, mixtures=mixtures
         )
-        super().__init__(event_shape, NADENet(math.prod(event_shape), hidden, made), made, config)
+        super().__init__(event_shape, NADENet(number_of_sites(event_shape), hidden, made), made, config)
 
 
 class NADENet(nn.Module):

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .base import Head, RowAutoregressive
+from .base import Head, RowAutoregressive, number_of_sites
 from .heads import make_head
 from .nade import NADENet
 
@@ -34,7 +34,7 @@ class RNADE(RowAutoregressive):
         config = dict(
             model="rnade", event_shape=list(event_shape), hidden=hidden, head=head, levels=levels, mixtures=mixtures
         )
-        super().__init__(event_shape, RNADENet(math.prod(event_shape), hidden, made), made, config)
+        super().__init__(event_shape, RNADENet(number_of_sites(event_shape), hidden, made), made, config)
 
 
 class RNADENet(NADENet):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .base import Head, RowAutoregressive
+from .base import Head, RowAutoregressive, number_of_sites
 from .heads import LEVELS, CategoricalHead
 
 
@@ -87,6 +87,7 @@ class SiteEmbedding(nn.Module):
 
     def __init__(self, event_shape: tuple[int, ...], features: int, head: Head) -> None:
         super().__init__()
+        number_of_sites(event_shape)  # refuses what has none
         self.event_shape = tuple(event_shape)
         self.levels = head.levels
         self.start = nn.Parameter(torch.randn(features))

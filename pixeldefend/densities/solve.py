@@ -38,7 +38,7 @@ def solve(
     for up to `FEW` at once, else the second. For these models all agree bit for bit, if a net rounds the same whatever
     part of a batch it sees; for others "cached" may differ where a rule hangs in the balance.
     progress: wraps the list of sites, or of rows, as tqdm does.
-    Returns (n, *event) with x_i = rule(p(. | x_<i)). Raises ValueError for an unknown method.
+    Returns (n, *event) with x_i = rule(p(. | x_<i)). Raises ValueError for an unknown method, and if a value is NaN.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
@@ -59,6 +59,7 @@ def solve(
             for site, conditional in zip(progress(sites), steps, strict=True):
                 where = (slice(None), *site)
                 x[where] = rule(conditional, where)
+            _check_numbers(x)
         if method != "anew" and density.rows_at_once and len(x):
             # parts of an image may be rounded otherwise than the whole: what holds is what whole passes say
             _whole(density, x, rule)
@@ -85,7 +86,8 @@ def _whole(density: Autoregressive, x: Tensor, rule: Rule) -> None:
     while len(active):
         # alone an image may be rounded otherwise than among others
         among = active if len(active) > 1 else active.repeat(min(2, len(x)))
-        new = rule(density.of(among).conditionals(x[among]), (among,))[: len(active)]
+        new = rule(density.of(among, len(x)).conditionals(x[among]), (among,))[: len(active)]
+        _check_numbers(new)
         changed = (new != x[active]).flatten(1).any(1)
         x[active] = new
         active = active[changed]
@@ -106,6 +108,7 @@ def _by_rows(density: Autoregressive, x: Tensor, rule: Rule, progress: Progress)
             where = (active, slice(None), slice(start, stop))
             rows = x[where]
             new = stream.solve_pixels(rows, rule, where, start)
+            _check_numbers(new)
             x[where] = new
             changed = (new != rows).any(3).any(1)  # (m, R)
             first = torch.where(changed.any(1), changed.int().argmax(1), stop - start)
@@ -117,6 +120,12 @@ def _by_rows(density: Autoregressive, x: Tensor, rule: Rule, progress: Progress)
             next(bar, None)
         start = reached
     next(bar, None)
+
+
+def _check_numbers(x: Tensor) -> None:
+    """Raises ValueError for NaN, which would never settle, since it is not equal to itself."""
+    if torch.isnan(x).any():
+        raise ValueError("the density gives NaN: it has diverged in training, or its weights are damaged")
 
 
 class RowStream:
@@ -142,7 +151,7 @@ class RowStream:
         the last call, by at most its rows. Returns the net's parameters for these rows."""
         self.advance, self.start = start - self.start, start
         self.images = slice(None) if len(images) == self.n else images
-        return self.density.of(images).parameters_of_sites(x)
+        return self.density.of(images, self.n).parameters_of_sites(x)
 
     def solve_pixels(self, x: Tensor, rule: Rule, where: tuple[Any, ...], start: int) -> Tensor:
         """x: (m, C, R, W), as for `parameters`. Returns new rows, of the same shape, from one pass of the net: if the
