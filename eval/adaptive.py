@@ -89,6 +89,17 @@ class Outcome:
         return cls(np.zeros(n, bool), {fpr: np.zeros(n, bool) for fpr in FPRS}, np.zeros(n, int))
 
 
+def named(attacks: Iterable[str] | None, surrogate: Any = None) -> list[str]:
+    """Returns the attacks, or all that can be made. Raises ValueError if one is unknown or wants a surrogate."""
+    names = list(attacks) if attacks is not None else [n for n, a in ADAPTIVE.items() if surrogate or not a.surrogate]
+    for name in names:
+        if name not in ADAPTIVE:
+            raise ValueError(f"unknown attack {name!r}; there are: {', '.join(ADAPTIVE)}")
+        if ADAPTIVE[name].surrogate and surrogate is None:
+            raise ValueError(f"{name} needs a surrogate classifier and detector")
+    return names
+
+
 def run_adaptive(
     detector: Detector,
     classifier: nn.Module,
@@ -125,12 +136,7 @@ def run_adaptive(
     accuracy and clean_accuracy of classifier and detector at 5 % false alarms, where a flagged clean image counts as an
     error and any attack on both that is not dear is enough), `checks` (what, passed, detail) and the settings. Raises
     ValueError for unknown names, detectors without a gradient, or data without labels."""
-    names = list(attacks) if attacks is not None else [n for n, a in ADAPTIVE.items() if surrogate or not a.surrogate]
-    for name in names:
-        if name not in ADAPTIVE:
-            raise ValueError(f"unknown attack {name!r}; there are: {', '.join(ADAPTIVE)}")
-        if ADAPTIVE[name].surrogate and surrogate is None:
-            raise ValueError(f"{name} needs a surrogate classifier and detector")
+    names = named(attacks, surrogate)
     budgets = _budgets(eps)
     dear_budgets = budgets if dear_eps is None else _budgets(dear_eps)
     if test.y is None:

@@ -34,7 +34,7 @@ from ..scores import (
     with_noise,
 )
 from ..transformations import TRANSFORMATIONS, transform
-from .adaptive import run_adaptive
+from .adaptive import named, run_adaptive
 from .gallery import gallery
 from .kept import Kept, digest
 from .metrics import auroc, promised_interval, rate
@@ -114,6 +114,8 @@ def run_benchmark(
     and what it takes to do it again; results.schema.json says it all. Two runs return the same, but for `milliseconds`.
     Raises ValueError for unknown names, data without labels, or other data of another shape."""
     attacks = known(attacks, ATTACKS)
+    if adaptive is not None:  # a wrong name is refused now, and not after hours of the other attacks
+        adaptive = {**adaptive, "attacks": named(adaptive.get("attacks"), adaptive.get("surrogate"))}
     if detector.classifier is None:  # for the scores that ask it
         detector = copy.copy(detector)
         detector.classifier = classifier.eval()

@@ -103,6 +103,8 @@ def screen(
             _refuse("--engine ray writes Parquet to --output, and knows no other output option and no --classifier")
         options = dict(fpr=fpr, backend=backend, device=device, batch_size=batch_size, column=column, workers=workers)
         _screen_on_ray(paths, output, detector=detector, address=ray_address, **options)
+    if column is not None or workers is not None or ray_address is not None:
+        _refuse("--column, --workers and --ray-address are for --engine ray")
     from .screening import Statistics, find_files
     from .screening import screen as screen_files
 
@@ -115,8 +117,7 @@ def screen(
 
     pictured: list[Screened] = []
     with _refusals():
-        if picture is not None and (picture.suffix.lower() != ".png" or not picture.parent.is_dir()):
-            raise ValueError(f"--picture wants the name of a .png file in a folder that exists, got {picture}")
+        _check_picture(picture)
         if heatmaps is not None:
             heatmaps.mkdir(parents=True, exist_ok=True)
         asked = None
@@ -194,6 +195,22 @@ def _writer(format_: Format, output: Path | None) -> Iterator[Any]:
         yield write
         if format_ is Format.table:
             _print_table(rows, file)
+
+
+def _check_output(path: Path) -> None:
+    """Raises OSError if `path` cannot be a file: now, and not when what it is to hold has been computed."""
+    if path.is_dir():
+        raise IsADirectoryError(f"cannot write {path}: it is a folder")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
+
+
+def _check_picture(picture: Path | None) -> None:
+    if picture is None:
+        return
+    if picture.suffix.lower() != ".png" or not picture.parent.is_dir():
+        raise ValueError(f"--picture wants the name of a .png file in a folder that exists, got {picture}")
+    _check_output(picture)
 
 
 @contextmanager
@@ -287,6 +304,8 @@ def _refusals() -> Iterator[None]:
     """Turns what is wrong with the input into one line on standard error and exit status 2."""
     try:
         yield
+    except FileExistsError as error:  # of mkdir
+        _refuse(f"{error.filename} is a file, where a folder is wanted")
     except (ValueError, OSError, RuntimeError) as error:
         _refuse(str(error))
     except ModuleNotFoundError as error:
@@ -341,8 +360,7 @@ def purify(
     pictured: list[Purified] = []
     failed = False
     with _refusals(), _standard_output() as lines:
-        if picture is not None and (picture.suffix.lower() != ".png" or not picture.parent.is_dir()):
-            raise ValueError(f"--picture wants the name of a .png file in a folder that exists, got {picture}")
+        _check_picture(picture)
         files = list(find_files(sources))
         if not files:
             raise ValueError("nothing to purify: standard input holds no path")
@@ -520,6 +538,13 @@ class Verdict(StrEnum):
     error = "error"
 
 
+class Feedback(StrEnum):
+    false_alarm = "false_alarm"
+    attack = "attack"
+    missed = "missed"
+    clean = "clean"
+
+
 class Listed(StrEnum):
     table = "table"
     jsonl = "jsonl"
@@ -532,10 +557,8 @@ def list_log(
     path: Annotated[Path, typer.Argument(help="The audit log that `serve` or `watch` writes.")] = LOG,
     verdict: Annotated[Verdict | None, typer.Option(help="Only these.")] = None,
     client: Annotated[str | None, typer.Option(help="Only this client's.")] = None,
-    feedback: Annotated[
-        str | None, typer.Option(help="Only those marked false_alarm, attack, missed or clean.")
-    ] = None,
-    days: Annotated[float | None, typer.Option(help="Only those of the last so many days.")] = None,
+    feedback: Annotated[Feedback | None, typer.Option(help="Only those so marked.")] = None,
+    days: Annotated[float | None, typer.Option(min=0, help="Only those of the last so many days.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many; by default 20 in a table.")] = None,
     format_: Annotated[Listed, typer.Option("--format", help="How rows are written.")] = Listed.table,
     output: Annotated[Path | None, typer.Option(help="Write to this file, whole or not at all.")] = None,
@@ -689,6 +712,7 @@ def calibrate(
     from .zoo import load_classifier, load_density
 
     with _refusals():
+        _check_output(out)
         model = load_density(density, device=device)
         shape = model.event_shape or ()
         images = load_dataset(data, data_dir, length=shape[0] if len(shape) == 1 else 256)
@@ -760,11 +784,12 @@ def sample(
         else:
             kind = "rows"
         if suffix not in kinds[kind]:
-            raise ValueError(f"{density} models {kind}: --out wants a file {' or '.join(kinds[kind])}, got {out}")
+            wanted = " or ".join(suffix for suffix in kinds[kind] if suffix)
+            raise ValueError(f"{density} models {kind}: --out wants a file {wanted}, got {out or 'none'}")
         if prompt and kind != "text":
             raise ValueError(f"{density} models {kind}, which have no prompt")
-        if out is not None and not out.parent.is_dir():
-            raise FileNotFoundError(f"cannot write {out}: there is no folder {out.parent}")
+        if out is not None:
+            _check_output(out)
         x = model.sample(
             n,
             generator=torch.Generator(device).manual_seed(seed),
@@ -951,6 +976,7 @@ def benchmark(
             raise ValueError("--eps, --steps and the like are for --adaptive, or a suite that has it")
         options |= chosen | {name: value for name, value in (named | flags).items() if value}
         command = shlex.join(["pixeldefend", *sys.argv[1:]])
+        out.mkdir(parents=True, exist_ok=True)  # refused now, and not after hours of attacks
         if len(detectors) == 1:
             results = run_benchmark(detectors[titles[0]], attacked, images, recipe=recipe_of(detector[0]), **options)
             write_report({**results, "command": command}, out)
@@ -1041,9 +1067,9 @@ def train_density(
     epochs: Annotated[int, typer.Option(min=1)] = 8,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     learning_rate: float = 1e-3,
-    warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 200,
-    ema: Annotated[float, typer.Option(help="Decay of the weights' moving average; 0 for none.")] = 0.999,
-    clip: Annotated[float, typer.Option(help="Largest gradient norm.")] = 5.0,
+    warmup: Annotated[int, typer.Option(min=0, help="Steps of linear warm-up.")] = 200,
+    ema: Annotated[float, typer.Option(min=0, max=1, help="Decay of the weights' moving average; 0 for none.")] = 0.999,
+    clip: Annotated[float, typer.Option(min=0, help="Largest gradient norm.")] = 5.0,
     weight_decay: Annotated[float, typer.Option(min=0, help="AdamW's.")] = 0.0,
     patience: Annotated[
         int,
@@ -1118,7 +1144,7 @@ def train_classifier(
     epochs: Annotated[int, typer.Option(min=1)] = 8,
     batch_size: Annotated[int, typer.Option(min=1)] = 128,
     learning_rate: float = 0.1,
-    warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 200,
+    warmup: Annotated[int, typer.Option(min=0, help="Steps of linear warm-up.")] = 200,
     shift: Annotated[int, typer.Option(min=0, help="Move training images by up to so many pixels, at random.")] = 0,
     adversarial: Annotated[
         int, typer.Option(min=0, max=255, help="Train on the worst images within so many 8-bit steps (Linf).")

@@ -140,7 +140,12 @@ class Screener:
             if classifier is not None:
                 made = copy.copy(made)
                 made.classifier = classifier
-            self.detectors[name] = made if fpr is None else made.with_fpr(fpr)
+            try:
+                self.detectors[name] = made if fpr is None else made.with_fpr(fpr)
+            except ValueError as error:
+                if self.fixed is not None:
+                    raise  # else say whose rate it is
+                raise ValueError(f"detector {name}: {error}") from None
 
     def read(self, path: str, data: bytes, *, max_pixels: int = MAX_PIXELS) -> Screened:
         """Decodes an image, and finds the detector for it. What is wrong with it becomes its record's `error`."""

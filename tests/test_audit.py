@@ -246,6 +246,7 @@ def test_the_command_lists_filters_and_exports(log, tmp_path):
     run("log.sqlite", "--format", "parquet", "--output", "log.parquet")
     assert (tmp_path / "log.parquet").read_bytes().startswith(b"PAR1")
     assert "wants --output" in run("log.sqlite", "--format", "parquet", status=2)
+    assert "is not one of" in run("log.sqlite", "--feedback", "falsealarm", status=2)
     assert "there is no log" in run("absent.sqlite", status=2)
     with closing(sqlite3.connect(tmp_path / "other.sqlite")) as other:
         other.execute("CREATE TABLE notes (a)")

@@ -160,6 +160,19 @@ def test_other_refusals(detector, clean, tmp_path):
     )
     refused("screen", clean, "--detector", detector, "--output", tmp_path, says="it is a folder")
     assert pixeldefend("screen", "-", stdin="\n").returncode == 2
+    refused("screen", clean, "--detector", detector, "--workers", "2", says="--workers and --ray-address are for")
+    refused("screen", clean, "--detector", detector, "--heatmaps", clean / "0.png", says="0.png is a file, where a")
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(detector, clean, tmp_path):
+    sheet = tmp_path / "sheet.png"
+    sheet.mkdir()
+    result = pixeldefend("screen", clean, "--detector", detector, "--picture", sheet)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "it is a folder" in result.stderr
+    # none of these has its model or its data, which are asked for later
+    refused("calibrate", "--density", "no", "--data", "no", "--out", tmp_path, says="it is a folder")
+    refused("calibrate", "--density", "no", "--data", "no", "--out", tmp_path / "no" / "x", says="there is no folder")
 
 
 def test_names_that_are_not_unicode_and_names_that_look_like_formulas(detector, clean, tmp_path):

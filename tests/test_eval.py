@@ -143,6 +143,10 @@ def test_an_attack_that_never_succeeds_is_a_row_without_rates(tiny_detector, tmp
 def test_unknown_names_and_unlabelled_data_are_refused(tiny_detector):
     with pytest.raises(ValueError, match="unknown name 'nope'"):
         run_benchmark(tiny_detector, Brightness(), dataset(), attacks=["nope"])
+    said = []
+    with pytest.raises(ValueError, match="unknown attack 'nope'"):
+        run_benchmark(tiny_detector, Brightness(), dataset(), adaptive=dict(attacks=["nope"]), log=said.append)
+    assert not said  # before any of the attacks on the classifier
     data = dataset()
     unlabelled = DataSet(
         "x", data.train, data.validation, data.fit, data.calibration, Images(data.test.x, None, data.test.index)

@@ -109,6 +109,8 @@ def test_screening_is_lazy(folder, tiny_detector):
 def test_bad_settings_are_refused_before_any_file_is_read(tiny_detector):
     with pytest.raises(ValueError, match="needs at least 9999 calibration images, there are 99"):
         screen([], tiny_detector, fpr=0.0001)
+    with pytest.raises(ValueError, match=r"detector cifar10: fpr .* needs at least 3333 calibration images"):
+        screen([], fpr=0.0003)
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         screen([], tiny_detector, batch_size=0)
     with pytest.raises(ValueError, match="no shipped detector 'nope'"):
