@@ -89,14 +89,22 @@ class Outcome:
         return cls(np.zeros(n, bool), {fpr: np.zeros(n, bool) for fpr in FPRS}, np.zeros(n, int))
 
 
-def named(attacks: Iterable[str] | None, surrogate: Any = None) -> list[str]:
-    """Returns the attacks, or all that can be made. Raises ValueError if one is unknown or wants a surrogate."""
+def named(attacks: Iterable[str] | None, detector: Detector, surrogate: Any = None) -> list[str]:
+    """Returns the attacks, or all that can be made. Raises ValueError if one is unknown, wants a surrogate, or the
+    gradient of a score that has none."""
     names = list(attacks) if attacks is not None else [n for n, a in ADAPTIVE.items() if surrogate or not a.surrogate]
     for name in names:
         if name not in ADAPTIVE:
             raise ValueError(f"unknown attack {name!r}; there are: {', '.join(ADAPTIVE)}")
         if ADAPTIVE[name].surrogate and surrogate is None:
             raise ValueError(f"{name} needs a surrogate classifier and detector")
+    steep = [name for name in names if ADAPTIVE[name].make not in (None, SPSA) and not ADAPTIVE[name].surrogate]
+    if steep:
+        density = detector.density
+        assert density is not None
+        x = torch.full((1, *(density.event_shape or ())), 0.5, device=density.device, dtype=density.dtype)
+        if not detector.suspicion(x.requires_grad_()).requires_grad:
+            raise ValueError(f"the detector's score has no gradient, which {', '.join(steep)} would follow; take spsa")
     return names
 
 
@@ -136,7 +144,7 @@ def run_adaptive(
     accuracy and clean_accuracy of classifier and detector at 5 % false alarms, where a flagged clean image counts as an
     error and any attack on both that is not dear is enough), `checks` (what, passed, detail) and the settings. Raises
     ValueError for unknown names, detectors without a gradient, or data without labels."""
-    names = named(attacks, surrogate)
+    names = named(attacks, detector, surrogate)
     budgets = _budgets(eps)
     dear_budgets = budgets if dear_eps is None else _budgets(dear_eps)
     if test.y is None:

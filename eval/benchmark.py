@@ -114,11 +114,11 @@ def run_benchmark(
     and what it takes to do it again; results.schema.json says it all. Two runs return the same, but for `milliseconds`.
     Raises ValueError for unknown names, data without labels, or other data of another shape."""
     attacks = known(attacks, ATTACKS)
-    if adaptive is not None:  # a wrong name is refused now, and not after hours of the other attacks
-        adaptive = {**adaptive, "attacks": named(adaptive.get("attacks"), adaptive.get("surrogate"))}
     if detector.classifier is None:  # for the scores that ask it
         detector = copy.copy(detector)
         detector.classifier = classifier.eval()
+    if adaptive is not None:  # what cannot be is refused now, and not after hours of the other attacks
+        adaptive = {**adaptive, "attacks": named(adaptive.get("attacks"), detector, adaptive.get("surrogate"))}
     if isinstance(detector.density, Uniform):  # somebody else's detector has no score but its own
         scores = []
     elif scores is None:

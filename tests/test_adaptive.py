@@ -39,6 +39,7 @@ from pixeldefend.eval import (
     write_report,
 )
 from pixeldefend.eval.adaptive import _Runner
+from pixeldefend.eval.others import as_detector
 from pixeldefend.eval.report import html, verdict
 from pixeldefend.storage import load_tensors
 from pixeldefend.training import worst_within
@@ -151,6 +152,13 @@ def test_wrong_settings_are_refused(detector, data):
     wrong = Images(data.test.x, 1 - data.test.y, data.test.index)
     with pytest.raises(ValueError, match="reads none of"):
         run_adaptive(detector, Brightness(), wrong)
+
+
+def test_a_score_without_a_gradient_is_refused_before_anything_is_attacked(data, monkeypatch):
+    detector = as_detector(lambda x: x.detach().flatten(1).sum(1), "sum", data, fpr=0.05)
+    monkeypatch.setattr("pixeldefend.eval.benchmark.attack_all", lambda *a, **k: pytest.fail("attacked"))
+    with pytest.raises(ValueError, match="no gradient, which joint-pgd would follow; take spsa"):
+        run_benchmark(detector, Brightness(), data, attacks=["pgd-8"], adaptive=dict(attacks=["spsa", "joint-pgd"]))
 
 
 def test_what_gets_by_within_a_budget_is_not_attacked_within_a_larger_one(detector, data, monkeypatch):
