@@ -166,7 +166,8 @@ def _screen_on_ray(sources: list[str], output: Path | None, **options: Any) -> N
 
         counts = screen_on_ray(sources, output, **options)
     listed = ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in ("clean", "adversarial", "error"))
-    typer.echo(f"{sum(counts.values())} files: {listed}", err=True)
+    resumed = "" if sum(counts.values()) else f"; {output} held them all"
+    typer.echo(f"{sum(counts.values())} files: {listed}{resumed}", err=True)
     raise typer.Exit(2 if counts.get("error") else 1 if counts.get("adversarial") else 0)
 
 
