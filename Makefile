@@ -68,7 +68,7 @@ leaderboard: .venv/tested
 	for k in 8 25; do \
 	    $(BIN)/pixeldefend train classifier --data fashion-mnist --out runs/adv$$k --width 16 --epochs 7 --adversarial $$k && \
 	    $(BIN)/python benchmarks/leaderboard.py fashion-mnist --classifier runs/adv$$k/classifier.safetensors \
-	        --out fashion-mnist-adversarial-$$k --limit 500 --adaptive-limit 20 --dear-eps --keep runs/kept && \
+	        --out fashion-mnist-adversarial-$$k --limit 300 --adaptive-limit 16 --eps 4 8 --dear-eps --keep runs/kept && \
 	    $(BIN)/python benchmarks/purification.py fashion-mnist --classifier runs/adv$$k/classifier.safetensors \
 	        --limit 500 --eps 16 --eps 32 --keep runs/kept || exit 1; \
 	done
