@@ -67,8 +67,10 @@ leaderboard: .venv/tested
 	    --surrogate-classifier runs/other-cifar10/classifier.safetensors --surrogate-density runs/other-cifar10/density.safetensors
 	for k in 8 25; do \
 	    $(BIN)/pixeldefend train classifier --data fashion-mnist --out runs/adv$$k --width 16 --epochs 7 --adversarial $$k && \
-	    $(BIN)/python benchmarks/leaderboard.py fashion-mnist --classifier runs/adv$$k/classifier.safetensors \
-	        --out fashion-mnist-adversarial-$$k --limit 300 --adaptive-limit 16 --eps 4 8 --dear-eps --keep runs/kept && \
+	    $(BIN)/pixeldefend benchmark --detector fashion-mnist --classifier runs/adv$$k/classifier.safetensors \
+	        --data fashion-mnist --attacks $(ATTACKS),pgd-25 --scores bits_per_dim,pooled --limit 300 --clean 2500 \
+	        --adaptive blind-pgd,joint-pgd --eps 4,8,16,32 --steps 100 --adaptive-limit 16 --keep runs/kept \
+	        --out eval/results/fashion-mnist-adversarial-$$k && \
 	    $(BIN)/python benchmarks/purification.py fashion-mnist --classifier runs/adv$$k/classifier.safetensors \
 	        --limit 500 --eps 16 --eps 32 --keep runs/kept || exit 1; \
 	done

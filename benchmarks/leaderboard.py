@@ -6,13 +6,6 @@ The first test images are attacked by those who know the classifier, the first f
 detector too; the shipped detector also, on fewer images, by attacks that take long. Writes an entry a detector to
 eval/results/leaderboard, and a report of the shipped one to eval/results/NAME-adaptive.
 
-The shipped detector beside another classifier, one trained to withstand attacks, say, has a report of its own and no
-entry:
-
-    pixeldefend train classifier --data fashion-mnist --out runs/adv8 --width 16 --epochs 7 --adversarial 8
-    python benchmarks/leaderboard.py fashion-mnist --classifier runs/adv8/classifier.safetensors \\
-        --out fashion-mnist-adversarial-8 --keep runs/kept
-
 Attacks by transfer want models that were trained apart, by other seeds or of other kinds:
 
     pixeldefend train classifier --data fashion-mnist --out runs/other --width 16 --epochs 4 --seed 1
@@ -79,15 +72,11 @@ def main() -> None:
     parser.add_argument("--surrogate-classifier", help="file, of who attacks by transfer")
     parser.add_argument("--surrogate-density", help="file, likewise")
     parser.add_argument("--only", nargs="+", help="these detectors alone")
-    parser.add_argument("--classifier", help="attack this one, for a report of the shipped detector alone")
-    parser.add_argument("--out", help="folder in eval/results for it")
     arguments = parser.parse_args()
-    if (arguments.classifier is None) != (arguments.out is None):
-        parser.error("--classifier and --out go together")
     if (arguments.surrogate_classifier is None) != (arguments.surrogate_density is None):
         parser.error("--surrogate-classifier and --surrogate-density go together")
     data = load_dataset(arguments.data or arguments.name, arguments.data_dir)
-    classifier = find_classifier(arguments.classifier or arguments.name)
+    classifier = find_classifier(arguments.name)
     shipped = load_detector(arguments.name)
     density = shipped.density
     detectors: dict[str, Any] = {
@@ -96,7 +85,7 @@ def main() -> None:
         **{name: lambda name=name: find_detector(name, classifier, data) for name in BASELINES},
     }
     command = command_of(arguments)
-    for name in arguments.only or ([arguments.name] if arguments.classifier else detectors):
+    for name in arguments.only or detectors:
         print(f"== {name}", flush=True)
         own = name == arguments.name
         adaptive: dict[str, Any] = dict(attacks=KNOWING, eps=arguments.eps, limit=arguments.adaptive_limit)
@@ -113,8 +102,7 @@ def main() -> None:
             detectors[name](),
             classifier,
             data,
-            # what an attack must do to a classifier that withstands the others
-            attacks=[*ATTACKS, "pgd-25"] if arguments.classifier else ATTACKS,
+            attacks=ATTACKS,
             scores=["bits_per_dim"] if own else [],
             limit=arguments.limit,
             clean=min(2500, len(data.test)),
@@ -124,13 +112,12 @@ def main() -> None:
             log=lambda line: print(line, flush=True),
         )
         if own:
-            write_report({**results, "command": command}, RESULTS / (arguments.out or f"{arguments.name}-adaptive"))
-        if not arguments.classifier:
-            title = "PixelCNN++, " + results["score"] if own or name == "bits-per-dim" else name
-            (RESULTS / "leaderboard").mkdir(parents=True, exist_ok=True)
-            path = RESULTS / "leaderboard" / f"{arguments.name}-{'shipped' if own else name}.json"
-            with whole_file(path) as file:
-                file.write(json.dumps(entry(title, results, command), indent=1) + "\n")
+            write_report({**results, "command": command}, RESULTS / f"{arguments.name}-adaptive")
+        title = "PixelCNN++, " + results["score"] if own or name == "bits-per-dim" else name
+        (RESULTS / "leaderboard").mkdir(parents=True, exist_ok=True)
+        path = RESULTS / "leaderboard" / f"{arguments.name}-{'shipped' if own else name}.json"
+        with whole_file(path) as file:
+            file.write(json.dumps(entry(title, results, command), indent=1) + "\n")
 
 
 def surrogate(arguments: argparse.Namespace, shipped: Detector, data: Any) -> tuple[Any, Detector]:
