@@ -89,7 +89,7 @@ class Outcome:
         return cls(np.zeros(n, bool), {fpr: np.zeros(n, bool) for fpr in FPRS}, np.zeros(n, int))
 
 
-def named(attacks: Iterable[str] | None, detector: Detector, surrogate: Any = None) -> list[str]:
+def possible_attacks(attacks: Iterable[str] | None, detector: Detector, surrogate: Any = None) -> list[str]:
     """Returns the attacks, or all that can be made. Raises ValueError if one is unknown, wants a surrogate, or the
     gradient of a score that has none."""
     names = list(attacks) if attacks is not None else [n for n, a in ADAPTIVE.items() if surrogate or not a.surrogate]
@@ -144,7 +144,7 @@ def run_adaptive(
     accuracy and clean_accuracy of classifier and detector at 5 % false alarms, where a flagged clean image counts as an
     error and any attack on both that is not dear is enough), `checks` (what, passed, detail) and the settings. Raises
     ValueError for unknown names, detectors without a gradient, or data without labels."""
-    names = named(attacks, detector, surrogate)
+    names = possible_attacks(attacks, detector, surrogate)
     budgets = _budgets(eps)
     dear_budgets = budgets if dear_eps is None else _budgets(dear_eps)
     if test.y is None:

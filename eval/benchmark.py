@@ -34,7 +34,7 @@ from ..scores import (
     with_noise,
 )
 from ..transformations import TRANSFORMATIONS, transform
-from .adaptive import named, run_adaptive
+from .adaptive import possible_attacks, run_adaptive
 from .gallery import gallery
 from .kept import Kept, digest
 from .metrics import auroc, promised_interval, rate
@@ -118,7 +118,10 @@ def run_benchmark(
         detector = copy.copy(detector)
         detector.classifier = classifier.eval()
     if adaptive is not None:  # what cannot be is refused now, and not after hours of the other attacks
-        adaptive = {**adaptive, "attacks": named(adaptive.get("attacks"), detector, adaptive.get("surrogate"))}
+        adaptive = {
+            **adaptive,
+            "attacks": possible_attacks(adaptive.get("attacks"), detector, adaptive.get("surrogate")),
+        }
     if isinstance(detector.density, Uniform):  # somebody else's detector has no score but its own
         scores = []
     elif scores is None:

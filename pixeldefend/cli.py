@@ -198,20 +198,14 @@ def _writer(format_: Format, output: Path | None) -> Iterator[Any]:
             _print_table(rows, file)
 
 
-def _check_output(path: Path) -> None:
-    """Raises OSError if `path` cannot be a file: now, and not when what it is to hold has been computed."""
-    if path.is_dir():
-        raise IsADirectoryError(f"cannot write {path}: it is a folder")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
-
-
 def _check_picture(picture: Path | None) -> None:
     if picture is None:
         return
+    from .storage import check_writable
+
     if picture.suffix.lower() != ".png" or not picture.parent.is_dir():
         raise ValueError(f"--picture wants the name of a .png file in a folder that exists, got {picture}")
-    _check_output(picture)
+    check_writable(picture)
 
 
 @contextmanager
@@ -710,10 +704,11 @@ def calibrate(
     from .datasets import DATASETS, load_dataset
     from .detector import Detector
     from .eval.others import recipe_of
+    from .storage import check_writable
     from .zoo import load_classifier, load_density
 
     with _refusals():
-        _check_output(out)
+        check_writable(out)
         model = load_density(density, device=device)
         shape = model.event_shape or ()
         images = load_dataset(data, data_dir, length=shape[0] if len(shape) == 1 else 256)
@@ -768,7 +763,7 @@ def sample(
     from .densities import Autoregressive, SequenceModel
     from .densities.wavenet import mu_law_decode
     from .picture import save_grid
-    from .storage import whole_file
+    from .storage import check_writable, whole_file
     from .zoo import load_density
 
     with _refusals():
@@ -790,7 +785,7 @@ def sample(
         if prompt and kind != "text":
             raise ValueError(f"{density} models {kind}, which have no prompt")
         if out is not None:
-            _check_output(out)
+            check_writable(out)
         x = model.sample(
             n,
             generator=torch.Generator(device).manual_seed(seed),

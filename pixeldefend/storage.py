@@ -17,21 +17,26 @@ import torch
 from torch import Tensor
 
 
+def check_writable(path: Path) -> None:
+    """Raises OSError if path cannot be a file: for who would rather know before the work that it is to hold."""
+    if path.is_dir():
+        raise IsADirectoryError(f"cannot write {path}: it is a folder")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
+
+
 @contextmanager
 def whole_file(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
     """Opens a temporary file beside `path` that takes its place when the block ends well, and goes if it does not:
     readers see the old file or the whole new one, never half of it. Links are followed; devices are written to as
     they are. Raises OSError, before anything is written, if path cannot be a file."""
     path = Path(os.path.realpath(path))
-    if path.is_dir():
-        raise IsADirectoryError(f"cannot write {path}: it is a folder")
+    check_writable(path)
     kwargs: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "", "errors": "surrogateescape"}
     if path.exists() and not path.is_file():
         with path.open(mode, **kwargs) as device:
             yield device
         return
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
     # not by `tempfile`, whose files only their owner reads: to give them the mode of others one would have to know the
     # umask, and so to change it for a moment, for all threads
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
