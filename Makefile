@@ -28,13 +28,13 @@ weights: .venv/tested
 	$(BIN)/pixeldefend train density --data fashion-mnist --out runs/density \
 	    --set filters=32 --set blocks=1 --set mixtures=5 --epochs 6 --learning-rate 2e-3 --clip 20
 	$(BIN)/pixeldefend train classifier --data fashion-mnist --out runs/classifier --width 32 --epochs 8
-	$(BIN)/python benchmarks/ship.py runs fashion-mnist
+	$(BIN)/python benchmarks/release_weights.py runs fashion-mnist
 	$(BIN)/pixeldefend train density --data cifar10 --out runs/cifar10/density --model pixelcnnpp \
 	    --set filters=60 --set blocks=6 --set scales=1 --set streams=1 --set mixtures=5 \
 	    --epochs 3 --batch-size 8 --learning-rate 2.5e-3 --clip 50
 	$(BIN)/pixeldefend train classifier --data cifar10 --out runs/cifar10/classifier --width 32 \
 	    --epochs 20 --learning-rate 0.2 --warmup 400 --shift 4
-	$(BIN)/python benchmarks/ship.py runs/cifar10 cifar10
+	$(BIN)/python benchmarks/release_weights.py runs/cifar10 cifar10
 
 examples: .venv/tested
 	$(BIN)/python examples/make_examples.py
@@ -45,7 +45,7 @@ benchmark: .venv/tested
 	    --keep runs/kept --out eval/results/fashion-mnist
 	$(BIN)/pixeldefend benchmark --detector fashion-mnist --classifier fashion-mnist --data fashion-mnist \
 	    --attacks cw-l2-slow --limit 100 --clean 1000 --keep runs/kept --out eval/results/fashion-mnist-cw-slow
-	$(BIN)/python benchmarks/padded.py
+	$(BIN)/python benchmarks/make_rgb_mnist.py
 	$(BIN)/pixeldefend benchmark --detector cifar10 --classifier cifar10 --data cifar10 \
 	    --attacks $(ATTACKS) --limit 1000 --clean 2500 --controls --oracle --by-class \
 	    --other data/mnist-32x32-rgb.npz --other data/fashion-mnist-32x32-rgb.npz \

@@ -4,8 +4,8 @@ Installed as `pixeldefend.attacks`. foolbox's own `is_adversarial` means "the cl
 package the words mean "flagged by the detector".
 """
 
-from .aware import SPSA, JointPGD, OrthogonalPGD, SelectivePGD, Undetected
 from .craft import Attacked, craft
+from .detector_aware import SPSA, JointPGD, NotFlagged, OrthogonalPGD, SelectivePGD
 from .presets import ATTACKS, Attack
 
 __all__ = [
@@ -14,8 +14,8 @@ __all__ = [
     "Attack",
     "Attacked",
     "JointPGD",
+    "NotFlagged",
     "OrthogonalPGD",
     "SelectivePGD",
-    "Undetected",
     "craft",
 ]

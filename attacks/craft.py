@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import ParameterError
 from ..images import to_batch, to_uint8
 from .presets import ATTACKS, Attack
 
@@ -55,20 +56,20 @@ def craft(
     `pixeldefend.images.to_batch` takes it. labels: (N,) the right classes. attack: a key of `ATTACKS`, or an `Attack`.
     bounds: the range that the classifier expects its images in. preprocessing: foolbox's, applied within it, such as
     {"mean": [...], "std": [...], "axis": -3}. seed: of random starts; the outcome depends on batch_size too.
-    Raises ValueError if the attack is unknown or labels do not match images.
+    Raises ParameterError if the attack is unknown or labels do not match images.
     """
     from foolbox.models.pytorch import PyTorchModel
 
     if isinstance(attack, str):
         if attack not in ATTACKS:
-            raise ValueError(f"unknown attack {attack!r}; there are: {', '.join(ATTACKS)}")
+            raise ParameterError(f"unknown attack {attack!r}; there are: {', '.join(ATTACKS)}")
         attack = ATTACKS[attack]
     x = to_batch(images)[0].detach().cpu()
     y = torch.as_tensor(labels).cpu()
     if not len(x):
-        raise ValueError("there are no images to attack")
+        raise ParameterError("there are no images to attack")
     if y.shape != x.shape[:1] or y.is_floating_point():
-        raise ValueError(f"labels must be {len(x)} whole numbers, got {y.dtype} of shape {tuple(y.shape)}")
+        raise ParameterError(f"labels must be {len(x)} whole numbers, got {y.dtype} of shape {tuple(y.shape)}")
     device = next((p.device for p in classifier.parameters()), torch.device("cpu"))
     counted = _Counted(classifier)
     # gradients of the weights are not needed, and foolbox would add them up

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from pixeldefend import Detector, load_detector
-from pixeldefend.datasets import load_dataset
+from pixeldefend.data import load_dataset
 from pixeldefend.eval import (
     BASELINES,
-    Kept,
+    Cache,
     entry,
     find_classifier,
     find_detector,
@@ -34,7 +34,7 @@ from pixeldefend.eval import (
     run_benchmark,
     write_report,
 )
-from pixeldefend.storage import whole_file
+from pixeldefend.serialization import whole_file
 from pixeldefend.zoo import load_density
 
 RESULTS = Path(__file__).parent.parent / "eval" / "results"
@@ -52,7 +52,7 @@ ATTACKS = [
     "fmn-l0",
 ]
 KNOWING = ["blind-pgd", "joint-pgd", "selective-pgd", "orthogonal-pgd"]
-DEAR = ["spsa", "bpda-pgd", "bpda-joint-pgd"]
+EXPENSIVE = ["spsa", "bpda-pgd", "bpda-joint-pgd"]
 OF_THIS_MACHINE = ("name", "data_dir", "keep")  # what a command that is published leaves out
 
 
@@ -67,8 +67,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--restarts", type=int, default=1)
     parser.add_argument("--eps", type=int, nargs="+", default=[2, 4, 8], help="8-bit steps; 16 and 32 are added once")
-    parser.add_argument("--dear-limit", type=int, default=10, help="images, for attacks that take long")
-    parser.add_argument("--dear-eps", type=int, nargs="*", default=[8], help="8-bit steps; none to leave them out")
+    parser.add_argument("--expensive-limit", type=int, default=10, help="images, for attacks that take long")
+    parser.add_argument("--expensive-eps", type=int, nargs="*", default=[8], help="8-bit steps; none to leave them out")
     parser.add_argument("--surrogate-classifier", help="file, of who attacks by transfer")
     parser.add_argument("--surrogate-density", help="file, likewise")
     parser.add_argument("--only", nargs="+", help="these detectors alone")
@@ -81,7 +81,7 @@ def main() -> None:
     density = shipped.density
     detectors: dict[str, Any] = {
         arguments.name: lambda: shipped,
-        "bits-per-dim": lambda: Detector(density, score="bits_per_dim").fit(data.calibration.x),
+        "bits-per-dim": lambda: Detector(density, statistic="bits_per_dim").fit(data.calibration.x),
         **{name: lambda name=name: find_detector(name, classifier, data) for name in BASELINES},
     }
     command = command_of(arguments)
@@ -93,8 +93,12 @@ def main() -> None:
         if own:
             # that success rises to 1 is looked at for the detector that is shipped
             adaptive["eps"] = [*arguments.eps, 16, 32]
-        if own and arguments.dear_eps:
-            adaptive |= dict(attacks=KNOWING + DEAR, dear_eps=arguments.dear_eps, dear_limit=arguments.dear_limit)
+        if own and arguments.expensive_eps:
+            adaptive |= dict(
+                attacks=KNOWING + EXPENSIVE,
+                expensive_eps=arguments.expensive_eps,
+                expensive_limit=arguments.expensive_limit,
+            )
             if arguments.surrogate_classifier:
                 adaptive["attacks"] = [*adaptive["attacks"], "transfer-pgd"]
                 adaptive["surrogate"] = surrogate(arguments, shipped, data)
@@ -108,7 +112,7 @@ def main() -> None:
             clean=min(2500, len(data.test)),
             adaptive=adaptive,
             recipe=recipe_of(arguments.name) if own or name == "bits-per-dim" else None,
-            kept=Kept(arguments.keep),
+            cache=Cache(arguments.keep),
             log=lambda line: print(line, flush=True),
         )
         if own:
@@ -122,7 +126,7 @@ def main() -> None:
 
 def surrogate(arguments: argparse.Namespace, shipped: Detector, data: Any) -> tuple[Any, Detector]:
     """Returns a classifier, and a detector by the shipped one's score, calibrated on the same images."""
-    detector = Detector(load_density(arguments.surrogate_density), score=shipped.score_name, fpr=shipped.fpr)
+    detector = Detector(load_density(arguments.surrogate_density), statistic=shipped.statistic, fpr=shipped.fpr)
     detector.fit(data.calibration.x, X_fit=data.fit.x)
     return find_classifier(arguments.surrogate_classifier), detector
 

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pixeldefend.datasets import Images, load_dataset
+from pixeldefend.data import Images, load_dataset
 from pixeldefend.densities import Density, OrderEnsemble, build
 from pixeldefend.densities.wavenet import mu_law_decode, mu_law_encode
 from pixeldefend.training import MaximumLikelihood, train
@@ -403,7 +403,7 @@ def nll(density: Density, images: Images, batch: int = 250) -> Tensor:
     values = []
     with torch.inference_mode():
         for first in range(0, len(images), batch):
-            x = density.observe(images[first : first + batch].float())
+            x = density.to_support(images[first : first + batch].float())
             if x.ndim == 4:
                 values.append(density.bits_per_dim(x) * x[0].numel() * math.log(2))
             else:
@@ -420,7 +420,7 @@ def in_time(density: Density, training: Images, minutes: float, fit: dict[str, A
             start = time.perf_counter()
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=fit.get("precision") == "bf16-mixed"):
-            loss = density.objective(density.observe(batch, torch.rand_like(batch))).mean()
+            loss = density.objective(density.to_support(batch, torch.rand_like(batch))).mean()
         loss.backward()
         optimizer.step()
     events = 60 * minutes * len(batch) * 5 / (time.perf_counter() - start)

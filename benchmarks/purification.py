@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from pixeldefend import load_detector
-from pixeldefend.datasets import load_dataset
-from pixeldefend.eval import Kept, find_classifier, rate
+from pixeldefend.data import load_dataset
+from pixeldefend.eval import Cache, find_classifier, rate
 from pixeldefend.eval.benchmark import attack_all
-from pixeldefend.purify import purify
+from pixeldefend.purification import purify
 
 HERE = Path(__file__).parent
 ATTACKS = "fgsm-8,bim-8,pgd-8,fgsm-25,bim-25,pgd-25,deepfool-linf,deepfool-l2,cw-l2"
@@ -62,8 +62,8 @@ def main() -> None:
     for attack in ("none", *arguments.attacks.split(",")):
         x = images.x
         if attack != "none":
-            kept = Kept(arguments.keep)
-            made = attack_all(classifier, data, [attack], limit=arguments.limit, kept=kept)[attack]
+            kept = Cache(arguments.keep)
+            made = attack_all(classifier, data, [attack], limit=arguments.limit, cache=kept)[attack]
             x = torch.where(made.attempted[:, None, None, None], made.images, images.x)
         for eps in (0, *arguments.eps):
             start = time.perf_counter()

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pixeldefend.datasets import load_dataset
-from pixeldefend.serving.queries import QueryAttacks, fingerprint
+from pixeldefend.data import load_dataset
+from pixeldefend.serving.query_detection import QueryAttacks, fingerprint
 
 HERE = Path(__file__).parent
 

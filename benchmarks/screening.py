@@ -75,7 +75,7 @@ def memory(few: int, many: int) -> tuple[float, float]:
     images = np.random.RandomState(0).randint(0, 256, (200, 8, 8)).astype(np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         detector = Path(folder, "small.safetensors")
-        Detector(density, score="bits_per_dim").fit(images).save(detector)
+        Detector(density, statistic="bits_per_dim").fit(images).save(detector)
         peaks = []
         for n in (few, many):
             files = Path(folder, str(n))

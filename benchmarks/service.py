@@ -37,7 +37,7 @@ import torch
 from PIL import Image
 
 from pixeldefend import load_detector
-from pixeldefend.audit import AuditLog
+from pixeldefend.screening.audit_log import AuditLog
 
 HERE = Path(__file__).parent
 COMMAND = Path(sys.executable).parent / "pixeldefend"

@@ -26,11 +26,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pixeldefend import load_detector
-from pixeldefend.backends import ARITHMETIC, on_backend
 from pixeldefend.densities import Autoregressive, PixelCNNPlusPlus, pixelcnnpp
 from pixeldefend.densities.base import GridDistribution
-from pixeldefend.densities.masked import MaskedConv2d, ShiftedConv2d
-from pixeldefend.purify import purify
+from pixeldefend.densities.layers import MaskedConv2d, ShiftedConv2d
+from pixeldefend.detectors.backends import PRECISION, on_backend
+from pixeldefend.purification import purify
 from pixeldefend.scores import Evidence, excess_surprisal
 
 HERE = Path(__file__).parent
@@ -117,7 +117,7 @@ def scoring(name: str, density: Autoregressive, n: int, turns: int) -> list[dict
     with torch.inference_mode():
         expected = functions[0]()
         for backend, function in zip(backends, functions[1:], strict=True):
-            tolerance = dict(rtol=1e-3, atol=0.02) if ARITHMETIC[backend] == "float32" else dict(rtol=0.1, atol=1)
+            tolerance = dict(rtol=1e-3, atol=0.02) if PRECISION[backend] == "float32" else dict(rtol=0.1, atol=1)
             assert torch.allclose(function(), expected, **tolerance), backend
         theirs, *ours = seconds(*functions, turns=turns)
     what = (
@@ -156,22 +156,22 @@ def peak(name: str, density: Autoregressive, n: int, turns: int) -> list[dict[st
         for hook in hooks:
             hook.remove()
 
-        def best(arithmetic: str) -> Tensor:
-            with torch.autocast(density.device.type, torch.bfloat16, enabled=arithmetic == "bfloat16"):
+        def best(precision: str) -> Tensor:
+            with torch.autocast(density.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
                 return conv(y)
 
         rows = []
         for backend in backends_for(density):
-            arithmetic = ARITHMETIC[backend]
+            precision = PRECISION[backend]
             fast = on_backend(density, backend)
             ours, theirs = seconds(
                 lambda fast=fast: excess_surprisal(Evidence(density, x, fast=fast)),  # type: ignore[misc]
-                lambda arithmetic=arithmetic: best(arithmetic),  # type: ignore[misc]
+                lambda precision=precision: best(precision),  # type: ignore[misc]
                 turns=turns,
             )
             highest = 2 * 32 * 32 * 32 * 256 * 256 * 9 / theirs
             what = (
-                f"share of torch's convolution peak ({highest / 1e9:.0f} GFLOP/s in {arithmetic}) that scoring reaches"
+                f"share of torch's convolution peak ({highest / 1e9:.0f} GFLOP/s in {precision}) that scoring reaches"
             )
             ratio = operations / ours / highest
             rows.append(dict(name=f"{what}, {name}, {backend}", ratio=ratio, goal=0.5, unit="of the peak"))
@@ -184,7 +184,7 @@ def pixels(density: Autoregressive, n: int) -> Tensor:
 
 
 def backends_for(density: Autoregressive) -> list[str]:
-    return [backend for backend in ARITHMETIC if backend != "openvino" or density.device.type == "cpu"]
+    return [backend for backend in PRECISION if backend != "openvino" or density.device.type == "cpu"]
 
 
 def a_pass_a_site(density: Autoregressive, x: Tensor, turns: int) -> float:
@@ -225,7 +225,7 @@ def one_image(turns: int) -> list[dict[str, Any]]:
     """Milliseconds of `is_adversarial` of one image, after the first call. Returns a row for every backend."""
     image = torch.randint(0, 256, (1, 28, 28)).to(torch.uint8)
     rows = []
-    for backend in ARITHMETIC:
+    for backend in PRECISION:
         detector = load_detector("fashion-mnist", backend=backend)
         (ours,) = seconds(lambda detector=detector: detector.is_adversarial(image), turns=turns)  # type: ignore[misc]
         name = f"one image, is_adversarial, fashion-mnist, {backend}"
@@ -254,14 +254,14 @@ def growth(path: Path) -> None:
     ]
     figure, axes = pyplot.subplots(1, 3, figsize=(9, 2.8), sharey=True, layout="constrained")
     for axis, (what, title, values) in zip(axes, panels, strict=True):
-        found: dict[str, list[float]] = {backend: [] for backend in ARITHMETIC}
+        found: dict[str, list[float]] = {backend: [] for backend in PRECISION}
         for value in values:
             case = {**base, what: value}
             n = case["batch"] if what == "batch" else 4
             shape = (3, case["side"], case["side"])
             density = PixelCNNPlusPlus(shape, filters=case["filters"], blocks=1, scales=1, mixtures=5).eval()
             x = torch.randint(0, 256, (n, *shape)) / 255
-            for backend in ARITHMETIC:
+            for backend in PRECISION:
                 evidence = partial(Evidence, density, x, fast=on_backend(density, backend))
                 found[backend].append(milliseconds(evidence) / n)
         for backend, times in found.items():

@@ -17,7 +17,8 @@ from sklearn.neural_network import MLPRegressor
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..datasets import DataSet, Images
+from ..data import DataSet, Images
+from ..errors import ParameterError
 
 Baseline = Callable[[nn.Module, DataSet], Callable[[Tensor], Tensor]]
 
@@ -120,7 +121,7 @@ def _last_features(classifier: nn.Module) -> Callable[[Tensor], Tensor]:
     """Returns what maps images to the input of the classifier's last linear layer, (N, D)."""
     linear = [module for module in classifier.modules() if isinstance(module, nn.Linear)]
     if not linear:
-        raise ValueError(f"{type(classifier).__name__} has no linear layer, whose input could be looked at")
+        raise ParameterError(f"{type(classifier).__name__} has no linear layer, whose input could be looked at")
 
     def features(x: Tensor) -> Tensor:
         seen: list[Tensor] = []
@@ -141,7 +142,7 @@ def _last_features(classifier: nn.Module) -> Callable[[Tensor], Tensor]:
 def _learned(features: Callable[[Tensor], Tensor], train: Images) -> tuple[np.ndarray, np.ndarray]:
     """Returns features, (N, D) float64, and labels of training images."""
     if train.y is None:
-        raise ValueError("this baseline needs labelled training images")
+        raise ParameterError("this baseline needs labelled training images")
     chosen = train[:LEARN_FROM]
     assert chosen.y is not None
     with torch.no_grad():

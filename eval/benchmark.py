@@ -15,14 +15,16 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from torch import Tensor, nn
 
-from .. import conformal
 from ..attacks import ATTACKS, Attacked, craft
-from ..datasets import DataSet, Images
-from ..detector import Detector
+from ..calibration import conformal
+from ..data import DataSet, Images
+from ..detectors import Detector
+from ..errors import ParameterError
 from ..images import to_uint8
+from ..images.corruptions import CORRUPTIONS, corrupt
 from ..scores import (
-    DEAR,
-    OF_CLASSIFIER,
+    CLASSIFIER_SCORES,
+    EXPENSIVE,
     SCORES,
     Combined,
     Evidence,
@@ -33,12 +35,11 @@ from ..scores import (
     make_score,
     with_noise,
 )
-from ..transformations import TRANSFORMATIONS, transform
-from .adaptive import possible_attacks, run_adaptive
-from .gallery import gallery
-from .kept import Kept, digest
+from .adapters import Uniform
+from .adaptive import resolve_attacks, run_adaptive
+from .cache import Cache, digest
+from .examples import gallery
 from .metrics import auroc, promised_interval, rate
-from .others import Uniform
 
 RATES = (0.01, 0.05)
 FOLDS = 5
@@ -62,7 +63,7 @@ SUITES: dict[str, dict[str, Any]] = {
         controls=True,
         oracle=True,
         by_class=True,
-        adaptive=dict(eps=[2, 4, 8, 16, 32], limit=200, dear_limit=100, steps=1000, restarts=2),
+        adaptive=dict(eps=[2, 4, 8, 16, 32], limit=200, expensive_limit=100, steps=1000, restarts=2),
     ),
 }
 
@@ -84,7 +85,7 @@ def run_benchmark(
     by_class: bool = False,
     adaptive: dict[str, Any] | None = None,
     recipe: dict[str, Any] | None = None,
-    kept: Kept | None = None,
+    cache: Cache | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """detector: its density is measured under every score. classifier: what is attacked, (N, C, H, W) in [0, 1] ->
@@ -95,7 +96,7 @@ def run_benchmark(
     clean images are flagged after each benign transformation. others: data sets of the same shape, whose test images
     are flagged or not. oracle: also fit, to each attack, a classifier of all these scores that has seen it. adaptive:
     arguments of `run_adaptive`, to attack the detector too. recipe: of the density's training (`others.recipe_of`),
-    whose train_sha256 tells whether it saw the images that data holds for training, and no other. kept: where attacked
+    whose train_sha256 tells whether it saw the images that data holds for training, and no other. cache: where attacked
     images are kept, for a run that is interrupted.
 
     Thresholds are frozen before any attack, at false-alarm rates of 1 % and 5 % on average: the detector's own score
@@ -112,7 +113,7 @@ def run_benchmark(
     score and of bits/dim), `histograms` (of these two), `p_values` (of clean test images, counted in 20 bins),
     `calibration` (false alarms at many rates), `adaptive` (what `run_adaptive` returns, or None), `gallery` (see there)
     and what it takes to do it again; results.schema.json says it all. Two runs return the same, but for `milliseconds`.
-    Raises ValueError for unknown names, data without labels, or other data of another shape."""
+    Raises ParameterError for unknown names, data without labels, or other data of another shape."""
     attacks = known(attacks, ATTACKS)
     if detector.classifier is None:  # for the scores that ask it
         detector = copy.copy(detector)
@@ -120,23 +121,25 @@ def run_benchmark(
     if adaptive is not None:  # what cannot be is refused now, and not after hours of the other attacks
         adaptive = {
             **adaptive,
-            "attacks": possible_attacks(adaptive.get("attacks"), detector, adaptive.get("surrogate")),
+            "attacks": resolve_attacks(adaptive.get("attacks"), detector, adaptive.get("surrogate")),
         }
     if isinstance(detector.density, Uniform):  # somebody else's detector has no score but its own
         scores = []
     elif scores is None:
         scores = _usual_scores(detector, data, log)
     elif scores:
-        scores = known(scores, SCORES | OF_CLASSIFIER)
-    if detector.score_name not in scores:
-        scores = [*scores, detector.score_name]
-    pictured = (detector.score_name, "bits_per_dim")
+        scores = known(scores, SCORES | CLASSIFIER_SCORES)
+    if detector.statistic not in scores:
+        scores = [*scores, detector.statistic]
+    pictured = (detector.statistic, "bits_per_dim")
     titles = [other.name for other in others or ()]
     if len(set(titles)) < len(titles):
-        raise ValueError(f"other data are told apart by their files' names, got {', '.join(titles)}")
+        raise ParameterError(f"other data are told apart by their files' names, got {', '.join(titles)}")
     for other in others or ():
         if other.test.shape != data.test.shape:
-            raise ValueError(f"{other.name} holds images of shape {other.test.shape}, {data.name} {data.test.shape}")
+            raise ParameterError(
+                f"{other.name} holds images of shape {other.test.shape}, {data.name} {data.test.shape}"
+            )
     victims = _victims(data, limit)
     assert victims.y is not None
     clean_images = data.test[: clean or len(victims)]
@@ -157,7 +160,7 @@ def run_benchmark(
     log(f"scoring {max(len(clean_images), len(victims))} clean test images")
     start = time.perf_counter()
     asked = {**functions, "bits/dim": bits_per_dim}
-    everything = _suspicions(detector, asked, data.test.x[: max(len(clean_images), len(victims))])
+    everything = _anomaly_scores(detector, asked, data.test.x[: max(len(clean_images), len(victims))])
     milliseconds = 1000 * (time.perf_counter() - start) / max(len(clean_images), len(victims))
     normal = {name: everything[name][: len(victims)] for name in scores}
     false_alarms = []
@@ -166,7 +169,7 @@ def run_benchmark(
             n, m = len(calibration[name]), len(clean_images)
             observed, interval = rate(int((everything[name][:m] > thresholds[name][fpr]).sum()), m)
             promised = promised_interval(conformal.rank(fpr, n), n, m)
-            if name == detector.score_name and detector.transformations_:  # calibrated for worse than clean images
+            if name == detector.statistic and detector.corruptions_:  # calibrated for worse than clean images
                 promised[0] = 0.0
             false_alarms.append(
                 {
@@ -182,11 +185,11 @@ def run_benchmark(
     classes = []
     if by_class:
         log("scoring calibration images by class")
-        suspicion = everything[detector.score_name][: len(clean_images)]
-        classes = _by_class(detector, suspicion, clean_images, data.calibration, thresholds[detector.score_name])
+        anomaly_score = everything[detector.statistic][: len(clean_images)]
+        classes = _by_class(detector, anomaly_score, clean_images, data.calibration, thresholds[detector.statistic])
 
     if attacked is None:
-        attacked = attack_all(classifier, data, attacks, limit=limit, seed=seed, kept=kept, log=log)
+        attacked = attack_all(classifier, data, attacks, limit=limit, seed=seed, cache=cache, log=log)
     rows, curves, seen_by_oracle = [], [], []
     told: dict[str, dict[str, np.ndarray]] = {name: {"clean": normal[name]} for name in scores if name in pictured}
     for attack in attacks:
@@ -202,7 +205,7 @@ def run_benchmark(
             "model_calls": result.model_calls,
         }
         fooled = result.succeeded[result.attempted].numpy()
-        suspicious = _suspicions(detector, functions, result.images[result.attempted]) if attempted else {}
+        suspicious = _anomaly_scores(detector, functions, result.images[result.attempted]) if attempted else {}
         if oracle and succeeded >= FOLDS:
             seen = {name: values[fooled] for name, values in suspicious.items()}
             seen_by_oracle.append({"attack": attack, **_oracle(normal, seen, result.succeeded.nonzero()[:, 0].numpy())})
@@ -216,21 +219,21 @@ def run_benchmark(
                 curves.append({"attack": attack, "score": name, **_curve(normal[name], those)})
 
     flagged = []
-    for what, x in _no_attacks(victims.x, TRANSFORMATIONS if controls else (), others or (), seed):
+    for what, x in _no_attacks(victims.x, CORRUPTIONS if controls else (), others or (), seed):
         log(f"scoring {what}")
-        for name, values in _suspicions(detector, functions, x).items():
+        for name, values in _anomaly_scores(detector, functions, x).items():
             shares = {f"flagged_at_{fpr}": float((values > thresholds[name][fpr]).mean()) for fpr in RATES}
             flagged.append({"what": what, "images": len(x), "score": name, **shares})
 
     density = detector.density
     assert density is not None
-    alarms = everything[detector.score_name][: len(clean_images)]
+    alarms = everything[detector.statistic][: len(clean_images)]
     p = conformal.p_values(alarms, detector.calibration_scores_)
     known_to_all = None
     if adaptive is not None:
         log("attacks that know the detector")
         known_to_all = run_adaptive(
-            detector, classifier, data.test, **{"seed": seed, "kept": kept, "log": log, **adaptive}
+            detector, classifier, data.test, **{"seed": seed, "cache": cache, "log": log, **adaptive}
         )
     return {
         "data": data.name,
@@ -260,8 +263,8 @@ def run_benchmark(
         },
         "thresholds": {name: {str(fpr): value for fpr, value in by.items()} for name, by in thresholds.items()},
         "false_alarms": false_alarms,
-        "score": detector.score_name,
-        "asking_the_classifier": [name for name in scores if name in OF_CLASSIFIER],
+        "score": detector.statistic,
+        "asking_the_classifier": [name for name in scores if name in CLASSIFIER_SCORES],
         "rows": rows,
         "controls": flagged,
         "by_class": classes,
@@ -276,10 +279,10 @@ def run_benchmark(
 
 
 def known(names: list[str] | None, there: dict[str, Any]) -> list[str]:
-    """Returns names, or all that there are. Raises ValueError if one is unknown."""
+    """Returns names, or all that there are. Raises ParameterError if one is unknown."""
     for name in names or ():
         if name not in there:
-            raise ValueError(f"unknown name {name!r}; there are: {', '.join(there)}")
+            raise ParameterError(f"unknown name {name!r}; there are: {', '.join(there)}")
     return names or list(there)
 
 
@@ -290,15 +293,15 @@ def attack_all(
     *,
     limit: int | None = None,
     seed: int = 0,
-    kept: Kept | None = None,
+    cache: Cache | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Attacked]:
-    """Returns what each attack makes of the first `limit` test images, or takes it from `kept`. Raises ValueError if
+    """Returns what each attack makes of the first `limit` test images, or takes it from `cache`. Raises ParameterError if
     data has no labels."""
     victims = _victims(data, limit)
     assert victims.y is not None
     attacked = {}
-    models = digest(classifier) if kept else ""
+    models = digest(classifier) if cache else ""
     version = importlib.metadata.version("pixeldefend")
     for attack in attacks:
         key = dict(attack=attack, seed=seed, images=victims.digest(), classifier=models, version=version)
@@ -307,7 +310,7 @@ def attack_all(
             result = craft(classifier, victims.x, victims.y, attack, seed=seed)
             return {name: torch.as_tensor(value) for name, value in vars(result).items()}
 
-        parts: dict[str, Any] = (kept or Kept())(key, made)
+        parts: dict[str, Any] = (cache or Cache())(key, made)
         attacked[attack] = result = Attacked(**{**parts, "model_calls": int(parts["model_calls"])})
         log(f"{attack}: {int(result.succeeded.sum())} of {int(result.attempted.sum())} succeeded")
     return attacked
@@ -315,7 +318,7 @@ def attack_all(
 
 def _victims(data: DataSet, limit: int | None) -> Images:
     if data.test.y is None:
-        raise ValueError(f"{data.name} has no labels: without them nothing can be attacked")
+        raise ParameterError(f"{data.name} has no labels: without them nothing can be attacked")
     return data.test[:limit]
 
 
@@ -324,7 +327,7 @@ def _calibrated(detector: Detector, names: list[str], data: DataSet) -> tuple[di
     functions: dict[str, Score] = {}
     calibration: dict[str, np.ndarray] = {}
     for name in names:
-        if name == detector.score_name:
+        if name == detector.statistic:
             functions[name], calibration[name] = detector.score_, detector.calibration_scores_
             continue
         functions[name] = make_score(name)
@@ -332,45 +335,45 @@ def _calibrated(detector: Detector, names: list[str], data: DataSet) -> tuple[di
         name: score for name, score in functions.items() if isinstance(score, LearnedScore) and name not in calibration
     }
     if learners:
-        features = _suspicions(detector, {name: score.features for name, score in learners.items()}, data.fit.x)
+        features = _anomaly_scores(detector, {name: score.features for name, score in learners.items()}, data.fit.x)
         contrasted: dict[str, Score] = {name: score.features for name, score in learners.items() if score.contrasted}
-        noisy = _suspicions(detector, contrasted, to_uint8(with_noise(data.fit.x / 255))) if contrasted else {}
+        noisy = _anomaly_scores(detector, contrasted, to_uint8(with_noise(data.fit.x / 255))) if contrasted else {}
         for name, score in learners.items():
             score.fit(*(torch.from_numpy(part[name]) for part in (features, noisy) if name in part))
     others = {name: function for name, function in functions.items() if name not in calibration}
     if others:
-        calibration |= _suspicions(detector, others, data.calibration.x)
+        calibration |= _anomaly_scores(detector, others, data.calibration.x)
     return functions, calibration
 
 
 def _by_class(
-    detector: Detector, suspicion: np.ndarray, clean: Images, calibration: Images, thresholds: dict[float, float]
+    detector: Detector, anomaly_score: np.ndarray, clean: Images, calibration: Images, thresholds: dict[float, float]
 ) -> list[dict[str, Any]]:
-    """suspicion: (m,) of the clean images. Returns the share of each class that is flagged: at the thresholds for all
+    """anomaly_score: (m,) of the clean images. Returns the share of each class that is flagged: at the thresholds for all
     classes, and at one that is calibrated for the class."""
     if clean.y is None or calibration.y is None:
-        raise ValueError("there are no labels, by which false alarms could be counted")
+        raise ParameterError("there are no labels, by which false alarms could be counted")
     labels, own = clean.y.numpy(), calibration.y.numpy()
-    scores = _suspicions(detector, {"own": detector.score_}, calibration.x)["own"]
-    p = conformal.class_p_values(suspicion, labels, scores, own)
+    scores = _anomaly_scores(detector, {"own": detector.score_}, calibration.x)["own"]
+    p = conformal.class_p_values(anomaly_score, labels, scores, own)
     rows = []
     for label in np.unique(labels):
         same = labels == label
         row: dict[str, Any] = {"class": int(label), "images": int(same.sum())}
         for fpr in RATES:
-            row[f"flagged_at_{fpr}"] = float((suspicion[same] > thresholds[fpr]).mean())
+            row[f"flagged_at_{fpr}"] = float((anomaly_score[same] > thresholds[fpr]).mean())
             row[f"flagged_at_{fpr}_by_class"] = float((p[same] <= fpr).mean())
         rows.append(row)
     return rows
 
 
 def _no_attacks(
-    x: Tensor, transformations: Iterable[str], others: Iterable[DataSet], seed: int
+    x: Tensor, corruptions: Iterable[str], others: Iterable[DataSet], seed: int
 ) -> Iterator[tuple[str, Tensor]]:
     """x: (N, C, H, W) uint8 clean images. Yields what each transformation makes of them, and N test images of each
     other data set, by name."""
-    for name in transformations:
-        yield name, to_uint8(transform(x / 255, name, seed=seed))
+    for name in corruptions:
+        yield name, to_uint8(corrupt(x / 255, name, seed=seed))
     for other in others:
         yield other.name, other.test.x[: len(x)]
 
@@ -410,26 +413,26 @@ def _oracle(clean: dict[str, np.ndarray], attacked: dict[str, np.ndarray], origi
 def _usual_scores(detector: Detector, data: DataSet, log: Callable[[str], None]) -> list[str]:
     """Returns the names of all scores but the dear ones, less those that this density or so few images do not have."""
     names = []
-    for name in [name for name in SCORES if name not in DEAR]:
+    for name in [name for name in SCORES if name not in EXPENSIVE]:
         score = make_score(name)
         try:
             if isinstance(score, Combined | Fused) and len(data.fit) < Combined.LEAST_IMAGES:
-                raise ValueError(f"it needs {Combined.LEAST_IMAGES} images to fit on, there are {len(data.fit)}")
+                raise ParameterError(f"it needs {Combined.LEAST_IMAGES} images to fit on, there are {len(data.fit)}")
             first = score.features if isinstance(score, LearnedScore) else score
-            _suspicions(detector, {name: first}, data.test.x[:1])
+            _anomaly_scores(detector, {name: first}, data.test.x[:1])
             names.append(name)
         except ValueError as error:
             log(f"without {name}: {error}")
     return names
 
 
-def _suspicions(detector: Detector, scores: dict[str, Score], x: Tensor) -> dict[str, np.ndarray]:
+def _anomaly_scores(detector: Detector, scores: dict[str, Score], x: Tensor) -> dict[str, np.ndarray]:
     """x: (N, C, H, W) uint8. Returns (N,) for every score, from one pass of the density."""
     assert detector.density is not None
     parts: dict[str, list[Tensor]] = {name: [] for name in scores}
     with torch.inference_mode():
         for batch in x.split(detector.batch_size):
-            seen = detector.density.observe(batch.to(detector.density.device) / 255)
+            seen = detector.density.to_support(batch.to(detector.density.device) / 255)
             evidence = Evidence(detector.density, seen, detector.classifier, detector._on_backend(detector.backend))
             for name, score in scores.items():
                 parts[name].append(evidence.once(score).double().cpu())

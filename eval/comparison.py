@@ -9,11 +9,12 @@ from typing import Any
 from torch import nn
 
 from ..attacks import ATTACKS
-from ..datasets import DataSet
-from ..detector import Detector
+from ..data import DataSet
+from ..detectors import Detector
+from ..errors import ParameterError
 from ..scores import SCORES
-from ..storage import whole_file
-from .adaptive import failed_checks, said
+from ..serialization import whole_file
+from .adaptive import check_summary, failed_checks
 from .benchmark import attack_all, known, run_benchmark
 
 PICTURES = ("roc", "histograms", "gallery")  # of one detector at a time
@@ -40,7 +41,7 @@ def compare(
     attacks = known(attacks, ATTACKS)
     scores = known(scores, SCORES) if scores else COMPARED
     log = options.get("log", lambda line: None)
-    chosen = {name: options[name] for name in ("limit", "seed", "kept") if name in options}
+    chosen = {name: options[name] for name in ("limit", "seed", "cache") if name in options}
     attacked = attack_all(classifier, data, attacks, **chosen, log=log)
     found = {}
     for name, detector in detectors.items():
@@ -94,10 +95,10 @@ def comparison_table(results: dict[str, Any]) -> str:
 
 def side_by_side(paths: list[Path]) -> str:
     """paths: results.json of `run_benchmark`, or folders that hold one. Returns Markdown: each run's own score by
-    attack, and how often those who know the detector get by. Raises ValueError for what is no such file."""
+    attack, and how often those who know the detector get by. Raises ParameterError for what is no such file."""
     runs = [_read(path) for path in paths]
     if len(runs) < 2:
-        raise ValueError(f"there must be two runs or more to compare, got {len(runs)}")
+        raise ParameterError(f"there must be two runs or more to compare, got {len(runs)}")
     letters = [chr(ord("A") + i) if i < 26 else str(i) for i in range(len(runs))]
     lines = []
     for letter, path, run in zip(letters, paths, runs, strict=True):
@@ -132,7 +133,7 @@ def _getting_by(titles: list[str], adaptive: list[dict[str, Any] | None]) -> lis
         found = [rows.get((name, eps)) for rows in runs]
         cells = ["-" if row is None else f"{row['success_at_fpr_0.05']:.0%} / {row['images']}" for row in found]
         lines.append(_row([f"{name}, {eps}/255", *cells]))
-    lines.append(_row(["checks of the attacks", *("-" if run is None else said(run) for run in adaptive)]))
+    lines.append(_row(["checks of the attacks", *("-" if run is None else check_summary(run) for run in adaptive)]))
     for title, run in zip(titles, adaptive, strict=True):
         for check in failed_checks(run):
             lines += ["", f"{title} FAILS its own check: {check['what']} ({check['detail']})."]
@@ -147,7 +148,7 @@ def _read(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text())
         assert {"rows", "score", "images", "data"} <= found.keys()
     except (ValueError, AssertionError, AttributeError):
-        raise ValueError(f"{path} is not the results.json of a benchmark") from None
+        raise ParameterError(f"{path} is not the results.json of a benchmark") from None
     return dict(found)
 
 

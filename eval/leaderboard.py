@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .adaptive import knowing, said
+from ..errors import ParameterError
+from .adaptive import check_summary, detector_aware_rows
 
 SHIPPED = Path(__file__).parent / "results" / "leaderboard"
 KEPT = ("attack", "attempted", "succeeded", "auroc", "auroc_ci", "tpr_at_fpr_0.01", "tpr_at_fpr_0.05")
@@ -28,7 +29,7 @@ def entry(name: str, results: dict[str, Any], command: str) -> dict[str, Any]:
 
 def leaderboard_table(folder: Path | None = None) -> str:
     """folder: of entries, by default those that are shipped. Returns Markdown: a table a data set, detectors by their
-    mean AUROC. Raises ValueError if there are none, or one cannot be read."""
+    mean AUROC. Raises ParameterError if there are none, or one cannot be read."""
     folder = folder or SHIPPED
     entries = []
     for path in sorted(folder.glob("*.json")):
@@ -36,13 +37,13 @@ def leaderboard_table(folder: Path | None = None) -> str:
             entries.append(json.loads(path.read_text()))
             entries[-1]["rows"], entries[-1]["false_alarms"], entries[-1]["data"]
         except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{path} is no entry of a leaderboard") from None
+            raise ParameterError(f"{path} is no entry of a leaderboard") from None
     if not entries:
-        raise ValueError(f"there are no entries in {folder}")
+        raise ParameterError(f"there are no entries in {folder}")
     lines = []
     for data in dict.fromkeys(found["data"] for found in entries):
         chosen = sorted((e for e in entries if e["data"] == data), key=lambda e: -_mean(e, "auroc"))
-        budgets = sorted({row["eps"] for e in chosen for row in knowing(e["adaptive"])})
+        budgets = sorted({row["eps"] for e in chosen for row in detector_aware_rows(e["adaptive"])})
         budgets = [eps for eps in budgets if eps <= 8]
         images = " or ".join(map(str, sorted({e["images"]["attacked_test"] for e in chosen})))
         lines += [
@@ -62,10 +63,10 @@ def leaderboard_table(folder: Path | None = None) -> str:
             cells = [e["detector"], f"{_mean(e, 'auroc'):.3f}", f"{_least(e, 'auroc'):.3f}"]
             cells += [f"{_mean(e, 'tpr_at_fpr_0.01'):.0%}", f"{_least(e, 'tpr_at_fpr_0.01'):.0%}", f"{alarm:.1%}"]
             for eps in budgets:
-                shares = [row["success_at_fpr_0.05"] for row in knowing(e["adaptive"]) if row["eps"] == eps]
+                shares = [row["success_at_fpr_0.05"] for row in detector_aware_rows(e["adaptive"]) if row["eps"] == eps]
                 cells.append(f"{max(shares):.0%}" if shares else "-")
             if budgets:
-                cells += [str(e["adaptive"]["images"]), said(e["adaptive"])] if e["adaptive"] else ["-", "-"]
+                cells += [str(e["adaptive"]["images"]), check_summary(e["adaptive"])] if e["adaptive"] else ["-", "-"]
             lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines)

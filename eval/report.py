@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..storage import whole_file
-from .adaptive import failed_checks, knowing
-from .gallery import CLASSES
+from ..serialization import whole_file
+from .adaptive import detector_aware_rows, failed_checks
+from .examples import CLASSES
 from .plots import plots
 
 
@@ -66,7 +66,7 @@ def verdict(results: dict[str, Any]) -> str:
         hardest = f"{worst[key]:.0%} ({low:.0%} to {high:.0%}) of {of}"
         text = f"At 1 % false alarms {results['score']} detects "
         text += f"{mean:.0%} on average over {len(own)} attacks, and {hardest}." if len(own) > 1 else f"{hardest}."
-    both = knowing(results["adaptive"])
+    both = detector_aware_rows(results["adaptive"])
     if both:
         small = [row for row in both if row["eps"] <= 8] or both
         best = max(small, key=lambda row: (row["success_at_fpr_0.05"], -row["eps"]))

@@ -14,7 +14,7 @@ from PIL import Image
 
 from pixeldefend import load_classifier
 from pixeldefend.attacks import craft
-from pixeldefend.datasets import load_dataset
+from pixeldefend.data import load_dataset
 
 # file name -> attack; four of each
 KINDS = {"fgsm": "fgsm-8", "pgd": "pgd-8", "bim": "bim-8", "deepfool": "deepfool-l2", "cw": "cw-l2"}

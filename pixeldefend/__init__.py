@@ -21,9 +21,9 @@ if "OMP_WAIT_POLICY" not in os.environ:
 if TYPE_CHECKING:
     import numpy as np
 
-    from .detector import ClassConditional as ClassConditional
-    from .detector import Detector as Detector
-    from .purify import PixelDefend as PixelDefend
+    from .detectors import ClassConditional as ClassConditional
+    from .detectors import Detector as Detector
+    from .purification import PixelDefend as PixelDefend
     from .zoo import load_classifier as load_classifier
     from .zoo import load_detector as load_detector
 
@@ -53,11 +53,11 @@ def is_adversarial(x: Any, detector: str | Detector | None = None) -> bool | np.
 
 def __getattr__(name: str) -> Any:  # torch takes seconds to import: only when it is needed
     if name in ("Detector", "ClassConditional"):
-        from . import detector
+        from . import detectors as detector
 
         return getattr(detector, name)
     if name == "PixelDefend":
-        from .purify import PixelDefend
+        from .purification import PixelDefend
 
         return PixelDefend
     if name in ("load_detector", "load_classifier"):

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from . import densities
-from .classifiers import ResNet
+from .classifier import ResNet
 from .densities import Density
-from .detector import Detector, density_of
-from .storage import load_tensors, sha256_of
+from .detectors import Detector, density_of
+from .errors import ParameterError
+from .serialization import load_tensors, sha256_of
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -30,12 +31,12 @@ def shipped(kind: str) -> list[str]:
 def card(name: str, kind: str = "detector") -> dict[str, Any]:
     """Returns the model card of a shipped model: architecture, recipe, metrics, calibration, sha256."""
     if name not in shipped(kind):
-        raise ValueError(f"there is no shipped {kind} {name!r}; there are: {', '.join(shipped(kind)) or 'none'}")
+        raise ParameterError(f"there is no shipped {kind} {name!r}; there are: {', '.join(shipped(kind)) or 'none'}")
     path = WEIGHTS / f"{name}-{kind}.json"
     try:
         return dict(json.loads(path.read_text()))
     except ValueError as error:
-        raise ValueError(
+        raise ParameterError(
             f"{path} cannot be read ({error}): the installation is damaged; reinstall pixeldefend"
         ) from None
 
@@ -48,10 +49,10 @@ def load_detector(
     backend: str | None = None,
 ) -> Detector:
     """name: of a shipped detector ("fashion-mnist"), or the path of a file that `Detector.save` wrote. classifier: the
-    one that the detector's score asks, if it does. backend: a key of `pixeldefend.backends.ARITHMETIC`, which runs the
+    one that the detector's score asks, if it does. backend: a key of `pixeldefend.detectors.backends.PRECISION`, which runs the
     density; by default what the detector was saved with.
 
-    Returns the fitted `Detector`; its model is `.density`. Raises ValueError, naming the file, if the file is damaged;
+    Returns the fitted `Detector`; its model is `.density`. Raises ParameterError, naming the file, if the file is damaged;
     ValueError or FileNotFoundError if there is no such detector.
     """
     return Detector.load(_verified(name, "detector"), device=device, classifier=classifier, backend=backend)
@@ -88,14 +89,14 @@ def detector_sha256(name: str | os.PathLike[str]) -> str | None:
 
 def detector_for(image_shape: tuple[int, ...]) -> str:
     """image_shape: (C, H, W). Returns the name of the shipped detector for it, or else for H and W alone (an RGB file
-    may well hold a grey image). Raises ValueError, listing those that exist, if there is none."""
+    may well hold a grey image). Raises ParameterError, listing those that exist, if there is none."""
     shapes = {name: tuple(card(name)["density"]["event_shape"]) for name in shipped("detector")}
     for same in (slice(0, 3), slice(1, 3)):
         for name, shape in shapes.items():
             if shape[same] == tuple(image_shape)[same]:
                 return name
     existing = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-    raise ValueError(
+    raise ParameterError(
         f"no shipped detector models images of shape (C, H, W) = {tuple(image_shape)}; there are: {existing}. "
         "Resize the image, or train a detector of your own and pass detector="
     )
@@ -110,5 +111,5 @@ def _verified(name: str | os.PathLike[str], kind: str) -> Path:
     path = WEIGHTS / f"{name}-{kind}.safetensors"
     if not path.is_file() or sha256_of(path) != expected:
         state = "does not match its sha256" if path.is_file() else "is missing"
-        raise ValueError(f"{path} {state}: the installation is damaged; reinstall pixeldefend")
+        raise ParameterError(f"{path} {state}: the installation is damaged; reinstall pixeldefend")
     return path

@@ -3,7 +3,7 @@ import torch
 from helpers import clean_images
 
 from pixeldefend.densities import PixelCNNPlusPlus
-from pixeldefend.detector import Detector
+from pixeldefend.detectors import Detector
 
 
 @pytest.fixture(autouse=True)

@@ -130,7 +130,7 @@ def test_a_damaged_shipped_file_is_named(kind, tmp_path, monkeypatch):
 
 
 def test_cards_hold_what_the_files_hold():
-    from pixeldefend.storage import load_tensors
+    from pixeldefend.serialization import load_tensors
 
     for path in zoo.WEIGHTS.glob("*.json"):
         card = json.loads(path.read_text())

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..storage import load_tensors
+from ..errors import ModelError, ParameterError
+from ..serialization import load_tensors
 from .base import Autoregressive, Density
 from .ensemble import OrderEnsemble
 from .eonade import EoNADE
@@ -43,36 +44,36 @@ DENSITIES: dict[str, Callable[..., Autoregressive]] = {
 def build(config: dict[str, Any]) -> Density:
     """config: {"model": a name in `DENSITIES`, ...its arguments}. Returns the untrained density.
 
-    Raises ValueError if the name or an argument is unknown.
+    Raises ParameterError if the name or an argument is unknown.
     """
     model = config.get("model")
     if model == "order_ensemble" and {"density", "orderings"} <= config.keys():
         return OrderEnsemble(build(config["density"]), config["orderings"])  # type: ignore[arg-type]
     if model not in DENSITIES:
-        raise ValueError(f"unknown density {model!r}; there are: {', '.join(DENSITIES)}")
+        raise ParameterError(f"unknown density {model!r}; there are: {', '.join(DENSITIES)}")
     try:
         return DENSITIES[model](**{key: value for key, value in config.items() if key != "model"})
     except TypeError as error:  # an argument that it does not have, or of the wrong type
-        raise ValueError(f"cannot make {model}: {error}") from None
+        raise ParameterError(f"cannot make {model}: {error}") from None
 
 
 def load(path: str | os.PathLike[str]) -> Density:
-    """Reads what `Density.save` wrote. Raises ValueError if the file is damaged or holds something else,
+    """Reads what `Density.save` wrote. Raises ParameterError if the file is damaged or holds something else,
     FileNotFoundError if it is missing."""
     tensors, meta = load_tensors(path)
     if meta.get("kind") != "density":
-        raise ValueError(f"{path} holds a {meta.get('kind')}, not a density")
+        raise ModelError(f"{path} holds a {meta.get('kind')}, not a density")
     return restored(path, meta["density"], tensors).eval()
 
 
 def restored(path: str | os.PathLike[str], config: dict[str, Any], tensors: dict[str, Tensor]) -> Density:
-    """config, tensors: of the file at path. Returns the density that is in it. Raises ValueError, naming the file, if
+    """config, tensors: of the file at path. Returns the density that is in it. Raises ParameterError, naming the file, if
     they do not belong together."""
     density = build(config)
     try:
         density.load_state_dict(tensors)
     except RuntimeError as error:
-        raise ValueError(f"{path}: its weights do not fit its density, is it of another version? ({error})") from None
+        raise ModelError(f"{path}: its weights do not fit its density, is it of another version? ({error})") from None
     return density
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from ..storage import save_tensors
+from ..errors import ParameterError
+from ..serialization import save_tensors
 
 
 class Density(nn.Module, ABC):
@@ -36,7 +37,7 @@ class Density(nn.Module, ABC):
 
     @abstractmethod
     def log_prob(self, x: Tensor) -> Tensor:
-        """x: (N, *event). Returns (N,) nats. Raises ValueError as `check` does."""
+        """x: (N, *event). Returns (N,) nats. Raises ParameterError as `check` does."""
 
     @abstractmethod
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
@@ -50,22 +51,22 @@ class Density(nn.Module, ABC):
     def bits_per_dim(self, x: Tensor) -> Tensor:
         """x: (N, *event). Returns (N,): -log2 p(x) a site.
 
-        Of a density of real numbers: for images as `observe` dequantises them, 8 bits more, since a value of 8 bits is
-        1/256 wide. Raises ValueError for real-valued events that are no images: they have no bits.
+        Of a density of real numbers: for images as `to_support` dequantises them, 8 bits more, since a value of 8 bits is
+        1/256 wide. Raises ParameterError for real-valued events that are no images: they have no bits.
         """
         return self.in_bits_per_dim(self.log_prob(x), tuple(x.shape[1:]))
 
     def in_bits_per_dim(self, log_prob: Tensor, shape: tuple[int, ...]) -> Tensor:
         """log_prob: (N,) nats of events of this shape. Returns (N,), as `bits_per_dim`, whose errors it raises."""
         if not self.has_bits(shape):
-            raise ValueError(f"a density of real numbers has no bits/dim; take log_prob, in nats (x is {shape})")
+            raise ParameterError(f"a density of real numbers has no bits/dim; take log_prob, in nats (x is {shape})")
         return -log_prob / (math.prod(shape) * math.log(2)) + (8 if self.levels is None else 0)
 
     def has_bits(self, shape: tuple[int, ...]) -> bool:
         """Whether events of this shape have bits/dim: all but real numbers that are no dequantised images."""
         return self.levels is not None or len(shape) == 3
 
-    def observe(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+    def to_support(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """x: (N, C, H, W) images in [0, 1]. Returns what this density models of them: themselves; binarised at a half
         if it has 2 levels; dequantised, (255 x + u) / 256, if it models real numbers. Other events are as they are.
 
@@ -84,20 +85,22 @@ class Density(nn.Module, ABC):
         return x
 
     def check(self, x: Tensor) -> None:
-        """Raises ValueError unless x is (N, *event), floating point and finite."""
+        """Raises ParameterError unless x is (N, *event), floating point and finite."""
         any_length = self.any_length and len(self.event_shape or ()) == 1 and x.ndim == 2 and x.shape[1] > 0
         if self.event_shape is not None and tuple(x.shape[1:]) != self.event_shape and not any_length:
-            raise ValueError(f"this density models events of shape {self.event_shape}, got x of shape {tuple(x.shape)}")
+            raise ParameterError(
+                f"this density models events of shape {self.event_shape}, got x of shape {tuple(x.shape)}"
+            )
         if not x.is_floating_point():
-            raise ValueError(f"x must be floating point, got {x.dtype}")
+            raise ParameterError(f"x must be floating point, got {x.dtype}")
         if not torch.isfinite(x).all():
-            raise ValueError(f"x must be finite, got {int((~torch.isfinite(x)).sum())} NaN or infinite values")
+            raise ParameterError(f"x must be finite, got {int((~torch.isfinite(x)).sum())} NaN or infinite values")
 
     def save(self, path: str | os.PathLike[str], **notes: Any) -> None:
         """Writes one safetensors file that `densities.load` reads; notes (recipe, metrics: plain JSON values) are kept
-        in it. Raises ValueError if the density has no config."""
+        in it. Raises ParameterError if the density has no config."""
         if self.config is None:
-            raise ValueError(f"{type(self).__name__} has no config, so it could not be made again from a file")
+            raise ParameterError(f"{type(self).__name__} has no config, so it could not be made again from a file")
         save_tensors(path, self.state_dict(), {"kind": "density", "density": self.config, **notes})
 
     @property
@@ -232,10 +235,10 @@ class Autoregressive(Density):
         self.levels = head.levels
 
     def check(self, x: Tensor) -> None:
-        """Raises ValueError unless x is (N, *event), floating point, finite and, if values are on a grid, in [0, 1]."""
+        """Raises ParameterError unless x is (N, *event), floating point, finite and, if values are on a grid, in [0, 1]."""
         super().check(x)
         if self.levels is not None and x.numel() and not (x.min() >= 0 and x.max() <= 1):
-            raise ValueError(f"x must lie in [0, 1], got min {x.min():.3g} and max {x.max():.3g}")
+            raise ParameterError(f"x must lie in [0, 1], got min {x.min():.3g} and max {x.max():.3g}")
 
     def parameters_of_sites(self, x: Tensor) -> Tensor:
         """x: (N, *event). Returns what the head takes."""
@@ -243,7 +246,7 @@ class Autoregressive(Density):
 
     def conditionals(self, x: Tensor) -> SiteDistribution:
         """x: (N, *event), not to be written to while the outcome is used. Returns the Distribution of every site given
-        those before it. Raises ValueError as `check` does."""
+        those before it. Raises ParameterError as `check` does."""
         self.check(x)
         parameters = self.parameters_of_sites(x)
         with torch.autocast(x.device.type, enabled=False):
@@ -296,19 +299,19 @@ class Autoregressive(Density):
         in the model's order, to go on from. temperature: 1 samples from p; below it, conditionals are sharpened
         (p^(1/temperature), normalised). length: of the event, for models of sequences of any length. method: as `solve`
         takes it; the same samples.
-        Raises ValueError if n is below 0, given is of another shape or out of range, temperature is not positive, or
+        Raises ParameterError if n is below 0, given is of another shape or out of range, temperature is not positive, or
         the length fixed or below 1.
         """
-        from .solve import solve
+        from .sampling import solve
 
         if n < 0:
-            raise ValueError(f"n must be at least 0, got {n}")
+            raise ParameterError(f"n must be at least 0, got {n}")
         shape = self.event_shape
         if length is not None:
             if not self.any_length or len(shape) != 1:
-                raise ValueError(f"this density models events of shape {shape} only, not of length {length}")
+                raise ParameterError(f"this density models events of shape {shape} only, not of length {length}")
             if length < 1:
-                raise ValueError(f"length must be at least 1, got {length}")
+                raise ParameterError(f"length must be at least 1, got {length}")
             shape = (length,)
         x = torch.zeros(n, *shape, device=self.device, dtype=self.dtype)
         sites = self.sites(shape)
@@ -318,7 +321,7 @@ class Autoregressive(Density):
             known[site] = True
             x[at(site)] = given[:, i].to(x)
         if not temperature > 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
+            raise ParameterError(f"temperature must be positive, got {temperature}")
         u = torch.rand(x.shape, generator=generator, device=self.device, dtype=self.dtype)
         fixed, everywhere = x, known.expand(x.shape)
 
@@ -341,11 +344,11 @@ class Autoregressive(Density):
         if given is None:
             return 0
         if given.ndim != 2 or given.shape[0] not in (1, n):
-            raise ValueError(f"given must be (1 or {n}, k), got {tuple(given.shape)}")
+            raise ParameterError(f"given must be (1 or {n}, k), got {tuple(given.shape)}")
         if given.shape[1] > sites:
-            raise ValueError(f"given holds {given.shape[1]} values, the event has {sites} sites")
+            raise ParameterError(f"given holds {given.shape[1]} values, the event has {sites} sites")
         if not torch.isfinite(given).all() or (self.levels is not None and ((given < 0) | (given > 1)).any()):
-            raise ValueError("given must be finite, and lie in [0, 1] where values are on a grid")
+            raise ParameterError("given must be finite, and lie in [0, 1] where values are on a grid")
         return given.shape[1]
 
     def blank(self, n: int, shape: tuple[int, ...]) -> Tensor:
@@ -387,9 +390,9 @@ def from_row(row: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def number_of_sites(event_shape: tuple[int, ...]) -> int:
-    """Returns D. Raises ValueError if there is none."""
+    """Returns D. Raises ParameterError if there is none."""
     if not event_shape or min(event_shape) < 1:
-        raise ValueError(f"event_shape must be (D,) or (C, H, W), all at least 1, got {tuple(event_shape)}")
+        raise ParameterError(f"event_shape must be (D,) or (C, H, W), all at least 1, got {tuple(event_shape)}")
     return math.prod(event_shape)
 
 

@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from ..errors import ParameterError
 from .base import Density, Head, RowAutoregressive, SiteDistribution, at_least_float32, from_row, to_row
 
 
@@ -34,7 +35,7 @@ class Reorderable(RowAutoregressive):
         self.ordering = self._checked(ordering)
 
     def reordered(self, ordering: int) -> Self:
-        """Returns the density in another order; it shares the weights of this one. Raises ValueError if ordering is
+        """Returns the density in another order; it shares the weights of this one. Raises ParameterError if ordering is
         below 0 or not trained."""
         other = copy.copy(self)
         other.ordering = self._checked(ordering)
@@ -63,9 +64,11 @@ class Reorderable(RowAutoregressive):
 
     def _checked(self, ordering: int) -> int:
         if ordering < 0:
-            raise ValueError(f"ordering must be at least 0, got {ordering}")
+            raise ParameterError(f"ordering must be at least 0, got {ordering}")
         if self.trained_orderings is not None and ordering >= self.trained_orderings:
-            raise ValueError(f"ordering must be below {self.trained_orderings}, as many as are trained, got {ordering}")
+            raise ParameterError(
+                f"ordering must be below {self.trained_orderings}, as many as are trained, got {ordering}"
+            )
         return ordering
 
 
@@ -85,11 +88,13 @@ class OrderEnsemble(Density):
 
     def __init__(self, density: Reorderable, orderings: int) -> None:
         if not isinstance(density, Reorderable):
-            raise ValueError(f"{type(density).__name__} has one order only; an ensemble needs EoNADE or MADE")
+            raise ParameterError(f"{type(density).__name__} has one order only; an ensemble needs EoNADE or MADE")
         if orderings < 1:
-            raise ValueError(f"orderings must be at least 1, got {orderings}")
+            raise ParameterError(f"orderings must be at least 1, got {orderings}")
         if density.trained_orderings is not None and orderings > density.trained_orderings:
-            raise ValueError(f"this density was made for {density.trained_orderings} orderings, not for {orderings}")
+            raise ParameterError(
+                f"this density was made for {density.trained_orderings} orderings, not for {orderings}"
+            )
         config = {"model": "order_ensemble", "density": density.config, "orderings": orderings}
         super().__init__(density.event_shape, config)
         self.density = density
@@ -115,9 +120,9 @@ class OrderEnsemble(Density):
 
     @torch.no_grad()
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Returns (n, *event) exact samples, each in an order drawn at random. Raises ValueError if n is below 0."""
+        """Returns (n, *event) exact samples, each in an order drawn at random. Raises ParameterError if n is below 0."""
         if n < 0:
-            raise ValueError(f"n must be at least 0, got {n}")
+            raise ParameterError(f"n must be at least 0, got {n}")
         drawn = torch.randint(self.orderings, (n,), generator=generator, device=self.device)
         x = torch.empty(n, *self.density.event_shape, device=self.device, dtype=self.dtype)
         for k in drawn.unique().tolist():

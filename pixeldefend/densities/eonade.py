@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import ParameterError
 from .base import Head, at_least_float32, number_of_sites, to_row
 from .ensemble import Reorderable
 from .heads import make_head
@@ -41,7 +42,7 @@ class EoNADE(Reorderable):
         ordering: int = 1,
     ) -> None:
         if hidden < 1 or layers < 1:
-            raise ValueError(f"hidden and layers must be at least 1, got {hidden} and {layers}")
+            raise ParameterError(f"hidden and layers must be at least 1, got {hidden} and {layers}")
         made = make_head(head, levels=levels, mixtures=mixtures)
         config = dict(
             model="eonade",

@@ -10,9 +10,10 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from ..errors import ParameterError
 from .base import Autoregressive, Head, SiteDistribution, at_least_float32
 from .heads import make_head
-from .masked import (
+from .layers import (
     CONSTANT,
     CachedConv2d,
     ChannelOutputs,
@@ -52,9 +53,9 @@ class GatedPixelCNN(Autoregressive):
     ) -> None:
         channels = channels_of(event_shape, filters)
         if blocks < 1 or classes < 0:
-            raise ValueError(f"blocks must be at least 1 and classes at least 0, got {blocks} and {classes}")
+            raise ParameterError(f"blocks must be at least 1 and classes at least 0, got {blocks} and {classes}")
         if kernel < 3 or kernel % 2 == 0:
-            raise ValueError(f"kernel must be odd and at least 3, got {kernel}")
+            raise ParameterError(f"kernel must be odd and at least 3, got {kernel}")
         made = make_head(head, levels=levels, mixtures=mixtures)
         config = dict(
             model="gated_pixelcnn",
@@ -76,7 +77,7 @@ class GatedPixelCNN(Autoregressive):
 
     def conditioned(self, y: int | Tensor) -> Self:
         """y: a class, or (N,) int64, one for each image that it will be asked about. Returns the density p(x|y); it
-        shares the weights of this one. Raises ValueError if there is no such class."""
+        shares the weights of this one. Raises ParameterError if there is no such class."""
         other = copy.copy(self)
         other.label = self._checked(y)
         other.config = {**(self.config or {}), "label": y} if isinstance(y, int) else None
@@ -117,15 +118,15 @@ class GatedPixelCNN(Autoregressive):
 
     def _check_number(self, labels: Tensor, n: int) -> None:
         if len(labels) != n:
-            raise ValueError(f"there are {len(labels)} labels, one for each image, but {n} images")
+            raise ParameterError(f"there are {len(labels)} labels, one for each image, but {n} images")
 
     def _checked(self, y: int | Tensor) -> int | Tensor:
         labels = torch.as_tensor(y)
         if labels.is_floating_point():
-            raise ValueError(f"y must be whole numbers, got {y}")
+            raise ParameterError(f"y must be whole numbers, got {y}")
         if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
             got = f"{int(labels.min())} to {int(labels.max())}"
-            raise ValueError(f"y must be at least 0 and below the number of classes, {self.classes}, got {got}")
+            raise ParameterError(f"y must be at least 0 and below the number of classes, {self.classes}, got {got}")
         return y
 
 

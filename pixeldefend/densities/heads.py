@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn import functional as F
 
+from ..errors import ParameterError
 from .base import GridDistribution, Head, SiteDistribution
 
 LEVELS = 256
@@ -209,7 +210,7 @@ class RealMixture(SiteDistribution):
     def quantile(self, u: Tensor, temperature: float = 1.0) -> Tensor:
         # which component, and what u still tells within it: one number is enough
         if temperature != 1:
-            raise ValueError(f"a mixture of real numbers is sampled at temperature 1, got {temperature}")
+            raise ParameterError(f"a mixture of real numbers is sampled at temperature 1, got {temperature}")
         weights, locations, log_scales = (
             t.expand(*u.shape, -1) for t in (self.logits.exp(), self.locations, self.log_scales)
         )
@@ -347,11 +348,11 @@ HEADS: dict[str, Callable[[int, int], Head]] = {
 
 def make_head(name: str, *, levels: int = LEVELS, mixtures: int = 5) -> Head:
     """name: a key of `HEADS`. levels: number of values of a site, for "categorical". mixtures: number of components,
-    for mixtures. Raises ValueError if the name is unknown, levels is below 2 or mixtures below 1."""
+    for mixtures. Raises ParameterError if the name is unknown, levels is below 2 or mixtures below 1."""
     if name not in HEADS:
-        raise ValueError(f"head must be one of {', '.join(HEADS)}, got {name!r}")
+        raise ParameterError(f"head must be one of {', '.join(HEADS)}, got {name!r}")
     if levels < 2 or mixtures < 1:
-        raise ValueError(f"levels must be at least 2 and mixtures at least 1, got {levels} and {mixtures}")
+        raise ParameterError(f"levels must be at least 2 and mixtures at least 1, got {levels} and {mixtures}")
     return HEADS[name](levels, mixtures)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import ParameterError
 from .base import Head, number_of_sites
 from .ensemble import Reorderable, random_order
 from .heads import make_head
@@ -45,9 +46,9 @@ class MADE(Reorderable):
         ordering: int = 0,
     ) -> None:
         if not hidden or min(hidden) < 1:
-            raise ValueError(f"hidden must be one or more numbers of units, all at least 1, got {list(hidden)}")
+            raise ParameterError(f"hidden must be one or more numbers of units, all at least 1, got {list(hidden)}")
         if masks < 1:
-            raise ValueError(f"masks must be at least 1, got {masks}")
+            raise ParameterError(f"masks must be at least 1, got {masks}")
         made = make_head(head, levels=levels, mixtures=mixtures)
         config = dict(
             model="made",

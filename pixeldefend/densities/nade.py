@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from ..errors import ParameterError
 from .base import Head, RowAutoregressive, number_of_sites
 from .heads import make_head
 
@@ -31,7 +32,7 @@ class NADE(RowAutoregressive):
         mixtures: int = 5,
     ) -> None:
         if hidden < 1:
-            raise ValueError(f"hidden must be at least 1, got {hidden}")
+            raise ParameterError(f"hidden must be at least 1, got {hidden}")
         made = make_head(head, levels=levels, mixtures=mixtures)
         config = dict(
             model="nade", event_shape=list(event_shape), hidden=hidden, head=head, levels=levels, mixtures=mixtures

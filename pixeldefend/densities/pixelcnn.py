@@ -9,9 +9,10 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
+from ..errors import ParameterError
 from .base import Autoregressive, Head, SiteDistribution, at_least_float32
 from .heads import make_head
-from .masked import CONSTANT, CachedConv2d, ChannelOutputs, MaskedConv2d, channel_groups, channels_of, with_constant
+from .layers import CONSTANT, CachedConv2d, ChannelOutputs, MaskedConv2d, channel_groups, channels_of, with_constant
 
 
 class PixelCNN(Autoregressive):
@@ -39,7 +40,7 @@ class PixelCNN(Autoregressive):
     ) -> None:
         channels = channels_of(event_shape, filters)
         if blocks < 1:
-            raise ValueError(f"blocks must be at least 1, got {blocks}")
+            raise ParameterError(f"blocks must be at least 1, got {blocks}")
         made = make_head(head, levels=levels, mixtures=mixtures)
         config = dict(
             model="pixelcnn",

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import ParameterError
 from .base import Autoregressive, Head, SiteDistribution, at_least_float32
 from .heads import PixelCategoricalHead, PixelLogisticMixtureHead
-from .masked import (
+from .layers import (
     CachedConv2d,
     MaskedConv2d,
     PointwiseConv2d,
@@ -48,21 +49,21 @@ class PixelCNNPlusPlus(Autoregressive):
         mixtures: int = 10,
     ) -> None:
         if len(event_shape) != 3 or event_shape[0] not in (1, 3) or min(event_shape[1:]) < 8:
-            raise ValueError(f"event_shape must be (1 or 3, H >= 8, W >= 8), got {tuple(event_shape)}")
+            raise ParameterError(f"event_shape must be (1 or 3, H >= 8, W >= 8), got {tuple(event_shape)}")
         channels = event_shape[0]
         if scales not in (1, 2, 3):
-            raise ValueError(f"scales must be 1, 2 or 3, got {scales}")
+            raise ParameterError(f"scales must be 1, 2 or 3, got {scales}")
         if streams not in (1, 2) or (streams == 1 and scales != 1):
-            raise ValueError(f"streams must be 1 (at 1 scale) or 2, got {streams} at {scales} scales")
+            raise ParameterError(f"streams must be 1 (at 1 scale) or 2, got {streams} at {scales} scales")
         for name, value in {"filters": filters, "blocks": blocks, "mixtures": mixtures}.items():
             if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+                raise ParameterError(f"{name} must be at least 1, got {value}")
         heads: dict[str, Head] = {
             "logistics": PixelLogisticMixtureHead(channels, mixtures),
             "categorical": PixelCategoricalHead(channels),
         }
         if head not in heads:
-            raise ValueError(f"head must be one of {', '.join(heads)}, got {head!r}")
+            raise ParameterError(f"head must be one of {', '.join(heads)}, got {head!r}")
         config = dict(
             model="pixelcnnpp",
             event_shape=list(event_shape),

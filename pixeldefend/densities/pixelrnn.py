@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import ParameterError
 from .base import Autoregressive, Head, SiteDistribution, at_least_float32
 from .heads import make_head
-from .masked import CONSTANT, ChannelOutputs, MaskedConv2d, channel_groups, channels_of, with_constant
+from .layers import CONSTANT, ChannelOutputs, MaskedConv2d, channel_groups, channels_of, with_constant
 
 REACH = 3  # rows above a pixel, and columns on either side, that the first convolution sees
 
@@ -43,7 +44,7 @@ class PixelRNN(Autoregressive):
     ) -> None:
         channels = channels_of(event_shape, filters)
         if layers < 1:
-            raise ValueError(f"layers must be at least 1, got {layers}")
+            raise ParameterError(f"layers must be at least 1, got {layers}")
         made = make_head(head, levels=levels, mixtures=mixtures)
         config = dict(
             model=self.name,

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..errors import ParameterError
 from .base import Head, RowAutoregressive, number_of_sites
 from .heads import make_head
 from .nade import NADENet
@@ -29,7 +30,7 @@ class RNADE(RowAutoregressive):
         mixtures: int = 10,
     ) -> None:
         if hidden < 1:
-            raise ValueError(f"hidden must be at least 1, got {hidden}")
+            raise ParameterError(f"hidden must be at least 1, got {hidden}")
         made = make_head(head, levels=levels, mixtures=mixtures)
         config = dict(
             model="rnade", event_shape=list(event_shape), hidden=hidden, head=head, levels=levels, mixtures=mixtures

@@ -8,6 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from ..errors import ParameterError
 from .base import Head
 from .heads import make_head
 from .sequences import SequenceModel, SiteEmbedding, at_least_one, levels_of
@@ -38,10 +39,10 @@ class RNN(SequenceModel):
         vocabulary: str | None = None,
     ) -> None:
         if cell not in CELLS:
-            raise ValueError(f"cell must be one of {', '.join(CELLS)}, got {cell!r}")
+            raise ParameterError(f"cell must be one of {', '.join(CELLS)}, got {cell!r}")
         at_least_one(hidden=hidden, layers=layers)
         if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}")
+            raise ParameterError(f"dropout must be at least 0 and below 1, got {dropout}")
         levels = levels_of(vocabulary, levels)
         made = make_head(head, levels=levels, mixtures=mixtures)
         config = dict(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..errors import ParameterError
 from .base import Head, RowAutoregressive, number_of_sites
 from .heads import LEVELS, CategoricalHead
 
@@ -26,16 +27,16 @@ class SequenceModel(RowAutoregressive):
         vocabulary: str | None,
     ) -> None:
         if vocabulary is not None and head.levels != len(vocabulary):
-            raise ValueError(f"the vocabulary has {len(vocabulary)} characters, the head {head.levels} levels")
+            raise ParameterError(f"the vocabulary has {len(vocabulary)} characters, the head {head.levels} levels")
         super().__init__(event_shape, net, head, config)
         self.vocabulary = vocabulary
 
     def encode(self, text: str) -> Tensor:
-        """Returns (1, T) in [0, 1]: places in the vocabulary. Raises ValueError at a character that is not in it."""
+        """Returns (1, T) in [0, 1]: places in the vocabulary. Raises ParameterError at a character that is not in it."""
         place = {character: k for k, character in enumerate(self._characters())}
         unknown = next((character for character in text if character not in place), None)
         if unknown is not None:
-            raise ValueError(f"the vocabulary has no {unknown!r}")
+            raise ParameterError(f"the vocabulary has no {unknown!r}")
         indices = torch.tensor([[place[character] for character in text]], device=self.device, dtype=self.dtype)
         return indices / (len(place) - 1)
 
@@ -44,37 +45,37 @@ class SequenceModel(RowAutoregressive):
         ValueError if x has another shape or leaves [0, 1]."""
         characters = self._characters()
         if x.ndim not in (1, 2):
-            raise ValueError(f"x must be (T,) or (N, T), got {tuple(x.shape)}")
+            raise ParameterError(f"x must be (T,) or (N, T), got {tuple(x.shape)}")
         if x.numel() and not (x.min() >= 0 and x.max() <= 1):
-            raise ValueError(f"x must lie in [0, 1], got min {x.min():.3g} and max {x.max():.3g}")
+            raise ParameterError(f"x must lie in [0, 1], got min {x.min():.3g} and max {x.max():.3g}")
         indices = (x * (len(characters) - 1)).round().long()
         texts = ["".join(characters[k] for k in row) for row in torch.atleast_2d(indices).tolist()]
         return texts if x.ndim == 2 else texts[0]
 
     def _characters(self) -> str:
         if self.vocabulary is None:
-            raise ValueError("this density has no vocabulary: its levels are numbers")
+            raise ParameterError("this density has no vocabulary: its levels are numbers")
         return self.vocabulary
 
 
 def levels_of(vocabulary: str | None, levels: int) -> int:
-    """Returns the number of levels: as many as the vocabulary, if there is one, has characters. Raises ValueError if a
+    """Returns the number of levels: as many as the vocabulary, if there is one, has characters. Raises ParameterError if a
     character is repeated, or if levels is neither that number nor left at its default, 256."""
     if vocabulary is None:
         return levels
     repeated = next((character for k, character in enumerate(vocabulary) if character in vocabulary[:k]), None)
     if repeated is not None:
-        raise ValueError(f"the vocabulary repeats {repeated!r}")
+        raise ParameterError(f"the vocabulary repeats {repeated!r}")
     if levels not in (LEVELS, len(vocabulary)):
-        raise ValueError(f"the vocabulary has {len(vocabulary)} characters, but levels is {levels}")
+        raise ParameterError(f"the vocabulary has {len(vocabulary)} characters, but levels is {levels}")
     return len(vocabulary)
 
 
 def at_least_one(**sizes: int) -> None:
-    """Raises ValueError if one of the sizes is below 1."""
+    """Raises ParameterError if one of the sizes is below 1."""
     for name, size in sizes.items():
         if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
+            raise ParameterError(f"{name} must be at least 1, got {size}")
 
 
 class SiteEmbedding(nn.Module):

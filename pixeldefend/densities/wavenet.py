@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import ParameterError
 from .base import Head
 from .heads import LEVELS, make_head
 from .sequences import SequenceModel, SiteEmbedding, at_least_one, levels_of
@@ -119,9 +120,9 @@ class WaveNetNet(nn.Module):
 
 def mu_law_encode(audio: Tensor, levels: int = LEVELS) -> Tensor:
     """audio: any shape, in [-1, 1]. Returns it companded, finest around silence, and rounded to the `levels` values
-    k / (levels - 1) in [0, 1] (section 2.2 of the paper). Raises ValueError if audio leaves [-1, 1]."""
+    k / (levels - 1) in [0, 1] (section 2.2 of the paper). Raises ParameterError if audio leaves [-1, 1]."""
     if audio.numel() and not audio.abs().max() <= 1:
-        raise ValueError(f"audio must lie in [-1, 1], got min {audio.min():.3g} and max {audio.max():.3g}")
+        raise ParameterError(f"audio must lie in [-1, 1], got min {audio.min():.3g} and max {audio.max():.3g}")
     mu = levels - 1
     companded = audio.sign() * torch.log1p(mu * audio.abs()) / math.log1p(mu)
     return ((companded + 1) / 2 * mu).round() / mu

@@ -21,10 +21,10 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from ..conformal import rank
+from ..calibration.conformal import rank
 from .batching import Full
-from .limits import Limits
-from .protocol import protocol
+from .middleware import Limits
+from .open_inference import protocol
 from .service import Question, Service
 
 PAGE = Path(__file__).parent / "page"
@@ -249,7 +249,7 @@ async def detectors(request: Request) -> list[dict[str, Any]]:
             "name": Path(name).stem,
             "sha256": service.hashes[name],
             "image_shape": list(detector.density.event_shape or ()) if detector.density is not None else None,
-            "score": detector.score_name,
+            "score": detector.statistic,
             "fpr": detector.fpr,
             "threshold": -float(detector.offset_),
             "calibration_images": len(detector.calibration_scores_),

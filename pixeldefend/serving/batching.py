@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Generic, TypeVar
 
+from ..errors import ParameterError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -45,7 +47,7 @@ class Batcher(Generic[Item]):
 
     def __post_init__(self) -> None:
         if self.most < 1 or self.capacity < 1 or self.wait < 0:
-            raise ValueError(
+            raise ParameterError(
                 f"most and capacity must be at least 1 and wait not negative, got {self.most}, {self.capacity} and "
                 f"{self.wait}"
             )

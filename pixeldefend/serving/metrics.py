@@ -9,7 +9,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from ..conformal import ConformalMartingale
+from ..calibration import ConformalMartingale
 from ..screening import Record
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -52,7 +52,7 @@ class Metrics:
         name = record.detector or "none"
         self._verdicts.labels(record.verdict, name).inc()
         if record.p_value is not None:
-            self._p.labels(name).observe(record.p_value)
+            self._p.labels(name).to_support(record.p_value)
         if record.error is not None:
             self._errors.labels(_kind(record.error)).inc()
         if query_attack:
@@ -60,13 +60,13 @@ class Metrics:
 
     def request(self, route: str, status: int, seconds: float) -> None:
         self._requests.labels(route, str(status)).inc()
-        self._latency.labels(route).observe(seconds)
+        self._latency.labels(route).to_support(seconds)
 
     def batch(self, size: int, waits: list[float], took: float) -> None:
-        self._batches.observe(size)
-        self._scoring.observe(took)
+        self._batches.to_support(size)
+        self._scoring.to_support(took)
         for wait in waits:
-            self._waits.observe(wait)
+            self._waits.to_support(wait)
 
     def depth(self, images: int) -> None:
         self._depth.set(images)

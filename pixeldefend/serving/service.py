@@ -19,19 +19,19 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ..audit import AuditLog
-from ..backends import ARITHMETIC
-from ..conformal import ConformalMartingale
-from ..detector import Detector
+from ..calibration import ConformalMartingale
+from ..detectors import Detector
+from ..detectors.backends import PRECISION
 from ..images import image_size, match_channels, to_batch
-from ..picture import heat_map
-from ..purify import purify
+from ..purification import purify
 from ..screening import Record, Screened, Screener
-from ..storage import whole_file
+from ..screening.audit_log import AuditLog
+from ..screening.figures import heat_map
+from ..serialization import whole_file
 from ..zoo import detector_sha256
 from .batching import Batcher
 from .metrics import Metrics, log_line
-from .queries import QueryAttacks
+from .query_detection import QueryAttacks
 
 DRIFT_LEVEL = 0.01  # the probability that clean traffic ever sets off the drift alarm, a stretch of WATCHED images
 WATCHED = 100_000  # images; then a new stretch begins, so that the memory of it is bounded
@@ -198,7 +198,7 @@ class Service:
             row: dict[str, Any] = {**asdict(record), "client": question.client, "request": question.request}
             if record.detector is not None:
                 row["detector_sha256"] = self.hashes[record.detector]
-                row["arithmetic"] = ARITHMETIC[self.screener.detectors[record.detector].backend]
+                row["precision"] = PRECISION[self.screener.detectors[record.detector].backend]
             rows.append({**row, "query_attack": int(question.query_attack)})
         for question, id in zip(questions, self.log.add(rows, source="serve"), strict=True):
             question.id = id
@@ -221,7 +221,7 @@ class Service:
     def _new_stretch(self, name: str) -> None:
         self._watched[name] = 0
         detector = self.screener.detectors[name]
-        if not detector.transformations_:  # such calibration images are not like any traffic
+        if not detector.corruptions_:  # such calibration images are not like any traffic
             self._martingales[name] = detector.watch()
             self.metrics.drift(Path(name).stem, self._martingales[name], DRIFT_LEVEL)
 

@@ -1,0 +1,68 @@
+"""The image classifier that is attacked: a small residual network (He et al. 2016) with its normalisation inside."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .errors import ModelError
+from .serialization import load_tensors, save_tensors
+
+
+class ResNet(nn.Module):
+    """(N, C, H, W) in [0, 1] -> (N, classes) logits. Three stages of `blocks` residual blocks, `width`, 2 `width` and
+    4 `width` channels, each at half the resolution of the one before."""
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], *, classes: int = 10, width: int = 32, blocks: int = 1
+    ) -> None:
+        super().__init__()
+        self.image_shape = tuple(image_shape)
+        self.config: dict[str, Any] = dict(image_shape=list(image_shape), classes=classes, width=width, blocks=blocks)
+        layers: list[nn.Module] = [nn.Conv2d(image_shape[0], width, 3, padding=1, bias=False), nn.BatchNorm2d(width)]
+        channels = width
+        for stage in range(3):
+            for block in range(blocks):
+                stride = 2 if stage > 0 and block == 0 else 1
+                layers.append(ResidualBlock(channels, width << stage, stride))
+                channels = width << stage
+        self.features = nn.Sequential(*layers)
+        self.logits = nn.Linear(channels, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits(F.relu(self.features(4 * x - 2)).mean((2, 3)))
+
+    def save(self, path: str | os.PathLike[str], **notes: Any) -> None:
+        """Writes one safetensors file; notes (recipe, metrics: plain JSON values) are kept in it."""
+        save_tensors(path, self.state_dict(), {"kind": "classifier", "classifier": self.config, **notes})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> ResNet:
+        """Raises ParameterError if the file is damaged or holds something else, FileNotFoundError if it is missing."""
+        tensors, meta = load_tensors(path)
+        if meta.get("kind") != "classifier":
+            raise ModelError(f"{path} holds a {meta.get('kind')}, not a classifier")
+        model = cls(**meta["classifier"])
+        model.load_state_dict(tensors)
+        return model.eval()
+
+
+class ResidualBlock(nn.Module):
+    """Pre-activation: x + conv(relu(bn(conv(relu(bn(x))))))."""
+
+    def __init__(self, channels: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv1 = nn.Conv2d(channels, outputs, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        same = stride == 1 and channels == outputs
+        self.shortcut = None if same else nn.Conv2d(channels, outputs, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(x))
+        shortcut = x if self.shortcut is None else self.shortcut(y)
+        return shortcut + self.conv2(F.relu(self.bn2(self.conv1(y))))

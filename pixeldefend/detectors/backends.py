@@ -1,0 +1,108 @@
+"""Faster ways to run the net of a density, where nothing but its conditionals is asked for.
+
+float32: torch, the reference. bfloat16: torch with half the digits in convolutions and matrix products, on CPUs with
+instructions for them about twice as fast; what it changes is far above rounding, so a detector needs a calibration made
+in it. openvino: float32 by OpenVINO (the extra `fast`), on the CPU, for densities of images; it differs from torch by
+rounding only, and shares its calibration.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..densities import Autoregressive, Density
+from ..errors import ParameterError
+
+# backend -> the precision it computes in: those of the same share a calibration
+PRECISION = {"float32": "float32", "bfloat16": "bfloat16", "openvino": "float32"}
+
+
+def check_backend(backend: str) -> str:
+    """Returns it. Raises ParameterError unless it is one of `PRECISION`."""
+    if backend not in PRECISION:
+        raise ParameterError(f"backend must be one of {', '.join(PRECISION)}, got {backend!r}")
+    return backend
+
+
+def on_backend(density: Density, backend: str) -> Density:
+    """Returns the density with its net run by `backend`, sharing its weights as they are now; for "float32" itself.
+
+    It is for `conditionals`, in evaluation: it has no gradient, and no loop to sample by. Raises ParameterError for an
+    unknown backend or a density that it cannot run, ModuleNotFoundError if OpenVINO is not installed.
+    """
+    if check_backend(backend) == "float32":
+        return density
+    if not isinstance(density, Autoregressive):
+        kind = type(density).__name__
+        raise ParameterError(f"backend {backend!r} is for densities with a net, {kind} has none: take 'float32'")
+    if backend == "openvino" and (len(density.event_shape) != 3 or density.device.type != "cpu"):
+        shape, device = density.event_shape, density.device
+        raise ParameterError(f"backend 'openvino' is for images on the CPU; this density models {shape}, on {device}")
+    shared = {id(t): t for t in (*density.parameters(), *density.buffers())}
+    fast = copy.deepcopy(density, shared).eval()
+    run = _in_bfloat16(fast) if backend == "bfloat16" else _by_openvino(fast)
+    fast.parameters_of_sites = run  # type: ignore[assignment, method-assign]
+    return fast
+
+
+def _in_bfloat16(density: Autoregressive) -> Callable[[Tensor], Tensor]:
+    parameters = density.parameters_of_sites
+
+    def run(x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return parameters(x)
+
+    return run
+
+
+def _by_openvino(density: Autoregressive) -> Callable[[Tensor], Tensor]:
+    try:
+        import openvino
+        from openvino.frontend import FrontEndManager
+        from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+    except ModuleNotFoundError as error:
+        message = "the backend 'openvino' needs the extra 'fast': pip install 'pixeldefend[fast]'"
+        raise ModuleNotFoundError(message, name="openvino") from error
+
+    example = torch.zeros(2, *density.event_shape)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tracing, which torch would rather see replaced
+        # not openvino.convert_model, which reports its use over the network
+        decoder: Any = TorchScriptPythonDecoder(_Parameters(density), example_input=(example,))
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    try:
+        model = frontend.convert(frontend.load(decoder))
+    except Exception as error:  # openvino's own derive from nothing narrower
+        kind = type(density).__name__
+        raise ParameterError(
+            f"OpenVINO cannot run {kind}: take another backend ({str(error).splitlines()[-1]})"
+        ) from error
+    model.reshape([-1, *density.event_shape])
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    compiled = openvino.Core().compile_model(model, "CPU", settings)
+
+    def run(x: Tensor) -> Tensor:
+        return torch.from_numpy(compiled(x.contiguous().numpy())[0].copy())
+
+    return run
+
+
+class _Parameters(nn.Module):
+    """`parameters_of_sites` as a module, which is what can be traced."""
+
+    def __init__(self, density: Autoregressive) -> None:
+        super().__init__()
+        self.density = density
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.density.parameters_of_sites(x)

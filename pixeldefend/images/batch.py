@@ -1,0 +1,108 @@
+"""Whatever a user holds as an image -> a batch (N, C, H, W) in [0, 1], on the 8-bit grid."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from ..errors import ImageError
+from .decoding import read_image, strictly, to_array
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WANTED = (
+    "a path, a PIL image, a numpy array (H, W), (H, W, 3), (N, H, W) or (N, H, W, C), or a torch tensor (C, H, W) or "
+    "(N, C, H, W), with C = 1 or 3; uint8, or floating point in [0, 1]"
+)
+
+
+def to_batch(x: Any) -> tuple[Tensor, bool]:
+    """x: a path, a PIL image, a numpy array (H, W), (H, W, 3), (N, H, W) or (N, H, W, C), or a torch tensor (C, H, W)
+    or (N, C, H, W), with C = 1 or 3; uint8, or floating point in [0, 1].
+
+    A numpy array (A, B, 3) is one RGB image, any other with three axes is a batch of grey ones.
+    Returns the images as float32 (N, C, H, W) in [0, 1], each pixel the nearest of the 8-bit grid, and whether x was
+    a single image.
+    Raises ImageError, saying what came and what is wanted, for any other type, shape, dtype or range.
+    """
+    import torch
+
+    if isinstance(x, (str, os.PathLike, bytes)):
+        x = read_image(x)
+    elif isinstance(x, Image.Image):
+        with strictly():
+            x = to_array(x)
+    if isinstance(x, np.ndarray):
+        tensor, single = _from_numpy(x)
+    elif isinstance(x, torch.Tensor):
+        tensor, single = _from_torch(x)
+    else:
+        raise ImageError(f"got {type(x).__module__}.{type(x).__qualname__}; wanted {WANTED}")
+    if tensor.dtype == torch.uint8:
+        return tensor / 255, single
+    if not tensor.is_floating_point():
+        raise ImageError(f"got dtype {tensor.dtype}; wanted uint8, or floating point in [0, 1]")
+    tensor = tensor.float()
+    if tensor.numel():
+        if not torch.isfinite(tensor).all():
+            raise ImageError("got NaN or infinite pixels; wanted floating point in [0, 1]")
+        low, high = tensor.min().item(), tensor.max().item()
+        if low < 0 or high > 1:
+            hint = "; divide by 255 or pass uint8" if low >= 0 and 1 < high <= 255 else ""
+            raise ImageError(f"got floating point pixels from {low:.4g} to {high:.4g}; wanted [0, 1]{hint}")
+    return to_uint8(tensor) / 255, single
+
+
+def match_channels(x: Tensor, channels: int) -> Tensor:
+    """x: (N, 1 or 3, H, W). Returns (N, channels, H, W) with the same colours: grey images as RGB, or RGB images whose
+    channels are equal as grey. Raises ImageError if x is in colour and channels is 1."""
+    if x.shape[1] == channels:
+        return x
+    if channels == 3:
+        return x.expand(-1, 3, -1, -1)
+    if not (x[:, :1] == x).all():
+        raise ImageError(
+            "the image is in colour, the detector models grey ones; convert it as your classifier does", "size"
+        )
+    return x[:, :1]
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """x: floating point in [0, 1]. Returns the nearest values of the 8-bit grid, as uint8."""
+    import torch
+
+    return (x * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _from_numpy(x: np.ndarray) -> tuple[Tensor, bool]:
+    import torch
+
+    if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
+        raise ImageError(f"got a numpy array of dtype {x.dtype}; wanted uint8, or floating point in [0, 1]")
+    if x.ndim == 2:
+        batch, single = x[None, None], True
+    elif x.ndim == 3 and x.shape[2] == 3:
+        batch, single = x.transpose(2, 0, 1)[None], True
+    elif x.ndim == 3:
+        batch, single = x[:, None], False
+    elif x.ndim == 4 and x.shape[3] in (1, 3):
+        batch, single = x.transpose(0, 3, 1, 2), False
+    else:
+        raise ImageError(
+            f"got a numpy array of shape {x.shape}; wanted (H, W), (H, W, 3), (N, H, W) or (N, H, W, 1 or 3)"
+        )
+    if batch.dtype.byteorder not in ("=", "|", "<") or batch.dtype.itemsize > 8 or batch.dtype == np.float16:
+        batch = batch.astype(np.float32)
+    return torch.from_numpy(np.array(batch, order="C")), single
+
+
+def _from_torch(x: Tensor) -> tuple[Tensor, bool]:
+    if x.ndim == 3 and x.shape[0] in (1, 3):
+        return x.unsqueeze(0), True
+    if x.ndim == 4 and x.shape[1] in (1, 3):
+        return x, False
+    raise ImageError(f"got a torch tensor of shape {tuple(x.shape)}; wanted (1 or 3, H, W) or (N, 1 or 3, H, W)")

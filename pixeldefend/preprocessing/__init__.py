@@ -1,0 +1,1 @@
+"""From images of any sizes to the tiles that a density models."""

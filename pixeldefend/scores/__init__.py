@@ -1,0 +1,147 @@
+"""From p(x) to anomaly scores: numbers that are higher the less an image looks like the clean ones.
+
+A statistic is a function of `Evidence`, which computes what it is asked for, once: `bits_per_dim(Evidence(density, x))`.
+`SCORES` names them. A new one is a function and a line there: help, docs and contract tests follow.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+from ..errors import ParameterError
+from .combined import Combined, Fused, NoiseContrast, Pooled
+from .evidence import Evidence, Score
+from .learned import LearnedScore, SurprisalGiven, Typicality, teach, with_noise
+from .perturbation import PurifiedDisagreement, gradient_norm, likeliest_gain, smoothing_gain
+from .pit import PitLag, pit_tails, pit_uniformity
+from .surprisal import (
+    BandExcess,
+    bits_per_dim,
+    compressed_length,
+    excess_surprisal,
+    first_channel_excess_surprisal,
+    later_channels_excess_surprisal,
+    low_entropy_excess_surprisal,
+    mean_entropy,
+    patch_surprisal,
+    top_pixels,
+    top_surprisal,
+)
+
+SCORES: dict[str, Score] = {
+    "bits_per_dim": bits_per_dim,
+    "typicality": Typicality(),
+    "surprisal_given_entropy": SurprisalGiven(mean_entropy),
+    "surprisal_given_length": SurprisalGiven(compressed_length),
+    "excess_surprisal": excess_surprisal,
+    "low_entropy_excess_surprisal": low_entropy_excess_surprisal,
+    "excess_surprisal_1_2": BandExcess(1, 2),
+    "excess_surprisal_2_2.75": BandExcess(2, 2.75),
+    "excess_surprisal_2.75_3.5": BandExcess(2.75, 3.5),
+    "excess_surprisal_3.5": BandExcess(3.5, math.inf),
+    "first_channel_excess_surprisal": first_channel_excess_surprisal,
+    "later_channels_excess_surprisal": later_channels_excess_surprisal,
+    "top_surprisal": top_surprisal,
+    "top_pixels": top_pixels,
+    "patch_surprisal": patch_surprisal,
+    "pit_uniformity": pit_uniformity,
+    "pit_tails": pit_tails,
+    "pit_lag_channels": PitLag(channels=1),
+    # named by the direction they run along: "along columns" is one row before
+    "pit_lag_columns": PitLag(rows=1),
+    "pit_lag_rows": PitLag(columns=1),
+    "pit_lag_diagonal": PitLag(rows=1, columns=1),
+    "pit_lag_antidiagonal": PitLag(rows=1, columns=-1),
+    "pit_lag_2_columns": PitLag(rows=2),
+    "pit_lag_2_rows": PitLag(columns=2),
+    "mean_entropy": mean_entropy,
+}
+
+# The members are listed, and not "all there are": a new statistic must not change the shipped detectors.
+CONTRASTED = (
+    "excess_surprisal",
+    "low_entropy_excess_surprisal",
+    "excess_surprisal_1_2",
+    "excess_surprisal_2_2.75",
+    "excess_surprisal_2.75_3.5",
+    "excess_surprisal_3.5",
+    "first_channel_excess_surprisal",
+    "later_channels_excess_surprisal",
+    "top_surprisal",
+    "top_pixels",
+    "patch_surprisal",
+    "pit_uniformity",
+    "pit_tails",
+    "pit_lag_channels",
+    "pit_lag_columns",
+    "pit_lag_rows",
+    "pit_lag_diagonal",
+    "pit_lag_antidiagonal",
+    "pit_lag_2_columns",
+    "pit_lag_2_rows",
+    "mean_entropy",
+)
+POOLED = (
+    "low_entropy_excess_surprisal",
+    "excess_surprisal_1_2",
+    "excess_surprisal_2_2.75",
+    "later_channels_excess_surprisal",
+    "top_surprisal",
+    "pit_lag_columns",
+    "pit_lag_rows",
+)
+SCORES["noise_contrast"] = NoiseContrast({name: SCORES[name] for name in CONTRASTED})
+SCORES["pooled"] = Pooled({name: SCORES[name] for name in POOLED})
+# a little of everything, changed as noise changes it; much of something; all of it in a few pixels
+FUSED = {name: SCORES[name] for name in ("noise_contrast", "pooled", "top_pixels")}
+SCORES["fused"] = Fused(FUSED)
+
+# these take further passes of the density, or a gradient
+EXPENSIVE: dict[str, Score] = {
+    "smoothing_gain": smoothing_gain,
+    "likeliest_gain": likeliest_gain,
+    "gradient_norm": gradient_norm,
+}
+SCORES |= EXPENSIVE
+
+# these also ask the classifier that is to be protected
+CLASSIFIER_SCORES: dict[str, Score] = {"purified_disagreement": PurifiedDisagreement(4, 8)}
+CLASSIFIER_SCORES["fused_with_classifier"] = Fused({**FUSED, **CLASSIFIER_SCORES})
+
+
+def make_score(name: str) -> Score:
+    """Returns a statistic by its name.
+
+    Args:
+        name: A key of `SCORES` or `CLASSIFIER_SCORES`.
+
+    Returns:
+        The statistic, yet to be fitted if it learns.
+
+    Raises:
+        ParameterError: If there is no statistic of this name.
+    """
+    there = SCORES | CLASSIFIER_SCORES
+    if name not in there:
+        raise ParameterError(f"unknown statistic {name!r}; there are: {', '.join(there)}")
+    score = there[name]
+    return copy.deepcopy(score) if isinstance(score, LearnedScore) else score
+
+
+__all__ = [
+    "CLASSIFIER_SCORES",
+    "EXPENSIVE",
+    "SCORES",
+    "Combined",
+    "Evidence",
+    "Fused",
+    "LearnedScore",
+    "NoiseContrast",
+    "Pooled",
+    "Score",
+    "bits_per_dim",
+    "make_score",
+    "teach",
+    "with_noise",
+]

@@ -1,0 +1,76 @@
+"""Who sends many near-duplicates is searching for an adversarial image by the answers (Chen, Carlini & Wagner 2020,
+arXiv:1907.05587; Li et al. 2022, Blacklight, arXiv:2006.14042)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+
+from ..errors import ParameterError
+
+SIDE = 16  # images are compared as grey ones of at most so many pixels a side
+
+
+@dataclass
+class _Client:
+    prints: np.ndarray
+    digests: deque[bytes]
+    known: set[bytes] = field(default_factory=set)
+    next: int = 0
+    filled: int = 0
+
+
+class QueryAttacks:
+    """Remembers for each client the last images, small and grey, and says of a new one whether it is a near-duplicate
+    of several: black-box attacks ask about hundreds of variants of one image, ordinary clients do not.
+
+    window: images remembered of a client. neighbours: how many of these a new image must resemble. within: root mean
+    square distance, in units of [0, 1], up to which images resemble each other; among 1,000 images of Fashion-MNIST or
+    CIFAR-10 the fifth nearest is never as near as twice that (`benchmarks/queries.py`). clients: how many are
+    remembered; the one that has been silent longest is forgotten. Exact repetitions do not count: clients try again.
+    """
+
+    def __init__(self, *, window: int = 1000, neighbours: int = 5, within: float = 0.03, clients: int = 1000) -> None:
+        if window < neighbours or neighbours < 1 or clients < 1 or not within > 0:
+            raise ParameterError(
+                f"window must be at least neighbours, and all positive, got window={window}, neighbours={neighbours}, "
+                f"within={within}, clients={clients}"
+            )
+        self.window, self.neighbours, self.within, self.clients = window, neighbours, within, clients
+        self._of: OrderedDict[tuple[str, tuple[int, ...]], _Client] = OrderedDict()
+
+    def is_attack(self, client: str, image: np.ndarray) -> bool:
+        """image: (H, W) or (H, W, 3) uint8. Returns whether it resembles `neighbours` of the client's last images, and
+        remembers it."""
+        key = (client, image.shape[:2])
+        seen = self._of.pop(key, None)
+        if seen is None:
+            small = min(SIDE, image.shape[0]) * min(SIDE, image.shape[1])
+            seen = _Client(np.zeros((self.window, small), np.float32), deque())
+        self._of[key] = seen
+        while len(self._of) > self.clients:
+            self._of.popitem(last=False)
+        digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+        if digest in seen.known:
+            return False
+        new = fingerprint(image)
+        distances = np.sqrt(((seen.prints[: seen.filled] - new) ** 2).mean(1))
+        alike = int((distances <= self.within).sum())
+        seen.prints[seen.next] = new
+        seen.next, seen.filled = (seen.next + 1) % self.window, min(seen.filled + 1, self.window)
+        seen.digests.append(digest)
+        seen.known.add(digest)
+        if len(seen.digests) > self.window:
+            seen.known.discard(seen.digests.popleft())
+        return alike >= self.neighbours
+
+
+def fingerprint(image: np.ndarray) -> np.ndarray:
+    """image: (H, W) or (H, W, 3) uint8. Returns (D,) in [0, 1], D at most 256: it, grey and small."""
+    small = Image.fromarray(image).convert("L")
+    small = small.resize((min(SIDE, small.width), min(SIDE, small.height)), Image.Resampling.BOX)
+    return np.asarray(small, np.float32).ravel() / 255

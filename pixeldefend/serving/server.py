@@ -1,0 +1,85 @@
+"""Runs the service until it is told to stop."""
+
+from __future__ import annotations
+
+import ipaddress
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from ..errors import ParameterError
+from ..screening.audit_log import AuditLog
+from ..zoo import load_classifier
+from .app import create_app
+from .metrics import log_line
+from .middleware import read_keys
+from .service import Service
+
+
+def run(
+    detector: str | None,
+    *,
+    classifier: str | None,
+    device: str,
+    host: str,
+    port: int,
+    api_key_file: Path | None,
+    without_key: bool,
+    log: Path,
+    max_rows: int | None,
+    max_days: float | None,
+    deadline: float,
+    max_bytes: int,
+    **options: Any,
+) -> None:
+    """Serves until SIGTERM or SIGINT; what was accepted by then is answered. options: as `Service` takes them. Raises
+    ValueError for an address beyond the loopback without a key, OSError if it cannot listen there, and as `AuditLog`,
+    `Service` and `read_keys` do."""
+    keys = None if api_key_file is None else read_keys(api_key_file.read_text())
+    loopback = _is_loopback(host)
+    if keys is None and not loopback and not without_key:
+        raise ParameterError(
+            f"{host} can be reached from other machines: give --api-key-file, or say --without-key to serve everybody"
+        )
+    audit = AuditLog(log, max_rows=max_rows, max_days=max_days)
+    try:
+        asked = None if classifier is None else load_classifier(classifier, device=device)
+        service = Service(audit, detector, classifier=asked, device=device, **options)
+        app = create_app(
+            service, keys=keys, max_bytes=max_bytes, deadline=deadline, any_host=not loopback or keys is not None
+        )
+        listening = socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
+        )
+        address = listening.getsockname()
+        shown = f"[{address[0]}]" if ":" in address[0] else address[0]
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=int(deadline) + 5,
+            server_header=False,
+        )
+        server = uvicorn.Server(config)
+
+        def stop(number: int, frame: Any) -> None:
+            server.should_exit = True
+
+        for number in (signal.SIGTERM, signal.SIGINT):  # to stop is no failure; it raises the signal again at its end
+            signal.signal(number, stop)
+        log_line("listening", url=f"http://{shown}:{address[1]}", detectors=list(service.detectors), log=str(log))
+        server.run([listening])
+        log_line("stopped")
+    finally:
+        audit.close()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,60 @@
+"""Benign corruptions: what they keep, what they change, and what they refuse."""
+
+import numpy as np
+import pytest
+import torch
+from helpers import clean_images, grid_images
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pixeldefend.images.corruptions import CORRUPTIONS, blur, corrupt
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_stay_images(name, channels):
+    x = grid_images(3, channels, 11, 8)
+    y = corrupt(x, name)
+    assert y.shape == x.shape
+    assert torch.equal((y * 255).round() / 255, y)
+    assert y.min() >= 0
+    assert y.max() <= 1
+    assert not torch.equal(x, y)
+    assert torch.equal(y, corrupt(x, name))
+    assert corrupt(x[:0], name).shape == (0, channels, 11, 8)
+
+
+@pytest.mark.parametrize("name", sorted(set(CORRUPTIONS) - {"noise-1", "noise-4", "darker-10%", "brighter-10%"}))
+def test_a_flat_image_is_left_alone(name):
+    x = torch.full((1, 3, 16, 16), 120 / 255)
+    assert (corrupt(x, name) - x).abs().max() <= 1 / 255 + 1e-6
+
+
+def test_better_quality_is_nearer():
+    x = torch.from_numpy(clean_images(20))[:, None] / 255
+    error = {name: (corrupt(x, name) - x).square().mean() for name in ("jpeg-95", "jpeg-75", "jpeg-50")}
+    assert error["jpeg-95"] < error["jpeg-75"] < error["jpeg-50"]
+
+
+@given(sigma=st.floats(0.3, 3), size=st.integers(2, 20))
+@settings(max_examples=30, deadline=None)
+def test_a_blur_keeps_the_range_and_commutes_with_mirrors(sigma, size):
+    x = grid_images(2, 1, size, size + 1)
+    y = blur(x, torch.Generator(), sigma=sigma)
+    assert y.min() >= x.min() - 1e-5
+    assert y.max() <= x.max() + 1e-5
+    torch.testing.assert_close(blur(x.flip(3), torch.Generator(), sigma=sigma), y.flip(3))
+
+
+def test_noise_has_its_deviation_and_its_seed():
+    x = torch.full((1, 1, 100, 100), 0.5)
+    difference = 255 * (corrupt(x, "noise-4") - 127 / 255)
+    assert difference.std().item() == pytest.approx(np.sqrt(16 + 1 / 12), rel=0.05)
+    assert not torch.equal(corrupt(x, "noise-4", seed=1), corrupt(x, "noise-4"))
+
+
+def test_what_is_no_transformation_and_what_are_no_images():
+    with pytest.raises(ValueError, match="unknown transformation 'sepia'; there are: jpeg-95"):
+        corrupt(torch.zeros(1, 1, 8, 8), "sepia")
+    with pytest.raises(ValueError, match=r"got shape \(2, 8\)"):
+        corrupt(torch.zeros(2, 8), "jpeg-75")

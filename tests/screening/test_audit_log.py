@@ -1,0 +1,296 @@
+import csv
+import io
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import clean_images
+
+from pixeldefend import Detector
+from pixeldefend.screening.audit_log import COLUMNS, AuditLog, confirmed_clean, write_csv, write_parquet
+from pixeldefend.zoo import detector_sha256
+
+COMMAND = Path(sys.executable).parent / "pixeldefend"
+ROW = dict(path="a.png", verdict="clean", p_value=0.5, score=1.0, sha256="ab", detector="tiny")
+ROW |= dict(detector_sha256="d", precision="float32")
+
+
+@pytest.fixture
+def log(tmp_path):
+    return AuditLog(tmp_path / "log.sqlite")
+
+
+def test_rows_come_back_as_they_were_the_newest_first(log):
+    first, second = log.add([ROW, {**ROW, "verdict": "error", "error": "broken", "score": None}], source="serve")
+    (third,) = log.add([{**ROW, "client": "shop", "verdict": "adversarial"}], source="watch")
+    assert [row["id"] for row in log.rows()] == [third, second, first]
+    assert [row["id"] for row in log.rows(verdict="error")] == [second]
+    assert [row["id"] for row in log.rows(client="shop")] == [third]
+    assert [row["id"] for row in log.rows(limit=1)] == [third]
+    assert list(log.rows(since=time.time() + 10)) == []
+    row = list(log.rows())[-1]
+    assert row.keys() == COLUMNS.keys()
+    assert {name: row[name] for name in ROW} == ROW
+    assert log.count() == 3
+
+
+def test_all_rows_of_one_call_or_none(log):
+    with pytest.raises(ValueError, match="no column colour"):
+        log.add([ROW, {**ROW, "colour": "red"}], source="serve")
+    with pytest.raises(sqlite3.IntegrityError):
+        log.add([{**ROW, "id": "x"}, {**ROW, "id": "x"}], source="serve")
+    assert log.count() == 0
+
+
+def test_names_that_are_no_text_are_kept_readably(log):
+    path = os.fsdecode(b"\xff.png")
+    log.add([{**ROW, "path": path}], source="watch")
+    assert next(log.rows())["path"] == "\\udcff.png"
+    assert log.seen("ab", path) == log.seen("ab") == next(log.rows())
+    assert log.seen("ab", "other.png") is None
+    assert log.seen("other") is None
+    assert log.seen(None, path) is None
+
+
+def test_another_file_is_refused(tmp_path):
+    (tmp_path / "text").write_text("not a database, however long this text may be" * 10)
+    with pytest.raises(ValueError, match="not an audit log"):
+        AuditLog(tmp_path / "text")
+    for table, reason in [("notes (a)", "its tables are notes"), ("verdicts (a, time, sha256)", "of this version")]:
+        path = tmp_path / f"{table[:5]}.sqlite"
+        with closing(sqlite3.connect(path)) as other:
+            other.execute(f"CREATE TABLE {table}")
+        before = path.read_bytes()
+        for read_only in (False, True):
+            with pytest.raises(ValueError, match=reason):
+                AuditLog(path, read_only=read_only)
+        assert path.read_bytes() == before
+        assert not path.with_name(f"{path.name}-wal").exists()
+    with pytest.raises(FileNotFoundError):
+        AuditLog(tmp_path / "nowhere" / "log.sqlite")
+    with pytest.raises(FileNotFoundError, match="there is no log"):
+        AuditLog(tmp_path / "absent.sqlite", read_only=True)
+    with pytest.raises(OSError, match="cannot open"):
+        AuditLog(tmp_path)
+    for options in ({"max_rows": 0}, {"max_days": 0}):
+        with pytest.raises(ValueError, match="max_"):
+            AuditLog(tmp_path / "log.sqlite", **options)
+
+
+def test_a_log_that_is_only_read_is_left_as_it_is(log):
+    log.add([ROW], source="serve")
+    reader = AuditLog(log.path, read_only=True)
+    assert [row["path"] for row in reader.rows()] == ["a.png"]
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        reader.add([ROW], source="serve")
+    reader.close()
+    log.close()
+    assert AuditLog(log.path, read_only=True).count() == 1  # nobody else has it open
+
+
+def test_old_rows_go(tmp_path):
+    log = AuditLog(tmp_path / "log.sqlite", max_rows=3, max_days=1)
+    log.add([{**ROW, "time": time.time() - 2 * 86400}], source="serve")
+    log.add([{**ROW, "path": str(i)} for i in range(5)], source="serve")
+    assert log.prune() == 3
+    assert [row["path"] for row in log.rows()] == ["4", "3", "2"]
+    log.add([ROW] * 1000, source="serve")  # now and then it does so by itself
+    assert log.count() == 3
+
+
+def test_feedback_must_fit_the_verdict(log):
+    clean, flagged = log.add([ROW, {**ROW, "verdict": "adversarial"}], source="serve")
+    log.feedback(clean, "missed")
+    log.feedback(clean, "clean")
+    log.feedback(flagged, "attack")
+    log.feedback(flagged, "false_alarm")
+    assert [row["feedback"] for row in log.rows()] == ["false_alarm", "clean"]
+    with pytest.raises(ValueError, match="cannot be false_alarm"):
+        log.feedback(clean, "false_alarm")
+    with pytest.raises(ValueError, match="must be one of"):
+        log.feedback(clean, "wrong")
+    with pytest.raises(KeyError):
+        log.feedback("x", "clean")
+
+
+def test_exports(log, tmp_path):
+    paths = ["\x1b[2J.png", "=1+1.png", 'quote".png']
+    log.add([{**ROW, "path": path, "score": None if '"' in path else 1.0} for path in paths], source="serve")
+    file = io.StringIO()
+    write_csv(log.rows(), file)
+    rows = list(csv.DictReader(io.StringIO(file.getvalue())))
+    # no spreadsheet takes it for a formula, and no terminal for a command
+    assert [row["path"] for row in rows] == ['quote".png', "'=1+1.png", "\\x1b[2J.png"]
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    write_parquet(log.rows(), tmp_path / "log.parquet")
+    table = pandas.read_parquet(tmp_path / "log.parquet")
+    assert list(table.columns) == list(COLUMNS)
+    assert table["path"].tolist() == paths[::-1]
+    assert np.isnan(table["score"][0])
+    assert table["score"][1] == 1.0
+
+
+WRITER = """
+import sys
+from pixeldefend.screening.audit_log import AuditLog
+from pixeldefend.zoo import detector_sha256
+log = AuditLog(sys.argv[1])
+while True:
+    ids = log.add([dict(verdict="clean", path="x" * 200, score=1.0)] * 3, source="serve")
+    print(*ids, flush=True)
+"""
+
+
+def test_a_kill_loses_no_acknowledged_row_and_tears_none(tmp_path):
+    path, acknowledged = tmp_path / "log.sqlite", []
+    for _ in range(4):
+        process = subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, text=True)
+        lines = [process.stdout.readline() for _ in range(20)]
+        process.send_signal(signal.SIGKILL)
+        lines += process.stdout.read().splitlines(keepends=True)
+        process.wait()
+        acknowledged += [id for line in lines if line.endswith("\n") for id in line.split()]
+    rows = list(AuditLog(path).rows())
+    assert len(acknowledged) >= 4 * 60
+    assert set(acknowledged) <= {row["id"] for row in rows}
+    assert len(rows) % 3 == 0  # all rows of a call or none
+    assert all(row["path"] == "x" * 200 and row["score"] == 1.0 for row in rows)
+
+
+def test_recalibration_wants_images_confirmed_without_regard_to_their_verdict(log, tiny_detector):
+    scores = -tiny_detector.score_samples(clean_images(400, seed=5))
+    flagged = scores > -tiny_detector.offset_
+    rows = [
+        {**ROW, "score": float(score), "verdict": "adversarial" if flag else "clean"}
+        for score, flag in zip(scores, flagged, strict=True)
+    ]
+    ids = log.add(rows, source="serve")
+    with pytest.raises(ValueError, match="no image that this detector judged in float32"):
+        confirmed_clean(log, "d")
+    for id, flag in zip(ids[:200], flagged[:200], strict=True):
+        log.feedback(id, "false_alarm" if flag else "clean")
+    found = confirmed_clean(log, "d")
+    np.testing.assert_array_equal(np.sort(found.scores), np.sort(scores[:200]))
+    assert len(found.traffic) == 400
+    after = tiny_detector.with_calibration(found.scores)
+    assert 0.02 < (scores > -after.offset_).mean() < 0.09  # promised: 0.05
+    assert tiny_detector.calibration_scores_.shape == (99,)
+    log.add([{**ROW, "detector_sha256": "other", "verdict": "adversarial"}] * 50, source="serve")
+    for row in list(log.rows(verdict="adversarial")):
+        if row["detector_sha256"] == "other":
+            log.feedback(row["id"], "false_alarm")
+    log.add([{**ROW, "detector_sha256": "other"}] * 500, source="serve")
+    with pytest.raises(ValueError, match="not drawn at random"):
+        confirmed_clean(log, "other")
+    assert len(confirmed_clean(log, "other", like_traffic=False).scores) == 50
+    # what another precision scored is not mixed in
+    (id,) = log.add([{**ROW, "precision": "bfloat16", "score": 7.0}], source="serve")
+    log.feedback(id, "clean")
+    assert len(confirmed_clean(log, "d").traffic) == 400
+    assert confirmed_clean(log, "d", "bfloat16").scores.tolist() == [7.0]
+    for scores in ([1.0], [np.nan] * 50, [[1.0] * 50]):
+        with pytest.raises(ValueError, match=r"finite|calibration"):
+            tiny_detector.with_calibration(scores)
+
+
+def test_confirmed_attacks_are_not_traffic(log):
+    ids = log.add([ROW] * 100 + [{**ROW, "verdict": "adversarial", "score": 9.0}] * 60, source="serve")
+    for id in ids[:100]:
+        log.feedback(id, "clean")
+    with pytest.raises(ValueError, match="mark attacks as such"):
+        confirmed_clean(log, "d")
+    for id in ids[100:]:
+        log.feedback(id, "attack")
+    found = confirmed_clean(log, "d")
+    assert len(found.scores) == len(found.traffic) == 100
+
+
+def test_the_command_lists_filters_and_exports(log, tmp_path):
+    def run(*arguments, status=0):
+        command = [COMMAND, "log", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == status, done.stderr
+        return done.stdout + done.stderr
+
+    hostile = "\x1b[31m[bold]red\x07.png"
+    (first, _, third) = log.add(
+        [{**ROW, "client": "shop"}, {**ROW, "verdict": "error", "error": "broken"}, {**ROW, "path": hostile}],
+        source="serve",
+    )
+    log.add([{**ROW, "path": "old.png", "time": time.time() - 3 * 86400}], source="serve")
+    log.feedback(first, "missed")
+    shown = run("log.sqlite")
+    assert all(word in shown for word in ("a.png", "shop", "broken", "missed", "old.png", third))
+    assert r"\x1b[31m[bold]red\x07.png" in shown  # neither the terminal nor the table obeys a name
+    assert "\x1b" not in shown
+
+    def listed(*options):
+        return [json.loads(line)["path"] for line in run("log.sqlite", "--format", "jsonl", *options).splitlines()]
+
+    assert listed() == [hostile, "a.png", "a.png", "old.png"]
+    assert listed("--limit", "1") == [hostile]
+    assert listed("--days", "1") == [hostile, "a.png", "a.png"]
+    for options in (["--client", "shop"], ["--feedback", "missed"], ["--verdict", "error"]):
+        assert listed(*options) == ["a.png"]
+    run("log.sqlite", "--format", "csv", "--output", "log.csv")
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 5
+    run("log.sqlite", "--format", "parquet", "--output", "log.parquet")
+    assert (tmp_path / "log.parquet").read_bytes().startswith(b"PAR1")
+    assert "wants --output" in run("log.sqlite", "--format", "parquet", status=2)
+    assert "is not one of" in run("log.sqlite", "--feedback", "falsealarm", status=2)
+    assert "there is no log" in run("absent.sqlite", status=2)
+    with closing(sqlite3.connect(tmp_path / "other.sqlite")) as other:
+        other.execute("CREATE TABLE notes (a)")
+    before = (tmp_path / "other.sqlite").read_bytes()
+    assert "its tables are notes" in run("other.sqlite", status=2)
+    assert (tmp_path / "other.sqlite").read_bytes() == before
+
+
+def test_the_table_of_a_screening_obeys_no_name(tmp_path):
+    (tmp_path / "\x1b[31mred.png").write_bytes(b"")
+    done = subprocess.run([COMMAND, "screen", tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert r"\x1b[31mred.png" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+def test_the_command_recalibrates_and_refuses_too_few(log, tiny_detector, tmp_path):
+    def recalibrate(*more, source=log.path):
+        command = [COMMAND, "recalibrate", "--detector", "tiny.safetensors"]
+        command += ["--from-log", source, "--out", "ours.safetensors", *more]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    tiny_detector.save(tmp_path / "tiny.safetensors")
+    digest = detector_sha256(str(tmp_path / "tiny.safetensors"))
+    dark = clean_images(60, seed=5) // 2  # this traffic is not what calibrated
+    scores = -tiny_detector.score_samples(dark)
+    flagged = scores > -tiny_detector.offset_
+    rows = [
+        {**ROW, "detector_sha256": digest, "score": float(score), "verdict": "adversarial" if flag else "clean"}
+        for score, flag in zip(scores, flagged, strict=True)
+    ]
+    for id, flag in zip(log.add(rows, source="serve"), flagged, strict=True):
+        log.feedback(id, "false_alarm" if flag else "clean")
+    done = recalibrate()
+    assert done.returncode == 0, done.stderr
+    assert "calibrated on 60 images" in done.stdout
+    assert f"of 60 images of the log, flagged: {flagged.mean():.2%} -> " in done.stdout
+    ours = Detector.load(tmp_path / "ours.safetensors")
+    np.testing.assert_allclose(np.sort(ours.calibration_scores_), np.sort(scores), rtol=1e-6)
+    assert f"{-tiny_detector.offset_:.4g} -> {-ours.offset_:.4g}" in done.stdout
+    few = recalibrate("--fpr", "0.001")
+    assert few.returncode == 2
+    assert "999" in few.stderr  # calibration images that it would take
+    absent = recalibrate(source=tmp_path / "absent.sqlite")
+    assert absent.returncode == 2
+    assert "there is no log" in absent.stderr
+    assert not (tmp_path / "absent.sqlite").exists()

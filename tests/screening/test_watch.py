@@ -1,0 +1,218 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import clean_images
+from PIL import Image
+
+from pixeldefend.screening import Screener
+from pixeldefend.screening import watch as watching
+from pixeldefend.screening.audit_log import AuditLog
+from pixeldefend.screening.watch import watch_folder
+
+COMMAND = Path(sys.executable).parent / "pixeldefend"
+
+
+@pytest.fixture
+def place(tmp_path):
+    (tmp_path / "in").mkdir()
+    return tmp_path
+
+
+def put(folder: Path, name: str, image: np.ndarray) -> Path:
+    Image.fromarray(image).save(folder / name)
+    return folder / name
+
+
+def noise(seed: int = 0) -> np.ndarray:
+    return np.random.RandomState(seed).randint(0, 256, (8, 8)).astype(np.uint8)
+
+
+def once(place, detector, **options):
+    log = AuditLog(place / "log.sqlite")
+    try:
+        return list(watch_folder(place / "in", log, detector=detector, once=True, settle=0.05, **options))
+    finally:
+        log.close()
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    """Names of files that were scored."""
+    names, judge = [], Screener.judge
+
+    def watched(self, results, **options):
+        names.extend(Path(result.record.path).name for result in results)
+        judge(self, results, **options)
+
+    monkeypatch.setattr(Screener, "judge", watched)
+    return names
+
+
+def test_each_content_is_screened_once_across_restarts(place, tiny_detector, scored):
+    put(place / "in", "a.png", clean_images(1)[0])
+    (place / "in" / "sub").mkdir()
+    put(place / "in" / "sub", "b.png", noise())
+    (place / "in" / "broken.png").write_bytes(b"")
+    (place / "in" / "notes.txt").write_text("no image")
+    found = {Path(record.path).name: record.verdict for record in once(place, tiny_detector)}
+    assert found == {"a.png": "clean", "b.png": "adversarial", "broken.png": "error"}
+    assert once(place, tiny_detector) == []
+    put(place / "in", "a.png", noise(1))  # another content under the same name
+    put(place / "in", "c.png", clean_images(1)[0])  # the same content under another
+    found = {Path(record.path).name: record.verdict for record in once(place, tiny_detector)}
+    assert found == {"a.png": "adversarial", "c.png": "clean"}
+    assert AuditLog(place / "log.sqlite").count() == 5
+    assert sorted(scored) == ["a.png", "a.png", "b.png", "broken.png"]
+
+
+def test_copies_share_a_verdict_and_are_moved_like_the_first(place, tiny_detector, scored):
+    for name in ("a.png", "b.png"):
+        put(place / "in", name, noise())
+    records = once(place, tiny_detector, quarantine=place / "out")
+    put(place / "in", "c.png", noise())
+    records += once(place, tiny_detector, quarantine=place / "out")
+    assert [Path(record.path).name for record in records] == ["a.png", "b.png", "c.png"]
+    assert {(r.verdict, r.score, r.p_value, r.sha256, r.error) for r in records} == {
+        ("adversarial", records[0].score, records[0].p_value, records[0].sha256, None)
+    }
+    assert scored == ["a.png"]
+    assert sorted(path.name[:2] for path in (place / "out").iterdir()) == ["a-", "b-", "c-"]
+    assert not list((place / "in").iterdir())
+    rows = list(AuditLog(place / "log.sqlite").rows())
+    assert len({row["id"] for row in rows}) == 3
+    assert {(row["verdict"], row["precision"]) for row in rows} == {("adversarial", "float32")}
+
+
+def test_what_is_no_file_is_passed_over(place, tiny_detector):
+    os.mkfifo(place / "in" / "pipe.png")  # nobody writes into it: to open it would last for ever
+    (place / "in" / "folder.png").mkdir()
+    put(place / "in", "a.png", clean_images(1)[0])
+    assert [Path(record.path).name for record in once(place, tiny_detector)] == ["a.png"]
+
+
+def test_flagged_files_are_moved_and_kept_whole(place, tiny_detector):
+    data = put(place / "in", "b.png", noise()).read_bytes()
+    put(place / "in", "a.png", clean_images(1)[0])
+    once(place, tiny_detector, quarantine=place / "out")
+    assert [path.name for path in (place / "in").iterdir()] == ["a.png"]
+    (moved,) = (place / "out").iterdir()
+    assert moved.name.startswith("b-")
+    assert moved.read_bytes() == data
+
+
+def test_what_was_judged_but_not_yet_moved_is_moved_after_a_restart(place, tiny_detector):
+    put(place / "in", "b.png", noise())
+    once(place, tiny_detector)  # judged, and killed before it was moved
+    assert once(place, tiny_detector, quarantine=place / "out") == []
+    assert not list((place / "in").iterdir())
+    assert len(list((place / "out").iterdir())) == 1
+
+
+def test_a_file_is_read_when_it_is_complete(place, tiny_detector):
+    data = put(place, "whole.png", clean_images(1)[0]).read_bytes()
+    log = AuditLog(place / "log.sqlite")
+    stop = threading.Event()
+    records = watch_folder(place / "in", log, detector=tiny_detector, settle=0.3, stop=stop)
+    pieces = [data[i : i + len(data) // 6 + 1] for i in range(0, len(data), len(data) // 6 + 1)]
+    writer = "import sys, time\nfor piece in sys.argv[2:]:\n    f = open(sys.argv[1], 'ab')\n"
+    writer += "    f.write(bytes.fromhex(piece)); f.close(); time.sleep(0.1)\n"
+    process = subprocess.Popen([sys.executable, "-c", writer, place / "in" / "a.png", *(p.hex() for p in pieces)])
+    record = next(records)
+    process.wait()
+    assert record.verdict == "clean"
+    stop.set()
+    assert list(records) == []
+    assert log.count() == 1
+
+
+def test_what_changes_is_looked_at_and_nothing_else(place, tiny_detector, monkeypatch):
+    looked = []
+    monkeypatch.setattr(watching, "_look", lambda path, look=watching._look: looked.append(path) or look(path))
+    image = clean_images(4)
+    for i in range(2):
+        put(place / "in", f"{i}.png", image[i])
+    stop = threading.Event()
+    log = AuditLog(place / "log.sqlite")
+    records = watch_folder(place / "in", log, detector=tiny_detector, settle=0.1, stop=stop)
+    assert {Path(next(records).path).name for _ in range(2)} == {"0.png", "1.png"}
+    looked.clear()
+    (place / "come" / "sub").mkdir(parents=True)
+    put(place / "come" / "sub", "2.png", image[2])
+    os.replace(place / "come", place / "in" / "come")  # a folder with something in it
+    assert Path(next(records).path).name == "2.png"
+    assert {Path(path).name for path in looked} == {"2.png"}
+    unreadable = put(place, "3.png", image[3])
+    unreadable.chmod(0)
+    os.replace(unreadable, place / "in" / "3.png")
+    record = next(records)
+    if os.geteuid():  # root reads everything
+        assert record.error == "Permission denied"
+        (place / "in" / "3.png").chmod(0o644)
+        record = next(records)
+    assert record.verdict == "clean"
+    stop.set()
+    assert list(records) == []
+
+
+def test_a_file_whose_permissions_change_is_looked_at_again(place):
+    path = put(place, "a.png", clean_images(1)[0])
+    before = watching._look(str(path))
+    time.sleep(0.02)
+    path.chmod(0o600)
+    assert watching._look(str(path)) != before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_ends_well_when_told_to_stop(place, tiny_detector, number):
+    tiny_detector.save(place / "tiny.safetensors")
+    put(place / "in", "a.png", clean_images(1)[0])
+    command = [COMMAND, "watch", "in", "--detector", "tiny.safetensors", "--settle", "0.1"]
+    process = subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert json.loads(process.stdout.readline())["verdict"] == "clean"
+    time.sleep(0.5)  # it waits for changes
+    process.send_signal(number)
+    said = process.communicate(timeout=30)
+    assert (process.returncode, *said) == (0, "", "")
+
+
+def test_wrong_arguments(place, tiny_detector):
+    log = AuditLog(place / "log.sqlite")
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        next(watch_folder(place / "absent", log, detector=tiny_detector))
+    with pytest.raises(ValueError, match="must not lie in"):
+        next(watch_folder(place / "in", log, detector=tiny_detector, quarantine=place / "in" / "q"))
+    with pytest.raises(ValueError, match=r"fpr|false"):
+        next(watch_folder(place / "in", log, detector=tiny_detector, fpr=1e-6))
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_nothing_is_missed_and_nothing_done_twice(place, tiny_detector):
+    tiny_detector.save(place / "tiny.safetensors")
+    contents = [*clean_images(30), *(noise(i) for i in range(10))]
+    options = ["--detector", "tiny.safetensors", "--quarantine", "out", "--settle", "0.05"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for start in range(0, 40, 10):
+        for i, image in enumerate(contents[start : start + 10], start):
+            put(place / "in", f"{i}.png", image)
+        process = subprocess.Popen(
+            [COMMAND, "watch", "in", *options], cwd=place, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        assert json.loads(process.stdout.readline())["verdict"] in ("clean", "adversarial")
+        time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    run = subprocess.run([COMMAND, "watch", "in", *options, "--once"], cwd=place, env=environment, capture_output=True)
+    assert run.returncode == 0, run.stderr
+    rows = list(AuditLog(place / "pixeldefend-log.sqlite").rows())
+    assert sorted(int(Path(row["path"]).stem) for row in rows) == list(range(40))
+    flagged = {Path(row["path"]).stem for row in rows if row["verdict"] == "adversarial"}
+    assert {path.name.rsplit("-", 1)[0] for path in (place / "out").iterdir()} == flagged
+    assert len(list((place / "in").iterdir())) == 40 - len(flagged)

@@ -1,0 +1,63 @@
+import os
+import stat
+
+import pytest
+import torch
+
+from pixeldefend.serialization import load_tensors, save_tensors, sha256_of, whole_file
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "out.txt"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), whole_file(path) as file:
+        print("half of the new", file=file, flush=True) or 1 / 0
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["out.txt"]
+    with whole_file(path) as file:
+        file.write("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["out.txt"]
+    assert stat.S_IMODE(path.stat().st_mode) & 0o400
+
+
+def test_the_mode_is_the_umask_s_which_is_left_alone(tmp_path, monkeypatch):
+    before = os.umask(0o027)
+    try:
+        with monkeypatch.context() as patch:
+            # all threads share it: for a moment there would be none, and two at once would leave it so
+            patch.setattr(os, "umask", lambda mask: pytest.fail("the umask was changed"))
+            with whole_file(tmp_path / "x") as file:
+                file.write("new")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o640
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with (
+        pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere"),
+        whole_file(tmp_path / "nowhere" / "x"),
+    ):
+        pass
+
+
+def test_tensors_and_meta_come_back(tmp_path):
+    path = tmp_path / "x.safetensors"
+    tensors = {"a": torch.randn(2, 3), "b": torch.arange(4), "c": torch.ones(2, dtype=torch.bfloat16)}
+    save_tensors(path, tensors, {"kind": "test", "n": 1.5, "none": None})
+    loaded, meta = load_tensors(path)
+    assert meta == {"kind": "test", "n": 1.5, "none": None}
+    assert loaded.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(loaded[name], tensor)
+    assert len(sha256_of(path)) == 64
+
+
+def test_a_foreign_safetensors_file_is_named(tmp_path):
+    import safetensors.torch
+
+    safetensors.torch.save_file({"a": torch.ones(1)}, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match=r"x\.safetensors is a safetensors file, but not one that pixeldefend wrote"):
+        load_tensors(tmp_path / "x.safetensors")
