@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .devices import device_of
 from .errors import ModelError
 from .serialization import load_tensors, save_tensors
 
@@ -66,3 +70,38 @@ class ResidualBlock(nn.Module):
         y = F.relu(self.bn1(x))
         shortcut = x if self.shortcut is None else self.shortcut(y)
         return shortcut + self.conv2(F.relu(self.bn2(self.conv1(y))))
+
+
+@contextmanager
+def modes_kept(*modules: nn.Module | None) -> Iterator[None]:
+    """Puts modules into evaluation mode inside the block, and every sub-module back into its own mode after it."""
+    modes = {part: part.training for module in modules if module is not None for part in module.modules()}
+    try:
+        for module in modules:
+            if module is not None:
+                module.eval()
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+def predict_labels(model: nn.Module, x: Tensor, batch_size: int = 64) -> Tensor:
+    """Returns the classes that a classifier gives to images.
+
+    Args:
+        model: (N, C, H, W) in [0, 1] -> (N, classes) logits; it is put into evaluation mode meanwhile.
+        x: (N, C, H, W) uint8, or floating point in [0, 1].
+        batch_size: Images at once.
+
+    Returns:
+        (N,) int64, on the CPU.
+    """
+    device = device_of(model)
+    with modes_kept(model), torch.inference_mode():
+        parts = [
+            part.to(device) / 255 if part.dtype == torch.uint8 else part.to(device) for part in x.split(batch_size)
+        ]
+        return (
+            torch.cat([model(part).argmax(1).cpu() for part in parts]) if len(x) else torch.zeros(0, dtype=torch.long)
+        )

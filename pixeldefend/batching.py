@@ -1,0 +1,53 @@
+"""Work in batches that fit into memory."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from .errors import ParameterError
+
+T = TypeVar("T")
+
+
+def in_batches(function: Callable[[Any], T], x: Any, batch_size: int) -> Iterator[T]:
+    """Calls a function with consecutive parts of x.
+
+    A part that does not fit into memory is halved, with a warning, and so are those that follow.
+
+    Args:
+        function: Takes a part of x.
+        x: (N, ...), whatever has a length and can be sliced. If it is empty, the function is called once.
+        batch_size: The largest part, at least 1.
+
+    Yields:
+        What the function returned, part by part.
+
+    Raises:
+        ParameterError: If batch_size is below 1.
+    """
+    if batch_size < 1:
+        raise ParameterError(f"batch_size must be at least 1, got {batch_size}")
+    start = 0
+    while True:
+        part = x[start : start + batch_size]
+        try:
+            result = function(part)
+        except (RuntimeError, MemoryError) as error:
+            if len(part) <= 1 or not is_out_of_memory(error):
+                raise
+            batch_size = len(part) // 2
+            warnings.warn(f"{len(part)} at once do not fit into memory; continuing with {batch_size}", stacklevel=2)
+            continue
+        yield result
+        start += len(part)
+        if start >= len(x):
+            return
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether an error of torch or Python says that memory ran out."""
+    # torch raises a plain RuntimeError for the CPU's memory: its words are the only sign
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
