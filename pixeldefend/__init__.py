@@ -17,25 +17,77 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from .detectors import ClassConditional as ClassConditional
+    from .detectors import ConformalDetector as ConformalDetector
+    from .detectors import Detector as Detector
+    from .detectors import FunctionDetector as FunctionDetector
+    from .purification import PixelDefend as PixelDefend
+    from .zoo import load_classifier as load_classifier
+    from .zoo import load_detector as load_detector
+
+__version__ = "0.2.0"
+
+# name -> the module it is imported from when it is first used: torch takes seconds to import
+_HOMES = {
+    "ClassConditional": "detectors",
+    "ConformalDetector": "detectors",
+    "Detector": "detectors",
+    "FunctionDetector": "detectors",
+    "PixelDefend": "purification",
+    "load_classifier": "zoo",
+    "load_detector": "zoo",
+}
+__all__ = [
+    "ClassConditional",
+    "ConformalDetector",
+    "Detector",
+    "FunctionDetector",
+    "PixelDefend",
+    "is_adversarial",
+    "load_classifier",
+    "load_detector",
+]
+
+
+def is_adversarial(x: Any, detector: str | os.PathLike[str] | ConformalDetector | None = None) -> bool | np.ndarray:
+    """Tells whether images are flagged.
+
+    Args:
+        x: One image or a batch, as `pixeldefend.images.to_batch` takes them: a path, a PIL image, a numpy array or a
+            torch tensor, uint8 or floating point in [0, 1]. A list of images may hold several sizes.
+        detector: A detector, the name of a shipped one, or the path of a saved one, which is loaded once a process.
+            None for the shipped detector that takes the image.
+
+    Returns:
+        A bool for one image, an (N,) bool array for a batch or a list.
+
+    Raises:
+        ImageError: If x holds no images.
+        NoDetectorError: If no detector takes an image; the message says what those that exist take.
+        OSError: If a file cannot be read.
+    """
+    import numpy as np
+
     from .images import to_batch
     from .zoo import DetectorSet, cached_set
 
-    chosen = cached_set(None if detector is None else str(detector)) if _is_name(detector) else DetectorSet(detector)
+    named = detector is None or isinstance(detector, str) or hasattr(detector, "__fspath__")
+    there = cached_set(None if detector is None else str(detector)) if named else DetectorSet(detector)
     several = isinstance(x, list | tuple)
     batch, single = (x, False) if several else to_batch(x)
     flagged = np.zeros(len(batch), dtype=bool)
     if detector is not None:
-        flagged[:] = chosen[chosen.names[0]].is_adversarial(batch) if len(batch) else False
+        names = there.names * len(batch)
     else:  # images in one array have one size
-        names = [chosen.choose(image) for image in (batch if several else batch[:1])]
-        for name in dict.fromkeys(names):
-            of = [place for place, other in enumerate(names) if other == name] if several else range(len(batch))
-            flagged[list(of)] = chosen[name].is_adversarial([batch[place] for place in of] if several else batch)
+        names = (
+            [there.choose(image) for image in batch]
+            if several
+            else [there.choose(image) for image in batch[:1]] * len(batch)
+        )
+    for name in dict.fromkeys(names):
+        of = [place for place, other in enumerate(names) if other == name]
+        flagged[of] = there[name].is_adversarial([batch[place] for place in of] if several else batch)
     return bool(flagged[0]) if single else flagged
-
-
-def _is_name(detector: Any) -> bool:
-    return detector is None or isinstance(detector, str) or hasattr(detector, "__fspath__")
 
 
 def __getattr__(name: str) -> Any:

@@ -27,8 +27,8 @@ class ClassConditional(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     Args:
         detector: Its parameters are used; a clone of it is fitted.
-        classifier: None if labels are given with the images. Otherwise a module, (N, C, H, W) in [0, 1] -> logits, whose
-            predictions are the labels of the calibration images and of those to come.
+        classifier: None if labels are given with the images. Otherwise a module, (N, C, H, W) in [0, 1] -> logits,
+            whose predictions are the labels of the calibration images and of those to come.
 
     Attributes:
         detector_: The fitted detector.

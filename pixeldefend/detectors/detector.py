@@ -118,7 +118,7 @@ class Detector(ConformalDetector):
 
     def _samples(self, X: Any, *, reset: bool = False) -> Samples:
         density, shape = self._density(), self._image_shape()
-        if shape is not None and is_images(X, shape[1:]):
+        if shape is not None and is_images(X, shape[1:] if self.preprocessor is None else None):
             samples = Samples.of_images(X)
             for _, x in samples.groups:
                 if len(x) and not self._preprocessor().accepts((x.shape[2], x.shape[3]), shape[1:]):

@@ -136,19 +136,20 @@ def uint8_image(image: Any) -> Tensor:
     return to_uint8(batch[0])
 
 
-def is_images(X: Any, size: tuple[int, int]) -> bool:
+def is_images(X: Any, size: tuple[int, int] | None) -> bool:
     """Returns whether X are images as they come, and not a table of flattened ones (or something to refuse).
 
     Args:
         X: Whatever a user gives.
-        size: (height, width): an array of this shape is one image, any other with two axes is a table.
+        size: (height, width): an array of this shape is one image, any other with two axes is a table. None: every array
+            with two axes is one image.
     """
     if isinstance(X, str | os.PathLike | bytes | Image.Image):
         return True
     if isinstance(X, list | tuple):
         return len(X) > 0 and (is_images(X[0], size) or getattr(X[0], "ndim", 0) >= 2)
     ndim = getattr(X, "ndim", None)
-    return ndim is not None and (ndim != 2 or tuple(X.shape) == size)
+    return ndim is not None and (ndim != 2 or size is None or tuple(X.shape) == size)
 
 
 def _in_order(n: int, parts: list[tuple[np.ndarray, np.ndarray]]) -> Any:
