@@ -214,7 +214,7 @@ class DetectorSet:
                 made = made.with_backend(backend)
             if classifier is not None:
                 made = copy.copy(made)
-                made.classifier = classifier  # type: ignore[attr-defined]
+                made.classifier = classifier
             return made if fpr is None else made.with_fpr(fpr)
         except CalibrationError as error:
             if len(self.names) == 1:

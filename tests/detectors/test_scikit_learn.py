@@ -73,7 +73,7 @@ def test_a_grid_search_chooses_among_statistics_and_preprocessors(tiny_density):
         OnClean(tiny_density, preprocessor=Tiles(4), fpr=0.1),
         grid,
         scoring=balanced_accuracy,
-        cv=3,
+        cv=StratifiedKFold(3),
         error_score="raise",
     ).fit(x, y)
     assert search.best_score_ > 0.9
