@@ -29,8 +29,8 @@ def linear_prediction(training: Images, test: Images, taps: int = 16, memory: in
     """Scores test data by linear prediction with Laplace residuals.
 
     The amplitude is Laplace distributed around a linear function of the last `taps` amplitudes; its scale is a + b
-    times the mean residual of the last `memory` samples. The taps are fitted to the training data by least squares, a and b
-    by likelihood on a grid. What is scored is the mass in every bin of the mu-law code.
+    times the mean residual of the last `memory` samples. The taps are fitted to the training data by least squares,
+    a and b by likelihood on a grid. What is scored is the mass in every bin of the mu-law code.
 
     Returns:
         (N,) nats.

@@ -232,8 +232,8 @@ class DiagonalBiLSTMLayer(LSTMLayer):
 
     A state sees the state above it and the state behind it. Its memory is the hidden states of a row, in both
     directions. In the mirror image "behind" is to the right, where later pixels are, so a pixel takes the mirrored
-    state of the pixel above it. The mirrored states start one column beyond the right edge, whose inputs see a row's last
-    pixel; without that column (as in the paper) a pixel would see all of the row above but its last pixel.
+    state of the pixel above it. The mirrored states start one column beyond the right edge, whose inputs see a row's
+    last pixel; without that column (as in the paper) a pixel would see all of the row above but its last pixel.
     """
 
     directions = 2
