@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from .batching import in_batches
-from .densities import Autoregressive, Density
-from .densities.sampling import METHODS, most_probable_within
+from .densities import Autoregressive, Density, most_probable_within
+from .densities.sampling import METHODS
 from .detectors import Detector
 from .errors import ImageError, ParameterError
 from .images import match_channels, to_batch, to_uint8
