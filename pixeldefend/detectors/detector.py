@@ -21,8 +21,8 @@ from ..calibration.conformal import Array
 from ..densities import Density, restored
 from ..errors import ModelError, ParameterError
 from ..images import match_channels, to_batch
-from ..images.corruptions import check_name, corrupt
-from ..scores import Evidence, LearnedScore, bits_per_dim, make_score, teach
+from ..images.corruptions import check_corruption, corrupt
+from ..scores import Evidence, LearnedScore, bits_per_dim, fit_statistic, make_score
 from ..serialization import load_tensors, save_tensors
 from .backends import PRECISION, check_backend, on_backend
 
@@ -104,7 +104,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             if isinstance(names, str):
                 raise ParameterError(f"{what} must be a list of names, got {names!r}")
         for name in corruptions:
-            check_name(name)
+            check_corruption(name)
         score = make_score(self.statistic)
         x = self._events(X, reset=True)
         index = np.arange(len(x))
@@ -125,7 +125,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         conformal.rank(self.fpr, len(x), self.confidence)  # too few are refused before they are scored
         _check_distinct(x)
         if isinstance(score, LearnedScore):
-            teach(score, lambda images: torch.from_numpy(self._each(score.features, images)), learn)
+            fit_statistic(score, lambda images: torch.from_numpy(self._each(score.features, images)), learn)
         calibrations = {}
         # one calibration for all backends of the same precision, made by the one in use where that is among them
         makers = {PRECISION[check_backend(name)]: name for name in (*backends, self.backend)}
@@ -280,7 +280,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             "kind": "detector",
             "density": self.density.config,
             "parameters": parameters,
-            "learned": self.score_.learned() if isinstance(self.score_, LearnedScore) else {},
+            "learned": self.score_.state() if isinstance(self.score_, LearnedScore) else {},
         }
         if self.corruptions_:
             meta["transformations"] = self.corruptions_
@@ -311,7 +311,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         detector.score_ = make_score(detector.statistic)
         if isinstance(detector.score_, LearnedScore):
             try:
-                detector.score_.recall(meta["learned"])
+                detector.score_.restore(meta["learned"])
             except ValueError as error:
                 raise ParameterError(f"{path}: {error}; calibrate its density again (pixeldefend calibrate)") from None
         detector.calibrations_ = {
