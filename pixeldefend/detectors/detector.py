@@ -22,7 +22,7 @@ from ..densities import Density, restored
 from ..errors import ModelError, ParameterError
 from ..images import match_channels, to_batch
 from ..images.corruptions import check_corruption, corrupt
-from ..scores import Evidence, LearnedScore, bits_per_dim, fit_statistic, make_score
+from ..scores import Evidence, LearnedScore, bits_per_dim, make_score, with_noise
 from ..serialization import load_tensors, save_tensors
 from .backends import PRECISION, check_backend, on_backend
 
@@ -125,7 +125,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         conformal.rank(self.fpr, len(x), self.confidence)  # too few are refused before they are scored
         _check_distinct(x)
         if isinstance(score, LearnedScore):
-            fit_statistic(score, lambda images: torch.from_numpy(self._each(score.features, images)), learn)
+            inputs = [learn, with_noise(learn)] if score.uses_noise else [learn]
+            score.fit(*(torch.from_numpy(self._each(score.features, images)) for images in inputs))
         calibrations = {}
         # one calibration for all backends of the same precision, made by the one in use where that is among them
         makers = {PRECISION[check_backend(name)]: name for name in (*backends, self.backend)}

@@ -12,7 +12,7 @@ import math
 from ..errors import ParameterError
 from .combined import Combined, Fused, NoiseContrast, Pooled
 from .evidence import Evidence, Score
-from .learned import LearnedScore, SurprisalGiven, Typicality, fit_statistic, with_noise
+from .learned import LearnedScore, SurprisalGiven, Typicality, with_noise
 from .perturbation import PurifiedDisagreement, gradient_norm, likeliest_gain, smoothing_gain
 from .pit import PitLag, pit_tails, pit_uniformity
 from .surprisal import (
@@ -141,7 +141,6 @@ __all__ = [
     "Pooled",
     "Score",
     "bits_per_dim",
-    "fit_statistic",
     "make_score",
     "with_noise",
 ]

@@ -105,20 +105,6 @@ def check_state(state: dict[str, Any], wanted: set[str]) -> None:
         )
 
 
-def fit_statistic(statistic: LearnedScore, features: Callable[[Tensor], Tensor], x: Tensor) -> LearnedScore:
-    """Fits a statistic on clean images.
-
-    Args:
-        statistic: The statistic.
-        features: Images (N, *event) -> the features that the statistic learns from.
-        x: (N, *event), clean images before `Density.to_support`.
-
-    Returns:
-        The statistic, fitted in place.
-    """
-    return statistic.fit(*map(features, [x, with_noise(x)] if statistic.uses_noise else [x]))
-
-
 def with_noise(x: Tensor) -> Tensor:
     """Moves a random half of all sub-pixels by -1, 0 or 1 step of 8 bits.
 

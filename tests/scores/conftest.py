@@ -5,7 +5,21 @@ import torch
 from helpers import randomised
 
 from pixeldefend.densities import Density, PixelCNNPlusPlus
-from pixeldefend.scores import Evidence
+from pixeldefend.scores import Evidence, LearnedScore, with_noise
+
+
+@pytest.fixture
+def fitted():
+    """A function that fits a statistic, if it learns, on what a density says about images."""
+
+    def fit(statistic, density, x):
+        if isinstance(statistic, LearnedScore):
+            inputs = [x, with_noise(x)] if statistic.uses_noise else [x]
+            with torch.inference_mode():
+                statistic.fit(*(statistic.features(Evidence(density, images)) for images in inputs))
+        return statistic
+
+    return fit
 
 
 @pytest.fixture

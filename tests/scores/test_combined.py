@@ -14,11 +14,9 @@ from pixeldefend.errors import CalibrationError, ModelError, ParameterError
 from pixeldefend.scores import (
     Evidence,
     Fused,
-    LearnedScore,
     NoiseContrast,
     Pooled,
     bits_per_dim,
-    fit_statistic,
     make_score,
 )
 from pixeldefend.scores.combined import clean_quantiles, norm_of_positive_part, to_standard_normal
@@ -130,22 +128,22 @@ def test_normal_numbers_are_normal_and_keep_the_order():
     assert far.abs().max() < 40  # however far
 
 
-def test_fused_scores_are_little_more_than_the_highest_of_their_parts(density):
-    score = make_score("fused")
+def test_fused_scores_are_little_more_than_the_highest_of_their_parts(density, fitted):
+    x, evidence = grid_images(60, 1, 8, 8), Evidence(density, grid_images(7, 1, 8, 8, seed=1))
+    score = fitted(make_score("fused"), density, x)
     with torch.inference_mode():
-        x, new = grid_images(60, 1, 8, 8), grid_images(7, 1, 8, 8, seed=1)
-        fit_statistic(score, lambda images: score.features(Evidence(density, images)), x)
-        parts = []
-        for name, quantiles in score.quantiles_.items():
-            part, evidence = make_score(name), Evidence(density, new)
-            if isinstance(part, LearnedScore):
-                fit_statistic(part, lambda images, part=part: part.features(Evidence(density, images)), x)
-            parts.append(to_standard_normal(part(evidence), quantiles))
-        fused, highest = score(Evidence(density, new)), torch.stack(parts).amax(0)
-        torch.testing.assert_close(fused, norm_of_positive_part(torch.stack(parts, 1), 4))
+        parts = torch.stack(
+            [
+                to_standard_normal(fitted(make_score(name), density, x)(evidence), quantiles)
+                for name, quantiles in score.quantiles_.items()
+            ],
+            1,
+        )
+        fused, highest = score(evidence), parts.amax(1)
+        torch.testing.assert_close(fused, norm_of_positive_part(parts, 4))
         assert ((fused >= highest) & (fused <= 3**0.25 * highest.clamp(min=0) + 1e-9)).all()
         again = make_score("fused").restore(json.loads(json.dumps(score.state())))
-        torch.testing.assert_close(again(Evidence(density, new)), score(Evidence(density, new)))
+        torch.testing.assert_close(again(evidence), fused)
 
 
 def test_a_state_of_other_parts_is_refused():
@@ -176,12 +174,11 @@ def test_a_state_of_other_parts_is_refused():
         dict(model="rnade", event_shape=[9], hidden=8, mixtures=2),
     ],
 )
-def test_every_kind_of_density_has_fused_scores(config):
+def test_every_kind_of_density_has_fused_scores(config, fitted):
     density = randomised(build(config), scale=0.3)
     with torch.inference_mode():
         x = density.sample(80)
-        score = make_score("fused")
-        fit_statistic(score, lambda images: score.features(Evidence(density, images)), x)
+        score = fitted(make_score("fused"), density, x)
         assert torch.isfinite(score(Evidence(density, x))).all()
         assert "top_pixels" in score.quantiles_
         assert "top_surprisal" in score.parts["pooled"].members_

@@ -7,17 +7,14 @@ from helpers import grid_images
 
 from pixeldefend.densities import Density
 from pixeldefend.errors import ParameterError
-from pixeldefend.scores import SCORES, Evidence, LearnedScore, bits_per_dim, fit_statistic, make_score
+from pixeldefend.scores import SCORES, Evidence, bits_per_dim, make_score
 from pixeldefend.scores.surprisal import excess_surprisal
 
 
 @pytest.mark.parametrize("name", SCORES)
-def test_one_score_an_image_alone_as_in_a_batch_and_finite(name, density):
-    score = make_score(name)
+def test_one_score_an_image_alone_as_in_a_batch_and_finite(name, density, fitted):
+    score = fitted(make_score(name), density, grid_images(60, 1, 8, 8))
     x = grid_images(6, 1, 8, 8)
-    if isinstance(score, LearnedScore):
-        with torch.inference_mode():
-            fit_statistic(score, lambda images: score.features(Evidence(density, images)), grid_images(60, 1, 8, 8))
     together, alone = score(Evidence(density, x)), score(Evidence(density, x[:1]))
     assert together.shape == (6,)
     assert torch.isfinite(together).all()
