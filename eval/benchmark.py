@@ -336,7 +336,7 @@ def _calibrated(detector: Detector, names: list[str], data: DataSet) -> tuple[di
     }
     if learners:
         features = _anomaly_scores(detector, {name: score.features for name, score in learners.items()}, data.fit.x)
-        contrasted: dict[str, Score] = {name: score.features for name, score in learners.items() if score.contrasted}
+        contrasted: dict[str, Score] = {name: score.features for name, score in learners.items() if score.uses_noise}
         noisy = _anomaly_scores(detector, contrasted, to_uint8(with_noise(data.fit.x / 255))) if contrasted else {}
         for name, score in learners.items():
             score.fit(*(torch.from_numpy(part[name]) for part in (features, noisy) if name in part))

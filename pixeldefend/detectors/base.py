@@ -19,7 +19,7 @@ from ..calibration import ConformalMartingale, conformal
 from ..calibration.conformal import Array
 from ..classifier import modes_kept
 from ..errors import CalibrationError, ModelError, ParameterError
-from ..images.corruptions import check_name
+from ..images.corruptions import check_corruption
 from ..serialization import load_tensors, save_tensors
 from .samples import Samples, uint8_image
 
@@ -355,7 +355,7 @@ def check_corruptions(names: Sequence[str]) -> None:
     if isinstance(names, str):
         raise ParameterError(f"corruptions must be a list of names, got {names!r}")
     for name in names:
-        check_name(name)
+        check_corruption(name)
 
 
 def check_distinct(samples: Samples, what: str) -> None:

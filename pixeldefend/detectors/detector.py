@@ -287,7 +287,7 @@ class Detector(ConformalDetector):
         self._check_calibration(samples)
         if isinstance(score, LearnedScore):
             features = self._features_of(score)
-            noisy = features(learn.changed(with_noise)) if score.contrasted else None
+            noisy = features(learn.changed(with_noise)) if score.uses_noise else None
             score.fit(features(learn), noisy)
         # one calibration for all backends of the same precision, made by the one in use where that is among them
         makers = {PRECISION[check_backend(name)]: name for name in (*backends, self.backend)}
@@ -380,7 +380,7 @@ class Detector(ConformalDetector):
         notes: dict[str, Any] = {"density": density.config}
         if self.preprocessor is not None:
             notes["preprocessor"] = self.preprocessor.config()
-        return {**notes, "learned": self.score_.learned() if isinstance(self.score_, LearnedScore) else {}}
+        return {**notes, "learned": self.score_.state() if isinstance(self.score_, LearnedScore) else {}}
 
     @classmethod
     def _restore(cls, path: Any, tensors: dict[str, Tensor], meta: dict[str, Any], given: dict[str, Any]) -> Self:
@@ -391,7 +391,7 @@ class Detector(ConformalDetector):
         detector.score_ = make_score(detector.statistic)
         if isinstance(detector.score_, LearnedScore):
             try:
-                detector.score_.recall(meta["learned"])
+                detector.score_.restore(meta["learned"])
             except ModelError as error:
                 raise ModelError(f"{path}: {error}; calibrate its density again (pixeldefend calibrate)") from None
         detector.n_features_in_ = math.prod(detector._density().event_shape or (0,))
