@@ -59,11 +59,10 @@ def test_what_is_skipped_has_a_reason(tmp_path, png):
     (tmp_path / "gone.png").symlink_to("nowhere")
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "sub").mkdir()
-    (tmp_path / "up").symlink_to("..")
     (tmp_path / "sub" / "back").symlink_to(tmp_path)
     listed = []
     found = list(find_files([str(tmp_path / "sub" / "..")], lambda *what: listed.append(what)))
-    assert [Path(path).name for path in found if isinstance(path, str)][:3] == ["a.png", "gone.png", "renamed"]
+    assert [Path(path).name for path in found] == ["a.png", "gone.png", "renamed"]
     reasons = {Path(path).name: reason for path, reason in listed}
     assert reasons.items() >= {
         ("notes.txt", "not an image"),
