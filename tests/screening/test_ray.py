@@ -9,9 +9,12 @@ from PIL import Image
 
 from pixeldefend.errors import ParameterError
 from pixeldefend.screening import Statistics, find_files, screen
+from pixeldefend.screening.records import to_storable
 
 pandas = pytest.importorskip("pandas")
 ray = pytest.importorskip("ray")
+from pyarrow.parquet import read_table  # noqa: E402
+
 from pixeldefend.screening.ray import screen_on_ray  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -50,26 +53,18 @@ def run(place, *sources, output, **options):
 
 def same_as_without_ray(place, source, output, statistics):
     """The rows that Ray has written are the records of the same screening without it."""
-    table = pandas.read_parquet(place / output)
+    rows = read_table(place / output).to_pylist()
     alone = Statistics()
     files = find_files([str(place / source)], alone)
     expected = [result.record for result in screen(files, str(place / "tiny.safetensors"), statistics=alone)]
-    assert sorted(table["path"]) == sorted(
-        os.fsencode(record.path).decode("utf-8", "surrogateescape").encode("utf-8", "backslashreplace").decode()
-        for record in expected
-    )
-    assert len(table) == len(expected)
-    assert (statistics.verdicts, statistics.errors, statistics.skipped) == (
-        alone.verdicts,
-        alone.errors,
-        alone.skipped,
-    )
-    rows = {row["sha256"]: row for row in table.to_dict("records")}
+    assert sorted(row["path"] for row in rows) == sorted(to_storable(record.path) for record in expected)
+    assert (statistics.verdicts, statistics.errors) == (alone.verdicts, alone.errors)
+    assert statistics.skipped == alone.skipped
+    by_path = {row["path"]: row for row in rows}
     for record in expected:
-        row = rows[record.sha256]
-        assert row["verdict"] == record.verdict
-        assert (row["error"] or None) == record.error
-        assert (row["error_kind"] or None) == record.error_kind
+        row = by_path[to_storable(record.path)]
+        for name in ("verdict", "sha256", "detector", "error", "error_kind"):
+            assert row[name] == getattr(record, name)
         if record.score is not None:
             np.testing.assert_allclose(row["score"], record.score, rtol=1e-4, atol=1e-4)
 
