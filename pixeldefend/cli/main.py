@@ -3,7 +3,6 @@ compare, leaderboard."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import io
 import json
@@ -134,7 +133,7 @@ def screen(
             batch_size=batch_size,
             device=device,
             maps=heatmaps is not None or picture is not None,
-            watch=watch,
+            drift=watch,
             classifier=asked,
             backend=backend,
             statistics=statistics,
@@ -176,28 +175,17 @@ def _screen_on_ray(sources: list[str], output: Path | None, **options: Any) -> N
 @contextmanager
 def _writer(format_: Format, output: Path | None) -> Iterator[Any]:
     """Yields a function that takes one result; what it was given is complete in `output` when the block ends well."""
-    from ..screening import Record
+    from ..screening.records import row_writer
     from ..serialization import whole_file
 
-    names = [field.name for field in dataclasses.fields(Record)]
     rows: list[dict[str, Any]] = []
     with whole_file(output) if output is not None else _standard_output() as file:
-        table = csv.DictWriter(file, names, lineterminator="\n")
-        if format_ is Format.csv:
-            table.writeheader()
-
-        def write(result: Screened) -> None:
-            row = dataclasses.asdict(result.record)
-            if format_ is Format.csv:
-                table.writerow(row)
-            elif format_ is Format.jsonl:
-                file.write(json.dumps(row) + "\n")
-            else:
-                rows.append(row)
-
-        yield write
         if format_ is Format.table:
+            yield lambda result: rows.append(vars(result.record))
             _print_table(rows, file)
+        else:
+            with row_writer(file, format_.value) as write:
+                yield lambda result: write(result.record)
 
 
 def _check_picture(picture: Path | None) -> None:
@@ -226,7 +214,7 @@ def _print_table(rows: list[dict[str, Any]], file: IO[str]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from ..screening.audit_log import visible
+    from ..screening.records import visible
 
     colours = {"clean": "green", "adversarial": "bold red", "error": "yellow"}
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -265,9 +253,7 @@ def _progress(results: Iterable[Screened], total: int, what: str = "Screening") 
 
 
 def _summarise(statistics: Statistics, timing: bool) -> None:
-    counts = ", ".join(f"{statistics.verdicts[verdict]} {verdict}" for verdict in ("clean", "adversarial", "error"))
-    skipped = f"; {statistics.skipped} files of other types skipped" if statistics.skipped else ""
-    typer.echo(f"{statistics.verdicts.total()} files: {counts}{skipped}", err=True)
+    typer.echo(statistics.summary(), err=True)
     if timing:
         seconds = statistics.seconds
         total = sum(seconds.values()) or 1e-9
@@ -346,10 +332,10 @@ def purify(
     Exit status: 0, or 2 on any error."""
     from PIL import Image
 
-    from ..purification import Purified, purify_screened
     from ..screening import find_files
     from ..screening import screen as screen_files
     from ..screening.figures import SHEET, save_purified_sheet
+    from ..screening.purify import Purified, purify_screened
     from ..serialization import whole_file
     from ..zoo import load_classifier
 
@@ -564,7 +550,8 @@ def list_log(
     import time
 
     with _refusals():
-        from ..screening.audit_log import AuditLog, write_csv, write_parquet
+        from ..screening.audit_log import AuditLog
+        from ..screening.records import LOG_COLUMNS, row_writer
         from ..serialization import whole_file
 
         log_of = AuditLog(path, read_only=True)
@@ -575,19 +562,16 @@ def list_log(
             since=None if days is None else time.time() - 86400 * days,
             limit=limit or (20 if format_ is Listed.table else None),
         )
-        if format_ is Listed.parquet:
-            if output is None:
-                raise ParameterError("--format parquet wants --output")
-            write_parquet(rows, output)
-        else:
-            with whole_file(output) if output is not None else _standard_output() as file:
-                if format_ is Listed.csv:
-                    write_csv(rows, file)
-                elif format_ is Listed.jsonl:
+        if format_ is Listed.parquet and output is None:
+            raise ParameterError("--format parquet wants --output")
+        mode = "wb" if format_ is Listed.parquet else "w"
+        with whole_file(output, mode) if output is not None else _standard_output() as file:
+            if format_ is Listed.table:
+                _print_log(rows, file)
+            else:
+                with row_writer(file, format_.value, LOG_COLUMNS) as write:
                     for row in rows:
-                        file.write(json.dumps(row) + "\n")
-                else:
-                    _print_log(rows, file)
+                        write(row)
         log_of.close()
 
 
@@ -598,7 +582,7 @@ def _print_log(rows: Iterable[dict[str, Any]], file: IO[str]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from ..screening.audit_log import visible
+    from ..screening.records import visible
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in ("time (UTC)", "client", "image", "verdict", "p-value", "bits/dim", "note", "id"):
@@ -638,7 +622,8 @@ def recalibrate(
     """Calibrate a detector on images of your traffic that were confirmed clean, and tell how its threshold moves."""
     with _refusals():
         from ..detectors.backends import PRECISION
-        from ..screening.audit_log import AuditLog, confirmed_clean
+        from ..screening.audit_log import AuditLog
+        from ..screening.feedback import confirmed_clean
         from ..zoo import detector_sha256, load_detector
 
         log_of = AuditLog(from_log, read_only=True)
