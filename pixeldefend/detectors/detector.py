@@ -153,6 +153,11 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             return "images" if shape is None else "no images"
         return f"{shape[1]} x {shape[2]} {'grey' if shape[0] == 1 else 'colour'} images"
 
+    @property
+    def precision(self) -> str:
+        """Of the backend."""
+        return PRECISION[self.backend]
+
     def accepts(self, image: Any) -> bool:
         """Returns whether this detector takes an image, a uint8 array (H, W) or (H, W, 3)."""
         shape = None if self.density is None else self.density.event_shape
