@@ -21,7 +21,6 @@ from ..images import image_size
 from ..screening import Record, Screened, Screener
 from ..screening.audit_log import AuditLog
 from ..serialization import whole_file
-from ..zoo import detector_sha256
 from .batching import Batcher
 from .drift import DriftMonitors
 from .explanation import explain
@@ -134,7 +133,10 @@ class Service:
     ) -> None:
         self.log, self.classifier, self.quarantine, self.max_pixels = log, classifier, quarantine, max_pixels
         self.screener = Screener(detector, fpr=fpr, device=device, classifier=classifier, backend=backend)
-        served = [_served(key, made) for key, made in self.screener.detectors.items()]
+        served = [
+            Served(Path(key).stem, key, made, self.screener.detector_set.sha256(key), _only_shape(made))
+            for key, made in self.screener.detectors.items()
+        ]
         self.detectors = {one.name: one for one in served}
         self._by_key = {one.key: one for one in served}
         self.metrics = Metrics()
@@ -309,10 +311,6 @@ class Service:
         if not path.exists():
             with whole_file(path, "wb") as file:
                 file.write(data)
-
-
-def _served(key: str, detector: Detector) -> Served:
-    return Served(Path(key).stem, key, detector, detector_sha256(key), _only_shape(detector))
 
 
 def _only_shape(detector: Detector) -> tuple[int, int, int] | None:
