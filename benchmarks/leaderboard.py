@@ -30,12 +30,11 @@ from pixeldefend.eval import (
     entry,
     find_classifier,
     find_detector,
-    recipe_of,
     run_benchmark,
     write_report,
 )
 from pixeldefend.serialization import whole_file
-from pixeldefend.zoo import load_density
+from pixeldefend.zoo import load_density, recipe_of
 
 RESULTS = Path(__file__).parent.parent / "eval" / "results"
 ATTACKS = [

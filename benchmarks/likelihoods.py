@@ -30,9 +30,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pixeldefend.data import Images, load_dataset
+from pixeldefend.data import Images, load_dataset, mu_law_decode, mu_law_encode
 from pixeldefend.densities import Density, OrderEnsemble, build
-from pixeldefend.densities.wavenet import mu_law_decode, mu_law_encode
 from pixeldefend.training import MaximumLikelihood, train
 
 HERE = Path(__file__).parent

@@ -74,6 +74,23 @@ def load_density(name: str | os.PathLike[str], *, device: str | torch.device = "
     return densities.load(path).to(device)
 
 
+def recipe_of(name: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns how the density of a detector was trained, as far as its file says it.
+
+    Args:
+        name: A shipped detector's name, or the path of a saved density or detector.
+
+    Returns:
+        The recipe, as `pixeldefend.training.train_density` writes it; {} for any other name.
+
+    Raises:
+        ModelError: If the file is damaged.
+    """
+    if str(name) in shipped("detector"):
+        return dict(card(str(name)).get("recipe", {}))
+    return dict(load_tensors(name)[1].get("recipe", {})) if Path(name).is_file() else {}
+
+
 @functools.cache
 def cached_detector(name: str, device: str = "cpu", backend: str | None = None) -> Detector:
     """`load_detector`, once a process."""

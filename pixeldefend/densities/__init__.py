@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -25,7 +24,7 @@ from .rnn import RNN
 from .sequences import SequenceModel
 from .wavenet import WaveNet
 
-DENSITIES: dict[str, Callable[..., Autoregressive]] = {
+DENSITIES: dict[str, type[Autoregressive]] = {
     "fvsbn": FVSBN,
     "nade": NADE,
     "eonade": EoNADE,

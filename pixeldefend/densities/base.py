@@ -225,6 +225,9 @@ class Autoregressive(Density):
     """
 
     event_shape: tuple[int, ...]
+    events: frozenset[str] = frozenset({"images"})  # what it models, of "images", "rows" and "sequences"
+    default_head: str | None = None  # the head whatever the data, if not the one that suits their values
+    only_levels: int | None = None  # the number of levels of the data, of a model that takes no other
 
     def __init__(
         self, event_shape: tuple[int, ...], net: nn.Module, head: Head, config: dict[str, Any] | None = None
@@ -359,6 +362,8 @@ class Autoregressive(Density):
 class RowAutoregressive(Autoregressive):
     """An autoregressive model of any event as one row of sites: its net maps (N, D) to (N, D, P), and its
     `net.steps(row)` yields (n, P) for site after site, computing only what is new."""
+
+    events = frozenset({"images", "rows"})
 
     def parameters_of_sites(self, x: Tensor) -> Tensor:
         return from_row(self.net(to_row(x)), tuple(x.shape[1:]))

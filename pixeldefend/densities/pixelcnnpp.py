@@ -36,6 +36,8 @@ class PixelCNNPlusPlus(Autoregressive):
     head: "logistics" (a discretized mixture of `mixtures` logistics) or "categorical" (256-way).
     """
 
+    only_levels = 256
+
     def __init__(
         self,
         event_shape: tuple[int, int, int],

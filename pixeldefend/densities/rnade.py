@@ -20,6 +20,8 @@ class RNADE(RowAutoregressive):
     (or any other key of `heads.HEADS`). mixtures: components of every conditional. levels: as for `heads.make_head`.
     """
 
+    default_head = "normals"
+
     def __init__(
         self,
         event_shape: tuple[int, ...],

@@ -17,6 +17,7 @@ class SequenceModel(RowAutoregressive):
     """
 
     any_length = True
+    events = frozenset({"images", "rows", "sequences"})
 
     def __init__(
         self,

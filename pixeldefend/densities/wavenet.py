@@ -3,7 +3,6 @@ arXiv:1611.09482)."""
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterator
 
@@ -11,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import ParameterError
 from .base import Head
-from .heads import LEVELS, make_head
+from .heads import make_head
 from .sequences import SequenceModel, SiteEmbedding, at_least_one, levels_of
 
 
@@ -116,20 +114,3 @@ class WaveNetNet(nn.Module):
             outputs.append(torch.tanh(signal) * torch.sigmoid(opening))  # eq. 2
         skips = torch.relu(self.skip(torch.cat(outputs, -1)))
         return self.out(torch.relu(self.hidden(skips)))
-
-
-def mu_law_encode(audio: Tensor, levels: int = LEVELS) -> Tensor:
-    """audio: any shape, in [-1, 1]. Returns it companded, finest around silence, and rounded to the `levels` values
-    k / (levels - 1) in [0, 1] (section 2.2 of the paper). Raises ParameterError if audio leaves [-1, 1]."""
-    if audio.numel() and not audio.abs().max() <= 1:
-        raise ParameterError(f"audio must lie in [-1, 1], got min {audio.min():.3g} and max {audio.max():.3g}")
-    mu = levels - 1
-    companded = audio.sign() * torch.log1p(mu * audio.abs()) / math.log1p(mu)
-    return ((companded + 1) / 2 * mu).round() / mu
-
-
-def mu_law_decode(x: Tensor, levels: int = LEVELS) -> Tensor:
-    """x: any shape, in [0, 1]. Returns the audio in [-1, 1] that `mu_law_encode` rounds to x, if x is on the grid."""
-    mu = levels - 1
-    companded = 2 * x - 1
-    return companded.sign() * torch.expm1(companded.abs() * math.log1p(mu)) / mu
