@@ -30,11 +30,12 @@ from pixeldefend.eval import (
     entry,
     find_classifier,
     find_detector,
+    recipe_of,
     run_benchmark,
     write_report,
 )
 from pixeldefend.serialization import whole_file
-from pixeldefend.zoo import load_density, recipe_of
+from pixeldefend.zoo import load_density
 
 RESULTS = Path(__file__).parent.parent / "eval" / "results"
 ATTACKS = [

@@ -1,6 +1,6 @@
 """Detector x attacks -> ROC tables, plots and a report. Installed as `pixeldefend.eval`."""
 
-from .adapters import as_detector, find_classifier, find_detector
+from .adapters import as_detector, find_classifier, find_detector, recipe_of
 from .adaptive import ADAPTIVE, run_adaptive
 from .baselines import BASELINES
 from .benchmark import SUITES, attack_all, run_benchmark
@@ -24,6 +24,7 @@ __all__ = [
     "find_detector",
     "leaderboard_table",
     "rate",
+    "recipe_of",
     "run_adaptive",
     "run_benchmark",
     "side_by_side",

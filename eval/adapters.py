@@ -24,7 +24,8 @@ from ..densities import Density
 from ..detectors import Detector
 from ..errors import ParameterError
 from ..scores import Evidence
-from ..zoo import load_classifier, load_detector, shipped
+from ..serialization import load_tensors
+from ..zoo import card, load_classifier, load_detector, shipped
 from .baselines import BASELINES
 
 
@@ -52,6 +53,14 @@ def find_detector(
         if "there is no shipped" in str(error):
             raise ParameterError(f"{error}; baselines: {', '.join(BASELINES)}; or MODULE:OBJECT") from None
         raise
+
+
+def recipe_of(name: str) -> dict[str, Any]:
+    """name: as `find_detector` takes it. Returns how the density of a shipped or saved detector was trained, as far as
+    it is written down; {} for others."""
+    if name in shipped("detector"):
+        return dict(card(name).get("recipe", {}))
+    return dict(load_tensors(name)[1].get("recipe", {})) if Path(name).is_file() else {}
 
 
 def find_classifier(name: str, *, device: str | torch.device = "cpu") -> nn.Module:

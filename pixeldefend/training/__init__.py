@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..errors import MissingExtraError
+from ..extras import extra
 
 if TYPE_CHECKING:
     from .build import build_for as build_for
@@ -32,10 +32,6 @@ def __getattr__(name: str) -> Any:  # calibration needs no Lightning
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    try:
+    with extra("train"):
         module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
-    except ModuleNotFoundError as error:
-        if error.name != "lightning":
-            raise
-        raise MissingExtraError("lightning", "train") from None
     return getattr(module, name)

@@ -92,7 +92,7 @@ def calibrate(
         model, title, trained = density.to(place), type(density).__name__, recipe or {}
     else:
         model, title = load_density(density, device=place), str(density)
-        trained = recipe_of(density) if recipe is None else recipe
+        trained = recipe_of(title) if recipe is None else recipe
     shape = model.event_shape or ()
     if isinstance(data, str):
         name, images = data, load_dataset(data, str(data_dir), length=shape[0] if len(shape) == 1 else 256)
