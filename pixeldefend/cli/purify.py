@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 def purify(
     paths: Paths,
     out: Annotated[Path, typer.Option(help="The folder for the purified images. It is made if it is not there.")],
-    eps: Annotated[
-        int, typer.Option(help="The largest change of a sub-pixel, in 8-bit steps from 0 to 255.")
-    ] = 16,
+    eps: Annotated[int, typer.Option(help="The largest change of a sub-pixel, in 8-bit steps from 0 to 255.")] = 16,
     detector: DetectorName = None,
     adaptive: Annotated[
         bool, typer.Option("--adaptive", help="Purify only the images that the detector flags.")
@@ -57,9 +55,7 @@ def purify(
     asked = None if classifier is None else load_classifier(classifier, device=device)
     options: dict[str, Any] = dict(batch_size=batch_size, device=device, classifier=asked)
     screened = screen_files(files, detector, maps=picture is not None, **options)
-    results = purify_screened(
-        progress(screened, "Purifying", len(files)), eps, detector, adaptive=adaptive, **options
-    )
+    results = purify_screened(progress(screened, "Purifying", len(files)), eps, detector, adaptive=adaptive, **options)
     out.mkdir(parents=True, exist_ok=True)
     shown: list[Purified] = []
     failed = False

@@ -24,7 +24,7 @@ def sample(
     density: Annotated[
         str,
         typer.Argument(
-            help="The density: the path of a saved density or detector, or the name of a shipped detector ({detectors})."
+            help="The density: the path of a saved density or detector, or the name of a shipped one ({detectors})."
         ),
     ],
     n: Annotated[int, typer.Option("-n", min=1, help="The number of samples.")] = 16,
@@ -73,7 +73,7 @@ def sample(
         length=length,
     ).cpu()
     if isinstance(model, SequenceModel) and kind == "text":
-        _write_text(model.decode(x), out)
+        _write_text(list(model.decode(x)), out)
     elif out is not None:
         _write(x, kind, model.levels, out, suffix, rate)
     if out is not None:

@@ -84,7 +84,8 @@ def screen(
     workers: Annotated[
         int | None,
         typer.Option(
-            min=1, help="For ray: the number of workers. The default is one a GPU, or one a CPU (on a cluster less one)."
+            min=1,
+            help="For ray: the number of workers. The default is one a GPU or one a CPU, on a cluster less one.",
         ),
     ] = None,
     ray_address: Annotated[

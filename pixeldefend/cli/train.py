@@ -124,9 +124,7 @@ def train_classifier(
     batch_size: TrainingBatch = 128,
     learning_rate: LearningRate = 0.1,
     warmup: Warmup = 200,
-    shift: Annotated[
-        int, typer.Option(min=0, help="The largest random shift of a training image, in pixels.")
-    ] = 0,
+    shift: Annotated[int, typer.Option(min=0, help="The largest random shift of a training image, in pixels.")] = 0,
     adversarial: Annotated[
         int,
         typer.Option(

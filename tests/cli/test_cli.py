@@ -268,7 +268,7 @@ def test_purify_writes_an_image_a_file_and_says_what_changed(tmp_path):
 
 
 def test_purify_asks_the_classifier_where_the_score_does(tmp_path):
-    score = ("--score", "purified_disagreement", "--classifier", "fashion-mnist", "--fpr", "0.1")
+    score = ("--statistic", "purified_disagreement", "--classifier", "fashion-mnist", "--fpr", "0.1")
     with np.load(Path(__file__).parent / "data" / "fashion_mnist_test_500.npz") as file:
         np.savez(tmp_path / "few.npz", x=file["x"][:120])
     made = tmp_path / "detector.safetensors"
