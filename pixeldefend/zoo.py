@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import os
@@ -15,7 +16,8 @@ from . import densities
 from .classifier import ResNet
 from .densities import Density
 from .detectors import Detector, density_of
-from .errors import ParameterError
+from .detectors.backends import PRECISION
+from .errors import NoDetectorError, ParameterError
 from .serialization import load_tensors, sha256_of
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -114,6 +116,50 @@ def detector_for(image_shape: tuple[int, ...]) -> str:
         f"no shipped detector models images of shape (C, H, W) = {tuple(image_shape)}; there are: {existing}. "
         "Resize the image, or train a detector of your own and pass detector="
     )
+
+
+class DetectorSet:
+    """Stands in until the branch `detectors` is merged, whose class wins."""
+
+    def __init__(
+        self,
+        detector: Any = None,
+        *,
+        fpr: float | None = None,
+        device: str = "cpu",
+        classifier: nn.Module | None = None,
+        backend: str | None = None,
+    ) -> None:
+        fixed = None if detector is None else "custom" if isinstance(detector, Detector) else str(detector)
+        self.detectors: dict[str, Any] = {}
+        for name in shipped("detector") if fixed is None else [fixed]:
+            made = detector if isinstance(detector, Detector) else cached_detector(name, device)
+            if backend is not None:
+                made = made.with_backend(backend)
+            if classifier is not None:
+                made = copy.copy(made)
+                made.classifier = classifier
+            try:
+                self.detectors[name] = made if fpr is None else made.with_fpr(fpr)
+            except ParameterError as error:
+                if fixed is not None:
+                    raise  # else say whose rate it is
+                raise ParameterError(f"detector {name}: {error}") from None
+
+    def choose(self, image: Any) -> str:
+        grey = image.ndim == 2 or bool((image[..., :1] == image).all())
+        shapes = {name: made.density.event_shape for name, made in self.detectors.items()}
+        for name, shape in shapes.items():
+            if shape == (1 if image.ndim == 2 else 3, *image.shape[:2]):
+                return name
+        for name, shape in shapes.items():
+            if shape is None or (len(shape) == 3 and shape[1:] == image.shape[:2] and (shape[0] == 3 or grey)):
+                return name
+        raise NoDetectorError(f"no detector takes an image of shape {image.shape}; there are: {shapes}")
+
+    def provenance(self, name: str) -> dict[str, Any]:
+        precision = PRECISION[self.detectors[name].backend]
+        return {"detector": name, "detector_sha256": detector_sha256(name), "precision": precision}
 
 
 def _verified(name: str | os.PathLike[str], kind: str) -> Path:

@@ -11,7 +11,7 @@ import typer
 
 from ..errors import ParameterError
 from .options import DEFAULT_LOG
-from .output import Column, Format, Row, number, opened, writer
+from .output import Column, Row, column_of, opened, print_table
 
 
 class Verdict(StrEnum):
@@ -45,20 +45,13 @@ def _time(row: Row) -> str:
 
 
 def _note(row: Row) -> str:
-    notes = [row["error"], "query attack" if row["query_attack"] else None, row["feedback"]]
+    from ..screening.records import visible
+
+    notes = [visible(row["error"] or ""), "query attack" if row["query_attack"] else None, row["feedback"]]
     return "; ".join(note for note in notes if note)
 
 
-COLUMNS = [
-    Column("time (UTC)", _time),
-    Column("client", lambda row: row["client"] or ""),
-    Column("image", lambda row: row["path"] or ""),
-    Column("verdict", lambda row: row["verdict"]),
-    Column("p-value", number("p_value", ".4f")),
-    Column("bits/dim", number("bits_per_dim", ".3f")),
-    Column("note", _note),
-    Column("id", lambda row: row["id"]),
-]
+LISTED = ("client", "path", "verdict", "p_value", "bits_per_dim")
 
 
 def log(
@@ -76,7 +69,8 @@ def log(
     ] = None,
 ) -> None:
     """List or export the audit log, the newest rows first."""
-    from ..screening.audit_log import AuditLog, write_csv, write_parquet
+    from ..screening.audit_log import AuditLog
+    from ..screening.records import LOG_COLUMNS, row_writer
 
     if format_ is Listing.parquet and output is None:
         raise ParameterError("--format parquet wants --output")
@@ -89,14 +83,15 @@ def log(
             since=None if days is None else time.time() - 86400 * days,
             limit=limit or (20 if format_ is Listing.table else None),
         )
-        if output is not None and format_ is Listing.parquet:
-            write_parquet(rows, output)
-        elif format_ is Listing.csv:
-            with opened(output) as file:
-                write_csv(rows, file)
-        else:
-            with writer(Format(format_.value), (), COLUMNS, output) as write:
-                for row in rows:
-                    write(row)
+        with opened(output, "wb" if format_ is Listing.parquet else "w") as file:
+            if format_ is Listing.table:
+                declared = {column.name: column for column in LOG_COLUMNS}
+                listed = [column_of(declared[name]) for name in LISTED]
+                whole = [Column("time (UTC)", _time), *listed, Column("note", _note), column_of(declared["id"])]
+                print_table(list(rows), whole, file)
+            else:
+                with row_writer(file, format_.value, LOG_COLUMNS) as write:
+                    for row in rows:
+                        write(row)
     finally:
         audit_log.close()

@@ -1,20 +1,21 @@
-"""What the commands write: records to standard output or to a file, progress to the terminal."""
+"""What the commands write: rows to standard output or to a file, progress to the terminal."""
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from ..screening import records
 
 T = TypeVar("T")
-Row = dict[str, Any]
+Row = Mapping[str, Any]
 
 
 class Format(StrEnum):
@@ -27,7 +28,7 @@ class Format(StrEnum):
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table.
+    """A column of a table for people.
 
     Attributes:
         title: Its title.
@@ -44,55 +45,24 @@ class Column:
     optional: bool = False
 
 
-def number(name: str, spec: str) -> Callable[[Row], str]:
-    """Returns a function that formats one number of a row; a missing number is left blank."""
-    return lambda row: "" if row[name] is None else format(row[name], spec)
-
-
-@contextmanager
-def writer(
-    format_: Format, names: Sequence[str], columns: Sequence[Column], output: Path | None
-) -> Iterator[Callable[[Row], None]]:
-    """Writes rows to standard output or to a file, which is complete when the block ends well and untouched otherwise.
+def column_of(declared: records.Column, **how: Any) -> Column:
+    """Returns the column of a table that shows a column of records.
 
     Args:
-        format_: How rows are written. JSON lines and CSV are written as they come, a table at the end.
-        names: The keys of a row, in order, for CSV.
-        columns: The columns of a table.
-        output: The file, or None for standard output.
-
-    Yields:
-        A function that takes one row.
-
-    Raises:
-        OSError: If the file cannot be written.
+        declared: The column of records, which has a title.
+        **how: Attributes of `Column` other than the default.
     """
-    rows: list[Row] = []
-    with opened(output) as file:
-        lines = csv.DictWriter(file, names, lineterminator="\n")
-        if format_ is Format.csv:
-            lines.writeheader()
-
-        def write(row: Row) -> None:
-            if format_ is Format.csv:
-                lines.writerow(row)
-            elif format_ is Format.jsonl:
-                file.write(json.dumps(row) + "\n")
-            else:
-                rows.append(row)
-
-        yield write
-        if format_ is Format.table:
-            print_table(rows, columns, file)
+    right = declared.type in (int, float)
+    return Column(declared.title or declared.name, lambda row: declared.to_text(row[declared.name]), right=right, **how)
 
 
-def opened(output: Path | None) -> AbstractContextManager[IO[str]]:
+def opened(output: Path | None, mode: str = "w") -> AbstractContextManager[IO[Any]]:
     """Opens a file that is written whole or not at all, or standard output if there is no file."""
     if output is None:
         return _standard_output()
     from ..serialization import whole_file
 
-    return whole_file(output)
+    return whole_file(output, mode)
 
 
 @contextmanager
@@ -104,19 +74,17 @@ def _standard_output() -> Iterator[IO[str]]:
 
 
 def print_table(rows: Sequence[Row], columns: Sequence[Column], file: IO[str]) -> None:
-    """Prints rows under the titles of the columns. Control characters, which a terminal would obey, are spelled out."""
+    """Prints rows under the titles of the columns."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
-
-    from ..screening.audit_log import visible
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     shown = [column for column in columns if not column.optional or any(column.text(row) for row in rows)]
     for column in shown:
         table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(visible(c.text(row)), c.style(row) if c.style else "") for c in shown))
+        table.add_row(*(Text(c.text(row), c.style(row) if c.style else "") for c in shown))
     console = Console(file=file, highlight=False)
     if not console.is_terminal:  # no folding in pipes and files
         console = Console(file=file, highlight=False, width=1000)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -11,20 +12,12 @@ import typer
 
 from ..errors import ParameterError
 from .options import Backend, BatchSize, DetectorName, Device, Fpr, Paths, sources_of
-from .output import Column, Format, check_picture, number, progress, writer
+from .output import Format, Row, check_picture, column_of, opened, print_table, progress
 
 if TYPE_CHECKING:
     from ..screening import Screened, Statistics
 
 COLOURS = {"clean": "green", "adversarial": "bold red", "error": "yellow"}
-COLUMNS = [
-    Column("image", lambda row: row["path"]),
-    Column("verdict", lambda row: row["verdict"], style=lambda row: COLOURS[row["verdict"]]),
-    Column("p-value", number("p_value", ".4f"), right=True),
-    Column("bits/dim", number("bits_per_dim", ".3f"), right=True),
-    Column("score", number("score", ".2f"), right=True),
-    Column("error", lambda row: row["error"] or "", optional=True),
-]
 ALARMS = {"drift": "scores have drifted from the calibration images'", "attacks": "too many images are anomalous"}
 
 
@@ -105,7 +98,7 @@ def screen(
         _screen_on_ray(paths, output, detector=detector, address=ray_address, **options)
     if column is not None or workers is not None or ray_address is not None:
         raise ParameterError("--column, --workers and --ray-address are for --engine ray")
-    from ..screening import Record, Statistics, find_files
+    from ..screening import Statistics, find_files
     from ..screening import screen as screen_files
     from ..screening.figures import SHEET, save_contact_sheet, save_heat_map
     from ..zoo import load_classifier
@@ -124,15 +117,15 @@ def screen(
         batch_size=batch_size,
         device=device,
         maps=heatmaps is not None or picture is not None,
-        watch=drift,
+        drift=drift,
         classifier=None if classifier is None else load_classifier(classifier, device=device),
         backend=backend,
         statistics=statistics,
     )
     shown: list[Screened] = []
-    with writer(format_, [field.name for field in dataclasses.fields(Record)], COLUMNS, output) as write:
+    with _writer(format_, output) as write:
         for result in progress(results, "Screening", len(files)):
-            write(dataclasses.asdict(result.record))
+            write(vars(result.record))
             if heatmaps is not None and result.surprisal_map is not None:
                 save_heat_map(result, heatmaps)
             if picture is not None and len(shown) < SHEET:
@@ -159,10 +152,25 @@ def _screen_on_ray(sources: list[str], output: Path | None, **options: Any) -> N
     raise typer.Exit(2 if counts.get("error") else 1 if counts.get("adversarial") else 0)
 
 
+@contextmanager
+def _writer(format_: Format, output: Path | None) -> Iterator[Callable[[Row], None]]:
+    """Yields a function that writes one record. JSON lines and CSV are written as they come, a table at the end."""
+    from ..screening.records import RECORD_COLUMNS, row_writer
+
+    with opened(output) as file:
+        if format_ is not Format.table:
+            with row_writer(file, format_.value) as write:
+                yield write
+            return
+        rows: list[Row] = []
+        yield rows.append
+        how: dict[str, Any] = {"verdict": {"style": lambda row: COLOURS[row["verdict"]]}, "error": {"optional": True}}
+        shown = [column for column in RECORD_COLUMNS if column.title is not None]
+        print_table(rows, [column_of(column, **how.get(column.name, {})) for column in shown], file)
+
+
 def _summarise(statistics: Statistics, timing: bool) -> None:
-    counts = ", ".join(f"{statistics.verdicts[verdict]} {verdict}" for verdict in COLOURS)
-    skipped = f"; {statistics.skipped} files of other types skipped" if statistics.skipped else ""
-    typer.echo(f"{statistics.verdicts.total()} files: {counts}{skipped}", err=True)
+    typer.echo(statistics.summary(), err=True)
     if timing:
         seconds = statistics.seconds
         total = sum(seconds.values()) or 1e-9

@@ -145,7 +145,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.corruptions_ = list(corruptions)
         return self._set_threshold()
 
-    def watch(self, *, random_state: int = 0) -> ConformalMartingale:
+    def drift_monitor(self, *, random_state: int = 0) -> ConformalMartingale:
         """Returns what tells, of a stream of images, whether it still looks like the calibration images: give its
         `update` the scores, `-score_samples(X)`, in the order in which they come. Raises ParameterError if this detector is
         calibrated for corruptions: no traffic looks like the worst of several variants of each image."""

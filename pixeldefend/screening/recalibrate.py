@@ -10,7 +10,8 @@ from ..detectors import Detector
 from ..detectors.backends import PRECISION
 from ..serialization import check_writable, sha256_of
 from ..zoo import card, load_detector, shipped
-from .audit_log import AuditLog, confirmed_clean
+from .audit_log import AuditLog
+from .feedback import confirmed_clean
 
 
 @dataclass(frozen=True)

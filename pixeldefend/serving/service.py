@@ -222,7 +222,7 @@ class Service:
         self._watched[name] = 0
         detector = self.screener.detectors[name]
         if not detector.corruptions_:  # such calibration images are not like any traffic
-            self._martingales[name] = detector.watch()
+            self._martingales[name] = detector.drift_monitor()
             self.metrics.drift(Path(name).stem, self._martingales[name], DRIFT_LEVEL)
 
     def _keep(self, sha256: str | None, data: bytes) -> None:

@@ -478,13 +478,13 @@ def test_a_fit_that_fails_leaves_the_detector_as_it_was(tiny_density):
 
 def test_who_watches(tiny_density, tmp_path):
     x = clean_images(60, seed=1)
-    watch = Detector(tiny_density, fpr=0.1).fit(x).watch()
+    watch = Detector(tiny_density, fpr=0.1).fit(x).drift_monitor()
     assert watch.alarms(0.01) == {"drift": False, "attacks": False}
     wide = Detector(tiny_density, fpr=0.1).fit(x, corruptions=["jpeg-75"])
     wide.save(tmp_path / "wide.safetensors")
     for detector in (wide, Detector.load(tmp_path / "wide.safetensors"), wide.with_fpr(0.2)):
         with pytest.raises(ValueError, match=r"calibrated for transformations \(jpeg-75\) cannot watch"):
-            detector.watch()
+            detector.drift_monitor()
 
 
 def test_few_valued_rows_may_both_fit_and_calibrate():
