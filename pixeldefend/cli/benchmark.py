@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +20,7 @@ MACHINE = "Where it runs"
 
 
 def benchmark(
+    ctx: typer.Context,
     detector: Annotated[
         list[str],
         typer.Option(
@@ -220,7 +220,7 @@ def benchmark(
         raise ParameterError(f"unknown suite {suite!r}; there are: {', '.join(evaluation.SUITES)}")
     options: dict[str, Any] = {} if suite is None else dict(evaluation.SUITES[suite])
     if several:
-        for name in ("controls", "oracle", "by_class"):  # a suite may ask for them
+        for name in ("corruptions", "oracle", "by_class"):  # a suite may ask for them
             options.pop(name, None)
     aware = aware_options(
         options.pop("adaptive", None),
@@ -235,10 +235,10 @@ def benchmark(
     )
     given = dict(
         attacks=names_of(attacks),
-        scores=names_of(statistics),
+        statistics=names_of(statistics),
         limit=limit,
         clean=clean,
-        controls=corruptions,
+        corruptions=corruptions,
         oracle=oracle,
         by_class=by_class,
     )
@@ -259,12 +259,12 @@ def benchmark(
         options["adaptive"] = {**aware, "progress": _attacking}
     options |= dict(
         seed=seed,
-        others=[load_dataset(name, data_dir) for name in other],
+        other_data=[load_dataset(name, data_dir) for name in other],
         cache=evaluation.Cache(cache),
         log=lambda line: typer.echo(line, err=True),
     )
     recipes = {title: recipe_of(name) for title, name in zip(titles, detector, strict=True)}
-    command = shlex.join(["pixeldefend", *sys.argv[1:]])
+    command = shlex.join(["pixeldefend", *ctx.find_root().obj["arguments"]])
     if several:
         compared = evaluation.compare(detectors, victim, images, recipes=recipes, **options)
         evaluation.write_comparison({**compared, "command": command}, out)

@@ -36,10 +36,12 @@ def reported(debug: Callable[[], bool] = lambda: False) -> Iterator[None]:
         debug: Says whether to show the traceback of bad input, too. It is asked when there is something to report.
 
     Raises:
-        typer.Exit: With status 2, after a report.
+        typer.Exit: With status 2 after a report, and with 130 after an interrupt.
     """
     try:
         yield
+    except KeyboardInterrupt:  # which some versions of typer turn into 1, "some are flagged"
+        raise typer.Exit(130) from None
     except BrokenPipeError:
         _close_standard_output()
         raise typer.Exit(2) from None

@@ -46,6 +46,7 @@ class Program(TyperGroup):
     """The program, which takes --debug before and after the command. Every error of a command passes here."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.ensure_object(dict)["arguments"] = list(args)  # which results files quote
         options, rest = _at_double_dash(args)
         if "--debug" in options:
             options = ["--debug", *(argument for argument in options if argument != "--debug")]
