@@ -14,9 +14,8 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from pixeldefend.data import write_wav
+from pixeldefend.data import mu_law_decode, write_wav
 from pixeldefend.densities import WaveNet, load
-from pixeldefend.densities.wavenet import mu_law_decode
 
 RATE = 8000
 

@@ -7,8 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from pixeldefend.data import Images
-from pixeldefend.densities.wavenet import mu_law_decode
+from pixeldefend.data import Images, mu_law_decode
 
 
 def order_1_table(training: Images, test: Images) -> Tensor:

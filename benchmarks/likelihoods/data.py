@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pixeldefend.data import Images, load_dataset
-from pixeldefend.densities.wavenet import mu_law_encode
+from pixeldefend.data import Images, load_dataset, mu_law_encode
 
 Split = tuple[Images, Images, Images]  # train, validation, test
 

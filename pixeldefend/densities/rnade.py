@@ -38,6 +38,7 @@ class RNADE(RowAutoregressive):
     """
 
     name = "rnade"
+    default_head = "normals"
 
     def __init__(
         self,

@@ -8,7 +8,6 @@ parallel in training. Sampling keeps of every layer what it computed before in a
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterator
 
@@ -16,8 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import ParameterError
-from .distributions import BYTE_LEVELS
 from .heads import Head, make_head
 from .sequences import SequenceModel, SiteEmbedding, at_least_one, levels_of
 
@@ -136,41 +133,3 @@ class WaveNetNet(nn.Module):
             outputs.append(torch.tanh(signal) * torch.sigmoid(opening))  # eq. 2
         skips = torch.relu(self.skip(torch.cat(outputs, -1)))
         return self.out(torch.relu(self.hidden(skips)))
-
-
-def mu_law_encode(audio: Tensor, levels: int = BYTE_LEVELS) -> Tensor:
-    """Compands audio, so that the steps are finest around silence, and rounds it.
-
-    Args:
-        audio: Any shape, amplitudes in [-1, 1].
-        levels: Number of values to round to.
-
-    Returns:
-        The same shape, of values k / (levels - 1) in [0, 1].
-
-    Raises:
-        ParameterError: If the audio leaves [-1, 1].
-
-    Reference:
-        van den Oord et al. 2016, arXiv:1609.03499, section 2.2.
-    """
-    if audio.numel() and not audio.abs().max() <= 1:
-        raise ParameterError(f"audio must lie in [-1, 1], got min {audio.min():.3g} and max {audio.max():.3g}")
-    mu = levels - 1
-    companded = audio.sign() * torch.log1p(mu * audio.abs()) / math.log1p(mu)
-    return ((companded + 1) / 2 * mu).round() / mu
-
-
-def mu_law_decode(x: Tensor, levels: int = BYTE_LEVELS) -> Tensor:
-    """Undoes `mu_law_encode`.
-
-    Args:
-        x: Any shape, in [0, 1].
-        levels: As for `mu_law_encode`.
-
-    Returns:
-        The same shape, amplitudes in [-1, 1], which `mu_law_encode` rounds to x if x is on the grid.
-    """
-    mu = levels - 1
-    companded = 2 * x - 1
-    return companded.sign() * torch.expm1(companded.abs() * math.log1p(mu)) / mu
