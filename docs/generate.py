@@ -1,0 +1,65 @@
+"""Writes every generated table and number of the README and the docs: `python docs/generate.py [--check]`.
+
+What stands between `<!-- generated: NAME ARGUMENTS -->` and `<!-- end -->` is replaced by what the function NAME of
+`docs/_generators` returns. The numbers come from result files, the lists from the registries of the package. With
+`--check` nothing is written, and the exit status is 1 if a page would change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import shlex
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from _generators import BLOCKS
+
+ROOT = Path(__file__).parents[1]
+MARKED = re.compile(r"(<!-- generated: (.+?) -->).*?(<!-- end -->)", re.DOTALL)
+
+
+def pages() -> list[Path]:
+    """Returns the files that may hold generated parts."""
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def generated(text: str) -> str:
+    """Returns a page with its generated parts made again."""
+    return MARKED.sub(_replacement, text)
+
+
+def _replacement(match: re.Match[str]) -> str:
+    start, instruction, end = match.groups()
+    name, *arguments = shlex.split(instruction)
+    if name not in BLOCKS:
+        raise SystemExit(f"unknown generator {name!r}; there are: {', '.join(BLOCKS)}")
+    made = BLOCKS[name](*arguments)
+    return f"{start}\n\n{made}\n{end}" if made.endswith("\n") else f"{start}{made}{end}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a page would change")
+    check = parser.parse_args().check
+    changed = False
+    for path in pages():
+        old = path.read_text(encoding="utf-8")
+        new = generated(old)
+        if new == old:
+            continue
+        changed = True
+        name = str(path.relative_to(ROOT))
+        if check:
+            sys.stdout.writelines(difflib.unified_diff(old.splitlines(True), new.splitlines(True), name, "generated"))
+        else:
+            path.write_text(new, encoding="utf-8")
+            print(f"wrote {name}")
+    if check and changed:
+        raise SystemExit("the pages differ from the result files; run `python docs/generate.py`")
+
+
+if __name__ == "__main__":
+    main()
