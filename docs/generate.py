@@ -31,6 +31,14 @@ def generated(text: str) -> str:
     return MARKED.sub(_replacement, text)
 
 
+def check_markers(text: str, name: str) -> None:
+    """Refuses markers in a sentence that begin a line: Markdown would take them for a block."""
+    for match in MARKED.finditer(text):
+        begins = text[: match.start()].rpartition("\n")[2].strip() == ""
+        if begins and "\n" not in match[0]:
+            raise SystemExit(f"{name}: the marker {match[1]} begins a line; move a word before it")
+
+
 def _replacement(match: re.Match[str]) -> str:
     start, instruction, end = match.groups()
     name, *arguments = shlex.split(instruction)
@@ -48,6 +56,7 @@ def main() -> None:
     for path in pages():
         old = path.read_text(encoding="utf-8")
         new = generated(old)
+        check_markers(new, str(path.relative_to(ROOT)))
         if new == old:
             continue
         changed = True

@@ -10,7 +10,7 @@ from typing import Any
 
 from pixeldefend.markdown import table
 
-from .sources import attack_title
+from .sources import ROOT, attack_title
 
 
 def first_sentence(thing: Any) -> str:
@@ -85,6 +85,30 @@ def baselines() -> str:
     return _named(BASELINES)
 
 
+# what can be added -> the folder, what to write there, and the registry that gets a line
+ADDITIONS = {
+    "a density": ("pixeldefend/densities", "a file with a subclass of `Autoregressive`", "DENSITIES"),
+    "a statistic": ("pixeldefend/scores", "a function of `Evidence`, in the file of its kind", "SCORES"),
+    "a preprocessor": ("pixeldefend/preprocessing", "a file with a subclass of `Preprocessor`", "PREPROCESSORS"),
+    "a benign corruption": ("pixeldefend/images", "a function of a batch", "CORRUPTIONS"),
+    "a data set": ("pixeldefend/data", "nothing, if torchvision has it", "DATASETS"),
+    "an attack on the classifier": ("attacks", "nothing, if foolbox has it", "ATTACKS"),
+    "an attack that knows the detector": ("attacks/detector_aware", "a foolbox attack", "ADAPTIVE"),
+    "a baseline": ("eval", "a function of data and classifier", "BASELINES"),
+}
+
+
+def additions() -> str:
+    """What can be added by one function or file and one line, and where."""
+    rows = []
+    for what, (folder, write, registry) in ADDITIONS.items():
+        where = [path for path in sorted(ROOT.glob("[pae]*/**/*.py")) if re.search(f"^{registry}\\b.* = ", path.read_text(), re.M)]
+        if where:
+            rows.append((what, f"{write} (`{folder}/`)", f"`{registry}` in `{where[0].relative_to(ROOT)}`"))
+    rows.append(("a command", "a file with a function (`pixeldefend/cli/`)", "its registration in `pixeldefend/cli/main.py`"))
+    return table(["to add", "write", "and add a line to"], rows)
+
+
 BLOCKS: tuple[Callable[..., str], ...] = (
     densities,
     statistics,
@@ -92,4 +116,5 @@ BLOCKS: tuple[Callable[..., str], ...] = (
     datasets,
     corruption_names,
     baselines,
+    additions,
 )

@@ -153,10 +153,16 @@ def flagged(data: str, corruption: str) -> str:
     return percent(pick(rows, corruption=corruption, statistic=SHIPPED[data])["flagged_at_0.01"])
 
 
-def detected(run: str, attack: str, statistic: str) -> str:
-    """AUROC and the share detected at 1 % false alarms of one attack, for a sentence."""
-    row = pick(results(run)["rows"], attack=attack, statistic=statistic)
-    return f"AUROC {row['auroc']:.3f}, {percent(row['tpr_at_fpr_0.01'])} detected at 1 %"
+def success(run: str, attack: str) -> str:
+    """The share of correctly classified images with which an attack on the classifier succeeds."""
+    row = next(row for row in results(run)["rows"] if row["attack"] == attack)
+    return percent(row["succeeded"] / row["attempted"])
+
+
+def gap(run: str, attack: str, statistic: str, better: str) -> str:
+    """By how much the AUROC of one statistic is below that of another."""
+    first, second = (pick(results(run)["rows"], attack=attack, statistic=name) for name in (statistic, better))
+    return f"{second['auroc'] - first['auroc']:.3f}".removeprefix("0")
 
 
 def leaderboard() -> str:
@@ -182,7 +188,8 @@ BLOCKS: tuple[Callable[..., str], ...] = (
     evasion_adversarial,
     evasion_rate,
     flagged,
-    detected,
+    success,
+    gap,
     leaderboard,
     figure,
 )
