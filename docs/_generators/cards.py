@@ -148,6 +148,8 @@ def _pairs(values: dict[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, str) and len(value) == 64:  # a hash
+        return f"`{value[:12]}`..."
     return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 

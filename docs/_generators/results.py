@@ -56,15 +56,19 @@ def detection(run: str, *statistics: str) -> str:
             best = max(single, key=lambda name: single[name]["auroc"])
             seen = pick(oracle, attack=attack)
             cells += [f"{single[best]['auroc']:.3f} `{best}`"]
-            cells += [f"{seen['auroc']:.3f} / {percent(seen['tpr_at_fpr_0.01'])}"]
+            cells += [_unbroken([f"{seen['auroc']:.3f}", percent(seen["tpr_at_fpr_0.01"])])]
         rows.append(cells)
     header = ["attack", "succeeded", *named.values(), *(["best single statistic", "oracle"] if oracle else [])]
     return table(header, rows)
 
 
 def _cell(row: dict[str, Any]) -> str:
-    detected = " / ".join(percent(row[f"tpr_at_fpr_{fpr}"]) for fpr in ("0.01", "0.05"))
-    return f"{row['auroc']:.3f} / {detected}"
+    shares = [percent(row[f"tpr_at_fpr_{fpr}"]) for fpr in ("0.01", "0.05")]
+    return _unbroken([f"{row['auroc']:.3f}", *shares])
+
+
+def _unbroken(parts: list[str]) -> str:
+    return "\N{NO-BREAK SPACE}/\N{NO-BREAK SPACE}".join(parts)
 
 
 def false_alarms() -> str:
