@@ -12,6 +12,7 @@ import difflib
 import re
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -48,18 +49,22 @@ def _replacement(match: re.Match[str]) -> str:
     return f"{start}\n\n{made}\n{end}" if made.endswith("\n") else f"{start}{made}{end}"
 
 
+def differences() -> Iterator[tuple[Path, str, str]]:
+    """Yields the pages that would change: the path, the text as it is, and the text as it would be."""
+    for path in pages():
+        old = path.read_text(encoding="utf-8")
+        check_markers(old, str(path.relative_to(ROOT)))
+        new = generated(old)
+        if new != old:
+            yield path, old, new
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a page would change")
     check = parser.parse_args().check
-    changed = False
-    for path in pages():
-        old = path.read_text(encoding="utf-8")
-        new = generated(old)
-        check_markers(new, str(path.relative_to(ROOT)))
-        if new == old:
-            continue
-        changed = True
+    changed = list(differences())
+    for path, old, new in changed:
         name = str(path.relative_to(ROOT))
         if check:
             sys.stdout.writelines(difflib.unified_diff(old.splitlines(True), new.splitlines(True), name, "generated"))
