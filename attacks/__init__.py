@@ -1,21 +1,39 @@
-"""Attacked images, made by foolbox: `craft(classifier, images, labels, "pgd-8")`. `ATTACKS` names the presets.
+"""Attacked images, made by foolbox: `craft(classifier, images, labels, "pgd-8")`.
 
-Installed as `pixeldefend.attacks`. foolbox's own `is_adversarial` means "the classifier was fooled"; elsewhere in this
-package the words mean "flagged by the detector".
+`ATTACKS` names the presets. The rest needs the extra `attacks` as soon as it is used. foolbox's own `is_adversarial`
+means "misclassified"; everywhere else in this package it means "flagged by the detector".
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .attack import Attack
 from .craft import Attacked, craft
-from .detector_aware import SPSA, JointPGD, NotFlagged, OrthogonalPGD, SelectivePGD
-from .presets import ATTACKS, Attack
+from .presets import ATTACKS
+
+if TYPE_CHECKING:
+    from .criteria import NotFlagged
+    from .detector_aware import SPSA, DetectorAwarePGD, JointPGD, OrthogonalPGD, SelectivePGD
 
 __all__ = [
     "ATTACKS",
     "SPSA",
     "Attack",
     "Attacked",
+    "DetectorAwarePGD",
     "JointPGD",
     "NotFlagged",
     "OrthogonalPGD",
     "SelectivePGD",
     "craft",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # subclasses of foolbox's classes: imported when they are asked for, since foolbox is an extra
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import criteria, detector_aware
+
+    return criteria.NotFlagged if name == "NotFlagged" else getattr(detector_aware, name)

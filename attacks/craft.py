@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..classifier import modes_kept
+from ..devices import device_of
 from ..errors import ParameterError
+from ..extras import extra
 from ..images import to_batch, to_uint8
-from .presets import ATTACKS, Attack
+from .attack import Attack
+from .presets import ATTACKS
 
-STRETCHES = (1.1, 1.25, 1.5, 2.0, 3.0)
+# multiples of a least perturbation that are tried if rounding to 8 bits undid it
+ROUNDING_FACTORS = (1.1, 1.25, 1.5, 2.0, 3.0)
 
 
 @dataclass(frozen=True)
 class Attacked:
     """What `craft` made of N images.
 
-    images: (N, C, H, W) uint8; rounding keeps an Linf budget of k/255, and may add a little to an L2 one.
-    attempted: (N,) bool, the classifier reads the original rightly.
-    succeeded: (N,) bool, attempted, and the 8-bit image is read wrongly (for a control: attempted).
-    linf, l2: (N,) distance from the original, in units of [0, 1].
-    model_calls: images that went through the classifier.
+    Attributes:
+        images: (N, C, H, W) uint8. Rounding keeps an Linf budget of k/255; it may add a little to an L2 one.
+        attempted: (N,) bool, whether the classifier classifies the original correctly.
+        succeeded: (N,) bool, whether it was attempted and the 8-bit image is misclassified (for a control: attempted).
+        linf: (N,) Linf distance from the original, in units of [0, 1].
+        l2: (N,) L2 distance from the original, in units of [0, 1].
+        model_calls: How many images went through the classifier.
     """
 
     images: Tensor
@@ -47,49 +55,49 @@ def craft(
     seed: int = 0,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = lambda batches: batches,
 ) -> Attacked:
-    """Attacks a torch classifier, and judges success on the image rounded to 8 bits.
+    """Attacks a classifier, and judges success on the image rounded to 8 bits.
 
-    Of an attack without a budget, which looks for the least perturbation, the least multiple of it in `STRETCHES`
-    counts that still succeeds when rounded.
+    An attack without a budget looks for the least perturbation. If rounding undoes it, the least multiple of it that
+    still succeeds when rounded is taken, among `ROUNDING_FACTORS`.
 
-    classifier: a module, (N, C, H, W) -> (N, classes) logits. images: a batch on the 8-bit grid, as
-    `pixeldefend.images.to_batch` takes it. labels: (N,) the right classes. attack: a key of `ATTACKS`, or an `Attack`.
-    bounds: the range that the classifier expects its images in. preprocessing: foolbox's, applied within it, such as
-    {"mean": [...], "std": [...], "axis": -3}. seed: of random starts; the outcome depends on batch_size too.
-    Raises ParameterError if the attack is unknown or labels do not match images.
+    Args:
+        classifier: (N, C, H, W) -> (N, classes) logits.
+        images: N images on the 8-bit grid, as `pixeldefend.images.to_batch` takes them.
+        labels: (N,) integers, the true classes.
+        attack: A key of `ATTACKS`, or an `Attack`.
+        bounds: The range that the classifier expects its images in.
+        preprocessing: foolbox's, applied within the bounds, such as {"mean": [...], "std": [...], "axis": -3}.
+        batch_size: Images at once. The outcome depends on it.
+        seed: Of random starts.
+        progress: Wraps the list of batches.
+
+    Returns:
+        The attacked images, and how each attack went.
+
+    Raises:
+        ParameterError: If the attack is unknown or the labels do not match the images.
+        MissingExtraError: If foolbox is not installed.
     """
-    from foolbox.models.pytorch import PyTorchModel
-
     if isinstance(attack, str):
         if attack not in ATTACKS:
             raise ParameterError(f"unknown attack {attack!r}; there are: {', '.join(ATTACKS)}")
         attack = ATTACKS[attack]
+    with extra("attacks"):
+        from foolbox.models.pytorch import PyTorchModel
     x = to_batch(images)[0].detach().cpu()
     y = torch.as_tensor(labels).cpu()
     if not len(x):
         raise ParameterError("there are no images to attack")
     if y.shape != x.shape[:1] or y.is_floating_point():
         raise ParameterError(f"labels must be {len(x)} whole numbers, got {y.dtype} of shape {tuple(y.shape)}")
-    device = next((p.device for p in classifier.parameters()), torch.device("cpu"))
+    device = device_of(classifier)
     counted = _Counted(classifier)
-    # gradients of the weights are not needed, and foolbox would add them up
-    trainable = [p for p in classifier.parameters() if p.requires_grad]
-    modes = {module: module.training for module in classifier.modules()}
     crafted = []
-    try:
-        counted.eval()
-        for p in trainable:
-            p.requires_grad_(False)
+    with modes_kept(counted), weights_frozen(classifier), torch.random.fork_rng():
         model = PyTorchModel(counted, bounds, device, preprocessing).transform_bounds((0, 1))
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            for clean, label in progress(list(zip(x.split(batch_size), y.split(batch_size), strict=True))):
-                crafted.append(_craft(model, attack, clean.to(device), label.to(device)))
-    finally:
-        for module, training in modes.items():
-            module.training = training
-        for p in trainable:
-            p.requires_grad_(True)
+        torch.manual_seed(seed)
+        for clean, label in progress(list(zip(x.split(batch_size), y.split(batch_size), strict=True))):
+            crafted.append(_craft(model, attack, clean.to(device), label.to(device)))
     adversarial, attempted, succeeded = (torch.cat(parts).cpu() for parts in zip(*crafted, strict=True))
     distance = (adversarial / 255 - x).flatten(1)
     return Attacked(
@@ -107,17 +115,30 @@ def _craft(model: Any, attack: Attack, clean: Tensor, label: Tensor) -> tuple[Te
     _, raw, _ = attack.make()(model, clean, label, epsilons=attack.eps)
     raw = torch.where(torch.isfinite(raw), raw, clean)  # DeepFool divides by a gradient that may vanish
     adversarial = to_uint8(raw)
-    fooled = model(adversarial / 255).argmax(1) != label
+    misclassified = model(adversarial / 255).argmax(1) != label
     if attack.eps is None:
-        # a least perturbation ends at the boundary, and rounding may take it back: the least multiple that stays
-        for factor in STRETCHES:
-            again = (attempted & ~fooled).nonzero()[:, 0]
+        # a least perturbation ends at the boundary, and rounding may undo it
+        for factor in ROUNDING_FACTORS:
+            again = (attempted & ~misclassified).nonzero()[:, 0]
             if not len(again):
                 break
             stretched = to_uint8((clean[again] + factor * (raw[again] - clean[again])).clamp(0, 1))
             now = model(stretched / 255).argmax(1) != label[again]
-            adversarial[again[now]], fooled[again[now]] = stretched[now], True
-    return adversarial, attempted, attempted & (fooled | attack.control)
+            adversarial[again[now]], misclassified[again[now]] = stretched[now], True
+    return adversarial, attempted, attempted & (misclassified | attack.is_control)
+
+
+@contextmanager
+def weights_frozen(*modules: nn.Module | None) -> Iterator[None]:
+    """Inside the block no gradients of the modules' weights are computed: attacks do not need them."""
+    trainable = [p for module in modules if module is not None for p in module.parameters() if p.requires_grad]
+    try:
+        for p in trainable:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for p in trainable:
+            p.requires_grad_(True)
 
 
 class _Counted(nn.Module):

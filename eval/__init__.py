@@ -1,14 +1,19 @@
-"""Detector x attacks -> ROC tables, plots and a report. Installed as `pixeldefend.eval`."""
+"""Detector x attacks -> ROC tables, plots and a report. Installed as `pixeldefend.eval`.
 
-from .adapters import as_detector, find_classifier, find_detector, recipe_of
+Attacks need the extra `attacks`, tables, plots and reports the extra `eval`.
+"""
+
+from .adapters import as_detector, find_classifier, find_detector
 from .adaptive import ADAPTIVE, run_adaptive
+from .attacked import attack_all
 from .baselines import BASELINES
-from .benchmark import SUITES, attack_all, run_benchmark
 from .cache import Cache
 from .comparison import compare, side_by_side, write_comparison
 from .leaderboard import entry, leaderboard_table
 from .metrics import auroc, rate
 from .report import write_report
+from .run import SUITES, run_benchmark
+from .upgrade import read_results, upgrade
 
 __all__ = [
     "ADAPTIVE",
@@ -24,10 +29,11 @@ __all__ = [
     "find_detector",
     "leaderboard_table",
     "rate",
-    "recipe_of",
+    "read_results",
     "run_adaptive",
     "run_benchmark",
     "side_by_side",
+    "upgrade",
     "write_comparison",
     "write_report",
 ]

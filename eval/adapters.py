@@ -6,7 +6,6 @@ pixeldefend benchmark --detector mine:detector --classifier mine.pt2 --data fash
 from __future__ import annotations
 
 import importlib
-import math
 import os
 import sys
 import warnings
@@ -20,55 +19,73 @@ import torch
 from torch import Tensor, nn
 
 from ..data import DataSet
-from ..densities import Density
-from ..detectors import Detector
-from ..errors import ParameterError
-from ..scores import Evidence
-from ..serialization import load_tensors
-from ..zoo import card, load_classifier, load_detector, shipped
+from ..devices import check_device
+from ..errors import ModelError, ParameterError
+from ..zoo import load_classifier, load_detector, shipped
 from .baselines import BASELINES
+from .function_detector import FunctionDetector
+
+PROGRAM_SUFFIXES = (".pt", ".pth", ".pt2", ".bin", ".ckpt", ".pkl", ".pickle")
 
 
 def find_detector(
     name: str, classifier: nn.Module, data: DataSet, *, device: str | torch.device = "cpu", fpr: float = 0.01
-) -> Detector:
-    """name: of a shipped detector; of one of `BASELINES`, which is fitted to data and classifier; the path of a saved
-    detector; or MODULE:OBJECT: an object with scikit-learn's `score_samples` (higher = more normal), or a function
-    (higher = more suspicious), of images (N, C, H, W), float32 in [0, 1], that returns (N,) numbers. What is not of
-    this package is calibrated on data.calibration. Raises ParameterError or FileNotFoundError if there is no such thing."""
+) -> Any:
+    """Finds a detector by its name.
+
+    Args:
+        name: A shipped detector; a key of `BASELINES`, which is fitted to data and classifier; the path of a saved
+            detector; or MODULE:OBJECT. The object is a fitted detector, has scikit-learn's `score_samples` (higher =
+            more normal), or is a function (higher = more anomalous); it takes images (N, C, H, W), float32 in
+            [0, 1], and returns (N,) numbers.
+        classifier: What the baselines look at.
+        data: What the baselines learn from; data.calibration calibrates all that is not of this package.
+        device: Where the detector runs.
+        fpr: The false-alarm rate of detectors that are calibrated here.
+
+    Returns:
+        A fitted detector.
+
+    Raises:
+        ParameterError: If there is nothing of this name.
+        FileNotFoundError: If there is no such file.
+    """
     if name in BASELINES:
         return as_detector(BASELINES[name](classifier, data), name, data, fpr=fpr, device=device)
     if ":" in name and not Path(name).exists():
         found = _imported(name)
-        if isinstance(found, Detector):
+        if hasattr(found, "calibration_scores_"):
             return found
         if hasattr(found, "score_samples"):
-            return as_detector(_minus(found.score_samples), name, data, fpr=fpr, device=device)
+            return as_detector(_negated(found.score_samples), name, data, fpr=fpr, device=device)
         if callable(found):
             return as_detector(found, name, data, fpr=fpr, device=device)
         raise ParameterError(f"{name} is a {type(found).__name__}, which has no score_samples and cannot be called")
-    try:
-        return load_detector(name, device=device)
-    except ValueError as error:
-        if "there is no shipped" in str(error):
-            raise ParameterError(f"{error}; baselines: {', '.join(BASELINES)}; or MODULE:OBJECT") from None
-        raise
-
-
-def recipe_of(name: str) -> dict[str, Any]:
-    """name: as `find_detector` takes it. Returns how the density of a shipped or saved detector was trained, as far as
-    it is written down; {} for others."""
-    if name in shipped("detector"):
-        return dict(card(name).get("recipe", {}))
-    return dict(load_tensors(name)[1].get("recipe", {})) if Path(name).is_file() else {}
+    if name not in shipped("detector") and not Path(name).is_file() and Path(name).suffix != ".safetensors":
+        there = ", ".join(shipped("detector"))
+        baselines = ", ".join(BASELINES)
+        raise ParameterError(f"no detector {name!r}; shipped: {there}; baselines: {baselines}; or MODULE:OBJECT")
+    return load_detector(name, device=device)
 
 
 def find_classifier(name: str, *, device: str | torch.device = "cpu") -> nn.Module:
-    """name: of a shipped classifier; the path of a saved one, of a TorchScript (.pt) or torch.export (.pt2) file; or
-    MODULE:OBJECT, a torch module. It maps (N, C, H, W) in [0, 1] to logits. Raises ParameterError for pickles, which run
-    whatever code they hold, and for what is none of these."""
+    """Finds a classifier by its name.
+
+    Args:
+        name: A shipped classifier; the path of a saved one, of a TorchScript (.pt) or of a torch.export (.pt2) file;
+            or MODULE:OBJECT, a torch module.
+        device: Where the classifier runs.
+
+    Returns:
+        A module, (N, C, H, W) in [0, 1] -> (N, classes) logits, in evaluation mode.
+
+    Raises:
+        ModelError: If the file is a pickle, which runs whatever code it holds, or no model.
+        ParameterError: If there is nothing of this name.
+        FileNotFoundError: If there is no such file.
+    """
     path = Path(name)
-    if name not in shipped("classifier") and path.suffix in (".pt", ".pth", ".pt2", ".bin", ".ckpt", ".pkl", ".pickle"):
+    if name not in shipped("classifier") and path.suffix in PROGRAM_SUFFIXES:
         return _Loaded(_from_file(path, device)).eval()
     if ":" in name and not path.exists():
         found = _imported(name)
@@ -79,53 +96,39 @@ def find_classifier(name: str, *, device: str | torch.device = "cpu") -> nn.Modu
 
 
 def as_detector(
-    function: Callable[[Any], Any],
-    name: str,
-    data: DataSet,
-    *,
-    fpr: float = 0.01,
-    device: str | torch.device = "cpu",
-) -> Detector:
-    """function: (N, C, H, W) float32 in [0, 1] -> (N,), higher = more suspicious; a tensor to a tensor with a gradient
-    if attacks are to use it, else an array to an array. Returns a `Detector` whose score it is, calibrated on
-    data.calibration; it has no surprisal, and its density gives all images the same 8 bits/dim."""
-    density = Uniform(data.calibration.shape).to(device)
-    detector = Detector(density, statistic=name, fpr=fpr)
-    detector.score_ = _Score(function, name)
-    detector.n_features_in_ = math.prod(data.calibration.shape)
-    detector.corruptions_ = []
-    detector.calibration_index_ = np.arange(len(data.calibration))
-    x = data.calibration.x
-    scores = [detector.score_(Evidence(density, part.to(device) / 255)) for part in x.split(64)]
-    detector.calibrations_ = {"float32": torch.cat(scores).detach().double().cpu().numpy()}
-    return detector._set_threshold()
+    function: Callable[[Any], Any], name: str, data: DataSet, *, fpr: float = 0.01, device: str | torch.device = "cpu"
+) -> FunctionDetector:
+    """Makes a detector of a function, calibrated on data.calibration.
+
+    Args:
+        function: (N, C, H, W) float32 in [0, 1] -> (N,), higher = more anomalous: tensors or, if it raises a TypeError
+            for them, arrays.
+        name: What reports call it.
+        data: Holds the calibration images.
+        fpr: The false-alarm rate.
+        device: Where the function gets its tensors.
+
+    Returns:
+        A fitted detector without a density.
+    """
+    detector = FunctionDetector(_Function(function, name, check_device(device)), name=name, fpr=fpr)
+    return detector.fit(data.calibration.x)
 
 
-class Uniform(Density):
-    """Gives every 8-bit image the same probability: what a detector has that has no density. Logarithms are natural."""
+class _Function:
+    """A function of tensors, of whatever somebody else's function takes."""
 
-    def log_prob(self, x: Tensor) -> Tensor:
-        self.check(x)
-        return -math.log(256) * x[0].numel() * torch.ones(len(x), device=x.device) + 0 * x.flatten(1).sum(1)
+    def __init__(self, function: Callable[[Any], Any], name: str, device: torch.device) -> None:
+        self.function, self.name, self.device = function, name, device
+        self.__module__ = getattr(function, "__module__", None) or type(function).__module__  # for a cache's key
 
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        assert self.event_shape is not None
-        return torch.randint(0, 256, (n, *self.event_shape), generator=generator) / 255
-
-
-class _Score:
-    """A function of images as a score."""
-
-    def __init__(self, function: Callable[[Any], Any], name: str) -> None:
-        self.function, self.name = function, name
-
-    def __call__(self, evidence: Evidence) -> Tensor:
-        x = evidence.x
+    def __call__(self, x: Tensor) -> Tensor:
+        x = x.to(self.device)
         try:
             found = self.function(x)
         except TypeError:
             if x.requires_grad:
-                raise ParameterError(f"{self.name} takes no tensors: attacks have no gradient; take spsa") from None
+                raise ParameterError(f"{self.name} takes no tensors, so attacks have no gradient: use spsa") from None
             found = self.function(x.detach().cpu().numpy())
         scores = torch.as_tensor(found).to(x.device)
         if scores.shape != x.shape[:1] or not torch.isfinite(scores).all():
@@ -134,7 +137,7 @@ class _Score:
 
 
 class _Loaded(nn.Module):
-    """A loaded program, whose mode is not changed: exported ones have but one."""
+    """A loaded program; exported ones have one mode only, which must not be changed."""
 
     def __init__(self, program: nn.Module) -> None:
         super().__init__()
@@ -143,6 +146,11 @@ class _Loaded(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.inside[0](x)
         return logits
+
+    @property
+    def code(self) -> str:
+        """The program's code, as torch prints it."""
+        return str(getattr(self.inside[0], "code", ""))
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:  # for its hash
         return self.inside[0].state_dict(*args, **kwargs)
@@ -160,10 +168,10 @@ def _from_file(path: Path, device: str | torch.device) -> nn.Module:
             if any(name.endswith(("archive_format", "serialized_exported_program.json")) for name in names):
                 return torch.export.load(os.fspath(path)).module().to(device)
     except (RuntimeError, ValueError, KeyError) as error:
-        raise ParameterError(f"{path} cannot be loaded: {' '.join(str(error).split())[:200]}") from None
-    raise ParameterError(
-        f"{path} is no TorchScript and no torch.export file; pickled models are refused, since loading one runs "
-        "whatever code it holds: export it by torch.export.save, or name it as MODULE:OBJECT"
+        raise ModelError(f"{path} cannot be loaded: {' '.join(str(error).split())[:200]}") from None
+    raise ModelError(
+        f"{path} is neither a TorchScript nor a torch.export file; pickled models are refused, since loading one runs "
+        "whatever code it holds: export it with torch.export.save, or name it as MODULE:OBJECT"
     )
 
 
@@ -181,10 +189,11 @@ def _imported(name: str) -> Any:
     return found
 
 
-def _minus(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _negated(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def anomaly_scores(x: Any) -> Any:
         if isinstance(x, Tensor):
             x = x.detach().cpu().numpy()
         return -np.asarray(function(x))
 
+    anomaly_scores.__module__ = getattr(function, "__module__", None) or type(function).__module__
     return anomaly_scores

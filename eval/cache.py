@@ -1,27 +1,46 @@
-"""What took long to make, kept in a folder: an interrupted run goes on where it was."""
+"""What took long to make, in a folder: an interrupted run continues where it stopped."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import importlib.metadata
+import inspect
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
+from ..data import Images
+from ..errors import PixelDefendError
 from ..serialization import load_tensors, save_tensors
 
 
 class Cache:
-    """folder: where tensors are kept, None to keep nothing."""
+    """Tensors in a folder, each file under the hash of its key.
+
+    Args:
+        folder: Where the files are; None to keep nothing.
+    """
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
 
     def __call__(self, key: dict[str, Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """key: plain JSON values, all that the outcome depends on. Returns what `make` returned, now or at an earlier
-        call with the same key. A file that cannot be read is made again."""
+        """Returns what was made for a key, now or earlier.
+
+        Args:
+            key: Plain JSON values: everything that the outcome depends on.
+            make: Makes the tensors. It is called unless a readable file has the same key.
+
+        Returns:
+            Tensors by name.
+        """
         if self.folder is None:
             return make()
         text = json.dumps(key, sort_keys=True)
@@ -29,22 +48,94 @@ class Cache:
         if path.is_file():
             try:
                 tensors, meta = load_tensors(path)
-                if meta.get("key") == key:
+                if meta.get("key") == json.loads(text):
                     return tensors
-            except ValueError:
-                pass
+            except PixelDefendError:
+                pass  # an interrupted run left it damaged
         tensors = make()
         self.folder.mkdir(parents=True, exist_ok=True)
-        save_tensors(path, tensors, {"kind": "kept", "key": key})
+        save_tensors(path, tensors, {"kind": "cache", "key": key})
         return tensors
 
 
-def digest(*modules: nn.Module | None) -> str:
-    """Returns a sha256 of the modules' kinds, weights and buffers."""
+def digest(module: nn.Module | None) -> str:
+    """Returns the sha256 of a module's class name, weights and buffers."""
+    sha = hashlib.sha256(type(module).__name__.encode())
+    for name, tensor in module.state_dict().items() if module is not None else ():
+        sha.update(f"{name} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()
+
+
+def module_key(module: nn.Module) -> dict[str, str]:
+    """Returns what the outputs of a module depend on: its weights, its structure and the code of its classes."""
+    sha = hashlib.sha256()
+    for kind in dict.fromkeys(type(part) for part in module.modules()):
+        sha.update(_code_of(kind))
+    # TorchScript and exported programs carry their code themselves
+    sha.update(str(getattr(module, "code", "")).encode())
+    return {"weights": digest(module), "structure": _sha256(repr(module)), "code": sha.hexdigest()}
+
+
+def detector_key(detector: Any) -> dict[str, Any]:
+    """Returns what the anomaly scores of a fitted detector depend on."""
+    key: dict[str, Any] = {"kind": type(detector).__name__, "statistic": statistic_of(detector)}
+    key["calibration_scores"] = scores_digest(detector)
+    key["fpr"], key["confidence"] = detector.fpr, getattr(detector, "confidence", None)
+    if (density := getattr(detector, "density", None)) is not None:
+        key["density"] = module_key(density)
+        key["config"] = density.config
+    if (classifier := getattr(detector, "classifier", None)) is not None:
+        key["classifier"] = module_key(classifier)
+    if (function := getattr(detector, "function", None)) is not None:
+        key["function"] = hashlib.sha256(_code_of(function)).hexdigest()
+    return key
+
+
+def images_key(images: Images) -> dict[str, Any]:
+    """Returns what tells labelled images from others."""
+    labels = None if images.y is None else hashlib.sha256(images.y.numpy().tobytes()).hexdigest()
+    return {"images": images.digest(), "labels": labels}
+
+
+def scores_digest(detector: Any) -> str:
+    """Returns the sha256 of a detector's calibration scores."""
+    return hashlib.sha256(np.ascontiguousarray(detector.calibration_scores_, dtype=float).tobytes()).hexdigest()
+
+
+def statistic_of(detector: Any) -> str:
+    """Returns the name of what a detector measures."""
+    named = (getattr(detector, attribute, None) for attribute in ("statistic", "name"))
+    return next((str(name) for name in named if name), type(detector).__name__)
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Returns the installed versions of packages."""
+    return {name: importlib.metadata.version(name) for name in packages}
+
+
+@functools.cache
+def source_digest(*modules: ModuleType) -> str:
+    """Returns the sha256 of the source of modules; of a package, of all modules in it."""
     sha = hashlib.sha256()
     for module in modules:
-        sha.update(type(module).__name__.encode())
-        for name, tensor in module.state_dict().items() if module is not None else ():
-            sha.update(f"{name} {tuple(tensor.shape)}".encode())
-            sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        path = Path(inspect.getfile(module))
+        for file in sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]:
+            sha.update(f"{module.__name__} {file.relative_to(path.parent).as_posix()} ".encode())
+            sha.update(file.read_bytes())
     return sha.hexdigest()
+
+
+def _code_of(thing: Any) -> bytes:
+    """The source of the module that defines a class or a function; torch's is told by its version."""
+    name = getattr(thing, "__module__", None) or type(thing).__module__
+    if name.partition(".")[0] == "torch":
+        return b""
+    try:
+        return source_digest(sys.modules[name]).encode()
+    except (KeyError, OSError, TypeError):  # typed in, or built in
+        return repr(thing).encode() if isinstance(thing, type) else type(thing).__name__.encode()
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -12,12 +12,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..attacks import Attacked
+from ..classifier import predict_labels
 from ..data import Images
 from ..densities import Autoregressive
-from ..detectors import Detector
+from ..extras import extra
 from ..purification import purify
+from ..screening.figures import heat_map
 
-PURIFIED_WITHIN = 16
+PURIFIED_WITHIN = 16  # 8-bit steps
+AMPLIFIED = 10  # the factor by which a difference is shown
 # of named data sets, in the order of their labels
 CLASSES = {
     "fashion-mnist": ("T-shirt", "trouser", "jumper", "dress", "coat", "sandal", "shirt", "trainer", "bag", "boot"),
@@ -25,17 +28,28 @@ CLASSES = {
 }
 
 
-def gallery(
-    detector: Detector, classifier: nn.Module, images: Images, attacked: dict[str, Attacked], most: int = 12
+def examples(
+    detector: Any, classifier: nn.Module, images: Images, attacked: dict[str, Attacked], most: int = 12
 ) -> list[dict[str, Any]]:
-    """attacked: what each attack made of `images`. Returns for up to `most` attacks the first image that succeeded, and
-    that no attack before shows if there is one: attack, index, label, labels read before, after the attack and after
-    purification, p_value before and after, and pictures as data URIs: image, attacked, difference (times 10, grey is
-    none), surprisal (bright is improbable) and purified; the last two are None for detectors that have no density."""
+    """Chooses one example for each attack: the first image that succeeded, one that is not shown yet if there is any.
+
+    Args:
+        detector: A fitted detector.
+        classifier: The classifier that was attacked.
+        images: Labelled images.
+        attacked: What each attack made of them.
+        most: The largest number of attacks.
+
+    Returns:
+        For each attack: attack, index, label; predicted, predicted_attacked and predicted_purified labels; p_value and
+        p_value_attacked; and pictures as data URIs: image, attacked, difference (times 10, grey is none), surprisal
+        (bright is improbable) and purified. Without a density, surprisal and purified are None.
+    """
     assert images.y is not None
     shown: list[dict[str, Any]] = []
     taken: set[int] = set()
-    by_site = isinstance(detector.density, Autoregressive) and detector.density.levels == 256
+    density = getattr(detector, "density", None)
+    by_site = isinstance(density, Autoregressive) and density.levels == 256
     for name, result in list(attacked.items())[:most]:
         places = result.succeeded.nonzero()[:, 0]
         if not len(places):
@@ -43,45 +57,32 @@ def gallery(
         i = next((int(place) for place in places if int(place) not in taken), int(places[0]))
         taken.add(i)
         pair = torch.stack([images.x[i], result.images[i]])
-        difference = 128 + 10 * (pair[1].int() - pair[0].int())
+        difference = 128 + AMPLIFIED * (pair[1].int() - pair[0].int())
         verdicts = detector.judge(pair, maps=by_site)
-        read = _labels(classifier, pair)
+        predicted = predict_labels(classifier, pair).tolist()
         item: dict[str, Any] = dict(attack=name, index=int(images.index[i]), label=int(images.y[i]))
-        item |= dict(read=read[0], read_attacked=read[1], read_purified=None)
+        item |= dict(predicted=predicted[0], predicted_attacked=predicted[1], predicted_purified=None)
         item |= dict(p_value=float(verdicts.p_value[0]), p_value_attacked=float(verdicts.p_value[1]))
         item |= dict(image=_png(pair[0]), attacked=_png(pair[1]), surprisal=None, purified=None)
         item["difference"] = _png(difference.clamp(0, 255).to(torch.uint8))
         if by_site:
             assert verdicts.surprisal_map is not None
-            assert detector.density is not None
-            item["surprisal"] = _heat(verdicts.surprisal_map[1], verdicts.surprisal_map.max())
-            purified = purify(pair[1:], PURIFIED_WITHIN, detector.density)
-            item["purified"], item["read_purified"] = _png(purified[0]), _labels(classifier, purified)[0]
+            with extra("eval"):
+                item["surprisal"] = _uri(heat_map(verdicts.surprisal_map[1]))
+            purified = purify(pair[1:], PURIFIED_WITHIN, density)
+            item["purified"] = _png(purified[0])
+            item["predicted_purified"] = predict_labels(classifier, purified).tolist()[0]
         shown.append(item)
     return shown
 
 
-def _labels(classifier: nn.Module, x: Tensor) -> list[int]:
-    device = next((p.device for p in classifier.parameters()), torch.device("cpu"))
-    with torch.no_grad():
-        labels: list[int] = classifier(x.to(device) / 255).argmax(1).tolist()
-    return labels
-
-
 def _png(x: Tensor) -> str:
-    """x: (C, H, W) uint8. Returns a data URI."""
+    """(C, H, W) uint8 -> a data URI."""
     array = x.permute(1, 2, 0).numpy()
-    return _uri(Image.fromarray(array[..., 0] if array.shape[2] == 1 else array))
+    return _uri(array[..., 0] if array.shape[2] == 1 else array)
 
 
-def _heat(surprisal: np.ndarray, most: float) -> str:
-    from matplotlib import colormaps
-
-    colours = colormaps["magma"](np.clip(surprisal / max(most, 1e-9), 0, 1), bytes=True)
-    return _uri(Image.fromarray(colours[..., :3]))
-
-
-def _uri(image: Image.Image) -> str:
+def _uri(pixels: np.ndarray) -> str:
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
+    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

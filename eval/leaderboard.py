@@ -2,74 +2,109 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from ..errors import ParameterError
+from ..errors import DataError
+from ..markdown import table
 from .adaptive import check_summary, detector_aware_rows
+from .upgrade import FORMAT, read_results
 
 SHIPPED = Path(__file__).parent / "results" / "leaderboard"
-KEPT = ("attack", "attempted", "succeeded", "auroc", "auroc_ci", "tpr_at_fpr_0.01", "tpr_at_fpr_0.05")
+ROW_KEYS = ("attack", "attempted", "succeeded", "auroc", "auroc_ci", "tpr_at_fpr_0.01", "tpr_at_fpr_0.05")
+LARGEST_EPS = 8  # 8-bit steps: larger budgets are not in the table
 
 
 def entry(name: str, results: dict[str, Any], command: str) -> dict[str, Any]:
-    """name: of the detector. results: what `run_benchmark` returns. Returns what the leaderboard keeps of it."""
-    own = [row for row in results["rows"] if row["score"] == results["score"] and not row["control"]]
+    """Returns what the leaderboard keeps of a benchmark.
+
+    Args:
+        name: Of the detector.
+        results: What `run_benchmark` returned.
+        command: What was run.
+
+    Returns:
+        Plain JSON values.
+    """
+    own = [row for row in results["rows"] if row["statistic"] == results["statistic"] and not row["is_control"]]
     return {
+        "format": FORMAT,
         "detector": name,
-        "score": results["score"],
+        "statistic": results["statistic"],
         "command": command,
         **{key: results[key] for key in ("data", "images", "classifier_accuracy", "sha256", "versions", "seed")},
-        "rows": [{key: row[key] for key in KEPT} for row in own],
-        "false_alarms": [alarm for alarm in results["false_alarms"] if alarm["score"] == results["score"]],
+        "rows": [{key: row[key] for key in ROW_KEYS} for row in own],
+        "false_alarms": [alarm for alarm in results["false_alarms"] if alarm["statistic"] == results["statistic"]],
         "adaptive": results["adaptive"],
     }
 
 
-def leaderboard_table(folder: Path | None = None) -> str:
-    """folder: of entries, by default those that are shipped. Returns Markdown: a table a data set, detectors by their
-    mean AUROC. Raises ParameterError if there are none, or one cannot be read."""
+def read_entries(folder: Path | None = None) -> list[dict[str, Any]]:
+    """Reads the entries of a leaderboard.
+
+    Args:
+        folder: Of their JSON files; by default those that are shipped.
+
+    Returns:
+        Entries, by the names of their files.
+
+    Raises:
+        DataError: If there are none, or one cannot be read.
+    """
     folder = folder or SHIPPED
     entries = []
     for path in sorted(folder.glob("*.json")):
-        try:
-            entries.append(json.loads(path.read_text()))
-            entries[-1]["rows"], entries[-1]["false_alarms"], entries[-1]["data"]
-        except (ValueError, KeyError, TypeError):
-            raise ParameterError(f"{path} is no entry of a leaderboard") from None
+        entries.append(found := read_results(path))
+        if missing := {"detector", "data", "images", "rows", "false_alarms", "adaptive"} - found.keys():
+            raise DataError(f"{path} is no entry of a leaderboard: it has no {', '.join(sorted(missing))}")
     if not entries:
-        raise ParameterError(f"there are no entries in {folder}")
-    lines = []
+        raise DataError(f"there are no entries in {folder}")
+    return entries
+
+
+def leaderboard_table(folder: Path | None = None) -> str:
+    """Writes a leaderboard as Markdown: a table for each data set, detectors by their mean AUROC.
+
+    Args:
+        folder: Of the entries; by default those that are shipped.
+
+    Returns:
+        Markdown.
+
+    Raises:
+        DataError: If there are no entries, or one cannot be read.
+    """
+    entries = read_entries(folder)
+    parts = []
     for data in dict.fromkeys(found["data"] for found in entries):
         chosen = sorted((e for e in entries if e["data"] == data), key=lambda e: -_mean(e, "auroc"))
         budgets = sorted({row["eps"] for e in chosen for row in detector_aware_rows(e["adaptive"])})
-        budgets = [eps for eps in budgets if eps <= 8]
+        budgets = [eps for eps in budgets if eps <= LARGEST_EPS]
         images = " or ".join(map(str, sorted({e["images"]["attacked_test"] for e in chosen})))
-        lines += [
-            f"## {data}: {images} test images, {len(chosen[0]['rows'])} attacks",
-            "",
-            "Means over attacks that know the classifier alone; *least*: of the hardest. *Get by*: within so many",
-            "8-bit steps, the best of the attacks that know the detector, at 5 % false alarms. Where one of these",
-            "attacks FAILS a check of its own, the figures are not to be relied on.",
-            "",
-        ]
-        titles = ["detector", "AUROC", "least", "detected at 1 %", "least", "false alarms at 1 %"]
+        titles = ["detector", "AUROC", "lowest", "detected at 1 %", "lowest", "false alarms at 1 %"]
         if budgets:
-            titles += [*(f"get by, {eps}/255" for eps in budgets), "of", "checks"]
-        lines += ["| " + " | ".join(titles) + " |", "|" + " --- |" * len(titles)]
-        for e in chosen:
-            alarm = next(a["observed"] for a in e["false_alarms"] if a["fpr"] == 0.01)
-            cells = [e["detector"], f"{_mean(e, 'auroc'):.3f}", f"{_least(e, 'auroc'):.3f}"]
-            cells += [f"{_mean(e, 'tpr_at_fpr_0.01'):.0%}", f"{_least(e, 'tpr_at_fpr_0.01'):.0%}", f"{alarm:.1%}"]
-            for eps in budgets:
-                shares = [row["success_at_fpr_0.05"] for row in detector_aware_rows(e["adaptive"]) if row["eps"] == eps]
-                cells.append(f"{max(shares):.0%}" if shares else "-")
-            if budgets:
-                cells += [str(e["adaptive"]["images"]), check_summary(e["adaptive"])] if e["adaptive"] else ["-", "-"]
-            lines.append("| " + " | ".join(cells) + " |")
-        lines.append("")
-    return "\n".join(lines)
+            titles += [*(f"evasion rate, {eps}/255" for eps in budgets), "of", "checks"]
+        parts.append(f"""## {data}: {images} test images, {len(chosen[0]["rows"])} attacks
+
+AUROC and detection are means over the attacks that know the classifier only; *lowest* is the hardest of these. The
+*evasion rate* is that of the best attack that knows the detector, within a budget in 8-bit steps, at 5 % false alarms.
+The attacks are checked themselves. Where a check FAILS, do not rely on the evasion rates.
+
+{table(titles, [_cells(e, budgets) for e in chosen])}""")
+    return "\n".join(parts)
+
+
+def _cells(found: dict[str, Any], budgets: list[int]) -> list[str]:
+    alarm = next(a["observed"] for a in found["false_alarms"] if a["fpr"] == 0.01)
+    cells = [found["detector"], f"{_mean(found, 'auroc'):.3f}", f"{_lowest(found, 'auroc'):.3f}"]
+    cells += [f"{_mean(found, 'tpr_at_fpr_0.01'):.0%}", f"{_lowest(found, 'tpr_at_fpr_0.01'):.0%}", f"{alarm:.1%}"]
+    adaptive = found["adaptive"]
+    for eps in budgets:
+        rates = [row["evasion_rate_at_fpr_0.05"] for row in detector_aware_rows(adaptive) if row["eps"] == eps]
+        cells.append(f"{max(rates):.0%}" if rates else "-")
+    if budgets:
+        cells += [str(adaptive["images"]), check_summary(adaptive)] if adaptive else ["-", "-"]
+    return cells
 
 
 def _values(found: dict[str, Any], key: str) -> list[float]:
@@ -81,5 +116,5 @@ def _mean(found: dict[str, Any], key: str) -> float:
     return sum(values) / len(values)
 
 
-def _least(found: dict[str, Any], key: str) -> float:
+def _lowest(found: dict[str, Any], key: str) -> float:
     return min(_values(found, key))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..extras import extra
 from .metrics import promised_interval
 
 WIDTH, HEIGHT = 4.6, 3.4  # inches
@@ -16,9 +17,19 @@ LEAST = 1e-3  # the lowest rate that is drawn
 
 
 def plots(results: dict[str, Any]) -> list[dict[str, str]]:
-    """Returns for each plot {"title", "alt", "uri"}: what it shows in words, and the SVG as a data URI."""
-    own = results["score"]
-    curves = [curve for curve in results["roc"] if curve["score"] == own]
+    """Draws the plots of a report.
+
+    Args:
+        results: What `run_benchmark` returned.
+
+    Returns:
+        For each plot {"title", "alt": what it shows, in words, "uri": the SVG as a data URI}.
+
+    Raises:
+        MissingExtraError: If matplotlib is not installed.
+    """
+    own = results["statistic"]
+    curves = [curve for curve in results["roc"] if curve["statistic"] == own]
     made = []
     if curves:
         made += [
@@ -28,13 +39,13 @@ def plots(results: dict[str, Any]) -> list[dict[str, str]]:
     for name, found in results["histograms"].items():
         title = "Histogram of bits/dim" if name == "bits_per_dim" else f"Histogram of {name}"
         made.append(_histograms(title, found, name))
-    made.append(_plot("P-values of clean images", "Their histogram; flat is right", _p_values, results["p_values"]))
+    made.append(_plot("P-values of clean images", "Histogram of the p-values of clean images; it should be flat", _p_values, results["p_values"]))
     n, m = results["images"]["calibration"], results["images"]["clean_test"]
     alt = "Observed false alarms against the promised rate, with the range in which 95 % lie"
     made.append(_plot("False alarms", alt, _calibration, results["calibration"], n, m))
     if results["adaptive"]:
-        alt = "Share of images that fool the classifier and are not flagged at 5 % false alarms, by budget"
-        made.append(_plot("Attackers who know", alt, _success, results["adaptive"]["rows"]))
+        alt = "Share of images that are misclassified and not flagged at 5 % false alarms, by budget"
+        made.append(_plot("Attackers who know the detector", alt, _evasion, results["adaptive"]["rows"]))
     return made
 
 
@@ -46,7 +57,7 @@ def _plot(title: str, alt: str, draw: Callable[..., None], *arguments: Any) -> d
         handles, labels = axes.get_legend_handles_labels()
         columns = 3 if len(labels) > 4 else 2
         figure.set_figheight(HEIGHT + 0.17 * -(-len(labels) // columns))
-        # beneath, where it covers nothing
+        # below, where it covers nothing
         figure.legend(
             handles, labels, loc="outside lower center", ncols=columns, fontsize=8, handlelength=3, frameon=False
         )
@@ -55,8 +66,9 @@ def _plot(title: str, alt: str, draw: Callable[..., None], *arguments: Any) -> d
 
 
 def _drawn(title: str, alt: str, draw: Callable[[Any], None]) -> dict[str, str]:
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
+    with extra("eval"):
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
 
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "pixeldefend", "font.size": 9}):
         figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
@@ -67,7 +79,7 @@ def _drawn(title: str, alt: str, draw: Callable[[Any], None]) -> dict[str, str]:
 
 
 def _style(i: int, n: int) -> dict[str, Any]:
-    """Of the i-th of n curves. The first are the widest and the last are on top: those that coincide are all seen."""
+    """The style of the i-th of n curves: the first are the widest and the last on top, so that all are seen."""
     width = 1.0 + 2.2 * (1 - i / max(1, n - 1)) if n > 1 else 1.4
     return dict(color=f"C{i % 10}", linestyle=("-", "--", "-.", ":")[i % 4], linewidth=width)
 
@@ -76,7 +88,7 @@ def _roc(axes: Any, curves: list[dict[str, Any]]) -> None:
     from sklearn.metrics import RocCurveDisplay
 
     for i, curve in enumerate(curves):
-        # a logarithmic axis has no 0: what is detected without any false alarm is drawn at its left end
+        # a logarithmic axis has no 0: detection without any false alarm is drawn at its left end
         display = RocCurveDisplay(fpr=np.array(curve["fpr"]).clip(LEAST), tpr=np.array(curve["tpr"]))
         display.plot(ax=axes)
         axes.lines[-1].set(label=curve["attack"], **_style(i, len(curves)))
@@ -102,7 +114,7 @@ def _det(axes: Any, curves: list[dict[str, Any]]) -> None:
 
 
 def _histograms(title: str, found: dict[str, Any], name: str) -> dict[str, str]:
-    """A panel an attack, each before the same clean images."""
+    """One panel for each attack, with the same clean images in all."""
     edges = np.array(found["edges"])
     shares = {kind: np.array(counts) / max(1, sum(counts)) for kind, counts in found["counts"].items()}
     clean = shares.pop("clean")
@@ -143,24 +155,24 @@ def _calibration(axes: Any, pairs: list[list[float]], n: int, m: int) -> None:
     possible = rates >= 1 / (n + 1)
     ranks = np.maximum(1, np.floor(rates[possible] * (n + 1)).astype(int)).clip(max=n)
     low, high = np.array([promised_interval(int(rank), n, m) for rank in ranks]).T
-    axes.fill_between(rates[possible], low.clip(1e-4), high, color="#999999", alpha=0.4, label="95 % of the time")
+    axes.fill_between(rates[possible], low.clip(1e-4), high, color="#999999", alpha=0.4, label="95 % range")
     some = observed > 0
     axes.plot(rates[some], observed[some], color="C0", marker="o", markersize=3, linewidth=1.2, label="observed")
     axes.plot([rates[0], 1], [rates[0], 1], color="C3", linewidth=1, label="promised")
     axes.set(xscale="log", yscale="log", xlabel="promised false-alarm rate", ylabel="observed")
 
 
-def _success(axes: Any, rows: list[dict[str, Any]]) -> None:
+def _evasion(axes: Any, rows: list[dict[str, Any]]) -> None:
     names = list(dict.fromkeys(row["attack"] for row in rows))
     for i, name in enumerate(names):
         chosen = [row for row in rows if row["attack"] == name]
         # side by side, where they coincide
         eps = np.array([row["eps"] for row in chosen]) * 1.025 ** (i - (len(names) - 1) / 2)
-        share = np.array([row["success_at_fpr_0.05"] for row in chosen])
-        low, high = np.array([row["success_at_fpr_0.05_ci"] for row in chosen]).T
+        share = np.array([row["evasion_rate_at_fpr_0.05"] for row in chosen])
+        low, high = np.array([row["evasion_rate_at_fpr_0.05_ci"] for row in chosen]).T
         style = {**_style(i, len(names)), "linewidth": 1.2}
         axes.errorbar(eps, share, [share - low, high - share], marker="o", markersize=3, capsize=2, label=name, **style)
-    axes.set(xscale="log", xlabel="budget, 8-bit steps", ylabel="get by", ylim=(-0.03, 1.03))
+    axes.set(xscale="log", xlabel="budget, 8-bit steps", ylabel="evasion rate", ylim=(-0.03, 1.03))
     budgets = sorted({row["eps"] for row in rows})
     axes.set_xticks(budgets, [str(b) for b in budgets])
     axes.minorticks_off()

@@ -6,14 +6,25 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..extras import extra
 from ..serialization import whole_file
 from .adaptive import detector_aware_rows, failed_checks
 from .examples import CLASSES
 from .plots import plots
 
+SMALL_EPS = 8  # 8-bit steps: the verdict names the best attack within this budget
+
 
 def write_report(results: dict[str, Any], out: Path) -> None:
-    """Writes results.json, results.md, roc.png and report.html to the folder out."""
+    """Writes results.json, results.md, roc.png and report.html.
+
+    Args:
+        results: What `run_benchmark` returned, with the "command" that was run if there is one.
+        out: The folder, which is made if it is missing.
+
+    Raises:
+        MissingExtraError: If matplotlib or jinja2 is not installed.
+    """
     out.mkdir(parents=True, exist_ok=True)
     with whole_file(out / "results.json") as file:
         json.dump(results, file, indent=1)
@@ -26,9 +37,17 @@ def write_report(results: dict[str, Any], out: Path) -> None:
 
 
 def html(results: dict[str, Any]) -> str:
-    """Returns a page that needs nothing beside it: no network, no script."""
-    from jinja2 import Environment, PackageLoader
-    from markupsafe import Markup
+    """Writes a page that needs nothing else: no network and no script.
+
+    Args:
+        results: As for `write_report`.
+
+    Returns:
+        HTML.
+    """
+    with extra("eval"):
+        from jinja2 import Environment, PackageLoader
+        from markupsafe import Markup
 
     def cell(row: dict[str, Any], key: str, form: str) -> str:
         if row[key] is None:
@@ -53,68 +72,86 @@ def html(results: dict[str, Any]) -> str:
 
 
 def verdict(results: dict[str, Any]) -> str:
-    """Returns the outcome in a sentence or two."""
-    own = [row for row in results["rows"] if row["score"] == results["score"] and row["auroc"] is not None]
-    own = [row for row in own if not row["control"]]
+    """Returns the outcome of a benchmark in a sentence or two.
+
+    Args:
+        results: What `run_benchmark` returned.
+    """
+    own = [row for row in results["rows"] if row["statistic"] == results["statistic"] and row["auroc"] is not None]
+    own = [row for row in own if not row["is_control"]]
     if not own:
-        text = "No attack fooled the classifier: there is nothing to detect."
+        text = "No attack succeeded: there is nothing to detect."
     else:
         key = "tpr_at_fpr_0.01"
         mean, worst = sum(row[key] for row in own) / len(own), min(own, key=lambda row: row[key])
         low, high = worst[f"{key}_ci"]
         of = f"{worst['succeeded']} images attacked by {worst['attack']}"
         hardest = f"{worst[key]:.0%} ({low:.0%} to {high:.0%}) of {of}"
-        text = f"At 1 % false alarms {results['score']} detects "
+        text = f"At 1 % false alarms {results['statistic']} detects "
         text += f"{mean:.0%} on average over {len(own)} attacks, and {hardest}." if len(own) > 1 else f"{hardest}."
     both = detector_aware_rows(results["adaptive"])
     if both:
-        small = [row for row in both if row["eps"] <= 8] or both
-        best = max(small, key=lambda row: (row["success_at_fpr_0.05"], -row["eps"]))
-        low, high = best["success_at_fpr_0.05_ci"]
+        small = [row for row in both if row["eps"] <= SMALL_EPS] or both
+        best = max(small, key=lambda row: (row["evasion_rate_at_fpr_0.05"], -row["eps"]))
+        low, high = best["evasion_rate_at_fpr_0.05_ci"]
         text += (
-            f" An attacker who knows the detector gets by with {best['success_at_fpr_0.05']:.0%} ({low:.0%} to "
+            f" An attacker who knows the detector evades it with {best['evasion_rate_at_fpr_0.05']:.0%} ({low:.0%} to "
             f"{high:.0%}) of {best['images']} images within {best['eps']}/255 ({best['attack']}, 5 % false alarms)."
         )
     if failed := failed_checks(results["adaptive"]):
-        text += f" But {len(failed)} of the attacks' own checks FAIL: do not rely on that."
+        text += f" But {len(failed)} of the checks of these attacks FAIL: do not rely on that figure."
     return text
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """Returns Markdown tables: detection by attack, what each score adds, false alarms, and what else is flagged."""
-    from jinja2 import Environment, PackageLoader
+    """Writes tables: detection by attack, what each statistic adds, false alarms, and what else is flagged.
+
+    Args:
+        results: What `run_benchmark` returned.
+
+    Returns:
+        Markdown.
+    """
+    with extra("eval"):
+        from jinja2 import Environment, PackageLoader
 
     environment = Environment(loader=PackageLoader("pixeldefend.eval"), keep_trailing_newline=True, autoescape=False)
-    attacks, scores = (list(dict.fromkeys(row[key] for row in results["rows"])) for key in ("attack", "score"))
-    found = {(row["attack"], row["score"]): row for row in results["rows"]}
+    attacks, statistics = (list(dict.fromkeys(row[key] for row in results["rows"])) for key in ("attack", "statistic"))
+    found = {(row["attack"], row["statistic"]): row for row in results["rows"]}
     found |= {(row["attack"], "oracle"): row for row in results["oracle"]}
     if results["oracle"]:  # means over the same attacks for all
         attacks = [row["attack"] for row in results["oracle"]]
 
-    def mean(score: str, key: str, form: str) -> str:
-        there = [value for attack in attacks if (value := found[attack, score][key]) is not None]
+    def mean(statistic: str, key: str, form: str) -> str:
+        there = [value for attack in attacks if (value := found[attack, statistic][key]) is not None]
         return form.format(sum(there) / len(there)) if there else "-"
 
     template = environment.get_template("results.md.j2")
-    return template.render(results, attacks=attacks, scores=scores, found=found, number=_number, mean=mean)
+    return template.render(results, attacks=attacks, statistics=statistics, found=found, number=_number, mean=mean)
 
 
 def plot_roc(results: dict[str, Any], file: Any) -> None:
-    """Writes a PNG: a panel an attack, a curve a score, the false-alarm rate on a logarithmic axis."""
-    from matplotlib.figure import Figure
+    """Draws ROC curves: one panel for each attack, one curve for each statistic, false alarms on a logarithmic axis.
+
+    Args:
+        results: What `run_benchmark` returned.
+        file: Opened for writing bytes; gets a PNG.
+    """
+    with extra("eval"):
+        from matplotlib.figure import Figure
 
     attacks = list(dict.fromkeys(curve["attack"] for curve in results["roc"]))
-    scores = list(dict.fromkeys(curve["score"] for curve in results["roc"]))
+    statistics = list(dict.fromkeys(curve["statistic"] for curve in results["roc"]))
     columns = min(4, max(1, len(attacks)))
     rows = max(1, -(-len(attacks) // columns))
     figure = Figure(figsize=(3.1 * columns, 2.7 * rows + 0.6), layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
     for panel, attack in zip(panels, attacks, strict=False):
-        for i, score in enumerate(scores):
+        for i, statistic in enumerate(statistics):
             for curve in results["roc"]:
-                if (curve["attack"], curve["score"]) == (attack, score):
+                if (curve["attack"], curve["statistic"]) == (attack, statistic):
                     style = ("-", "--", "-.", ":")[i % 4]
-                    panel.plot(curve["fpr"], curve["tpr"], style, color=f"C{i}", label=score, linewidth=1.6)
+                    panel.plot(curve["fpr"], curve["tpr"], style, color=f"C{i}", label=statistic, linewidth=1.6)
         panel.set_title(attack, fontsize=10)
         panel.set_xscale("log")
         panel.set_ylim(-0.02, 1.02)
@@ -125,7 +162,7 @@ def plot_roc(results: dict[str, Any], file: Any) -> None:
         figure.supxlabel("false-alarm rate on clean test images", fontsize=10)
         figure.supylabel("attacked images detected", fontsize=10)
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=len(scores), fontsize=9, frameon=False)
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(statistics), fontsize=9, frameon=False)
     figure.savefig(file, format="png", dpi=90)
 
 

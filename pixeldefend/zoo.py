@@ -41,6 +41,20 @@ def card(name: str, kind: str = "detector") -> dict[str, Any]:
         ) from None
 
 
+def recipe_of(name: str) -> dict[str, Any]:
+    """Returns how the density of a detector was trained, as far as it is written down.
+
+    Args:
+        name: A shipped detector or the path of a saved model; any other name has no recipe.
+
+    Returns:
+        Plain JSON values, {} if nothing is known.
+    """
+    if name in shipped("detector"):
+        return dict(card(name).get("recipe", {}))
+    return dict(load_tensors(name)[1].get("recipe", {})) if Path(name).is_file() else {}
+
+
 def load_detector(
     name: str | os.PathLike[str],
     *,

@@ -1,5 +1,15 @@
 """Attacks that know the detector, measured."""
 
-from .runner import ADAPTIVE, check_summary, detector_aware_rows, failed_checks, resolve_attacks, run_adaptive
+from .checks import check_summary, detector_aware_rows, failed_checks
+from .presets import ADAPTIVE, AdaptiveAttack, resolve_attacks
+from .runner import run_adaptive
 
-__all__ = ["ADAPTIVE", "detector_aware_rows", "failed_checks", "resolve_attacks", "run_adaptive", "check_summary"]
+__all__ = [
+    "ADAPTIVE",
+    "AdaptiveAttack",
+    "check_summary",
+    "detector_aware_rows",
+    "failed_checks",
+    "resolve_attacks",
+    "run_adaptive",
+]

@@ -1,0 +1,74 @@
+"""When an attack on classifier and detector has succeeded, as criteria of foolbox."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ParameterError
+from ..extras import extra
+
+with extra("attacks"):
+    from eagerpy.astensor import astensor, astensor_
+    from foolbox.criteria import Criterion, Misclassification
+
+
+class NotFlagged(Criterion):
+    """The detector does not flag the image, rounded to 8 bits, at its frozen threshold.
+
+    `Misclassification(labels) & NotFlagged(detector)` makes every decision-based attack of foolbox aware of the
+    detector.
+
+    Args:
+        detector: A fitted detector.
+    """
+
+    def __init__(self, detector: Any) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def __repr__(self) -> str:
+        name = getattr(self.detector, "statistic", type(self.detector).__name__)
+        return f"{type(self).__name__}({name} at {self.detector.fpr:g})"
+
+    def __call__(self, perturbed: Any, outputs: Any) -> Any:
+        """Asks the detector.
+
+        Args:
+            perturbed: (N, C, H, W) in [0, 1].
+            outputs: The classifier's logits, which do not matter here.
+
+        Returns:
+            (N,) bool.
+        """
+        x, restore = astensor_(perturbed)
+        flagged = torch.from_numpy(self.detector.is_adversarial(rounded(x.raw.detach().cpu())))
+        return restore(astensor(~flagged.to(x.raw.device)))
+
+
+def true_labels(criterion: Any) -> Tensor:
+    """Returns the true labels that a criterion holds.
+
+    Args:
+        criterion: `Misclassification`, alone or within an `&`.
+
+    Returns:
+        (N,) integers.
+
+    Raises:
+        ParameterError: If it holds no labels.
+    """
+    todo = [criterion]
+    while todo:
+        part = todo.pop()
+        if isinstance(part, Misclassification):
+            return torch.as_tensor(part.labels.raw)
+        todo += [half for half in (getattr(part, name, None) for name in ("b", "a")) if half is not None]
+    raise ParameterError(f"the criterion must hold the true labels: Misclassification(labels), got {criterion!r}")
+
+
+def rounded(x: Tensor) -> Tensor:
+    """Returns images in [0, 1], rounded to the 8-bit grid."""
+    return (255 * x).round().clamp(0, 255) / 255

@@ -1,0 +1,83 @@
+"""What must hold if attacks that know the detector mean anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from .outcome import FPRS, TARGET_FPR, Outcomes, on_both
+from .presets import ADAPTIVE, BLIND
+
+SUFFICIENT_EPS = 32  # 8-bit steps: within this budget a sound attack evades with nearly every image
+NEARLY_ALL = 0.95
+
+
+def run_checks(
+    budgets: list[int], outcomes: Outcomes, steps: int, evaded: Callable[[int, int], np.ndarray]
+) -> list[dict[str, Any]]:
+    """Checks the attacks themselves.
+
+    Args:
+        budgets: In 8-bit steps.
+        outcomes: By attack and budget.
+        steps: How many steps the attacks took.
+        evaded: Given steps and restarts, makes joint-pgd again for a few images and returns which of them evaded.
+
+    Returns:
+        For each check {"what", "passed", "detail"}.
+    """
+    checks: list[dict[str, Any]] = []
+
+    def check(what: str, passed: bool, detail: str) -> None:
+        checks.append(dict(what=what, passed=bool(passed), detail=detail))
+
+    for name in [name for name in outcomes if not ADAPTIVE[name].blind]:
+        shares = {fpr: [found.evaded[fpr].mean() for found in outcomes[name].values()] for fpr in FPRS}
+        holds = all(a <= b for each in shares.values() for a, b in pairwise(each))
+        words = [f"{', '.join(f'{share:.0%}' for share in each)} at {fpr:.0%}" for fpr, each in shares.items()]
+        within = ", ".join(map(str, outcomes[name]))
+        check(f"{name}: a larger budget does no worse", holds, f"within {within}: {'; '.join(words)} false alarms")
+    aware = [name for name in on_both(outcomes) if not ADAPTIVE[name].blind]
+    if aware and budgets[-1] >= SUFFICIENT_EPS:
+        share = np.any([outcomes[name][budgets[-1]].evaded[TARGET_FPR] for name in aware], axis=0).mean()
+        check(f"nearly every image evades within {budgets[-1]}/255", share >= NEARLY_ALL, f"{share:.0%}")
+    if aware and BLIND in outcomes:
+        for budget in budgets:
+            best = {fpr: max(outcomes[name][budget].evaded[fpr].mean() for name in aware) for fpr in FPRS}
+            blind = {fpr: outcomes[BLIND][budget].evaded[fpr].mean() for fpr in FPRS}
+            words = [f"{best[fpr]:.0%} against {blind[fpr]:.0%} at {fpr:.0%}" for fpr in FPRS]
+            helps = all(best[fpr] >= blind[fpr] for fpr in FPRS)
+            check(f"knowing the detector helps at {budget}/255", helps, f"{'; '.join(words)} false alarms")
+    if "joint-pgd" in aware:
+        fewer = max(1, steps // 4)
+        few, many, again = evaded(fewer, 1), evaded(steps, 1), evaded(steps, 2)
+        detail = f"{few.mean():.0%} in {fewer} steps, {many.mean():.0%} in {steps}"
+        check("joint-pgd: more steps do no worse", many.mean() >= few.mean(), detail)
+        detail = f"{many.mean():.0%} with one start, {again.mean():.0%} with two"
+        check("joint-pgd: more restarts do no worse", again.mean() >= many.mean(), detail)
+    return checks
+
+
+def detector_aware_rows(adaptive: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Returns the rows of attacks that know classifier and detector and were made for all images, within Linf budgets.
+
+    Args:
+        adaptive: What `run_adaptive` returned.
+    """
+    rows = [] if adaptive is None else adaptive["rows"]
+    names = [name for name in on_both(row["attack"] for row in rows) if not ADAPTIVE[name].blind]
+    return [row for row in rows if row["attack"] in names]
+
+
+def failed_checks(adaptive: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Returns the checks that fail, of what `run_adaptive` returned."""
+    return [check for check in (adaptive or {"checks": []})["checks"] if not check["passed"]]
+
+
+def check_summary(adaptive: dict[str, Any]) -> str:
+    """Returns how the checks went, in a word or two."""
+    failed = len(failed_checks(adaptive))
+    return f"**{failed} of {len(adaptive['checks'])} FAIL**" if failed else "pass"

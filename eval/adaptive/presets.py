@@ -1,0 +1,112 @@
+"""Named attacks on classifier, detector and purifier. A new preset is one line in `ADAPTIVE`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from ...densities import Autoregressive
+from ...devices import device_of
+from ...errors import ParameterError
+
+WITHOUT_GRADIENT = (None, "SPSA")  # kinds that need no gradient of the anomaly score
+
+
+@dataclass(frozen=True)
+class AdaptiveAttack:
+    """An attack with all of its settings, as plain values.
+
+    Args:
+        kind: A class in `pixeldefend.attacks`; None for PGD on the classifier alone, purified or not.
+        purified: The purified image must be misclassified, not the image itself.
+        detected: The image itself must not be flagged.
+        surrogate: The attack is made for another classifier and detector than it is judged by.
+        expensive: It takes long, and is made for fewer images.
+        norm: "linf", or "l2", whose budget is the root mean square change of a sub-pixel (rounding may add a little).
+        settings: Further keyword arguments of the class, plain JSON values.
+    """
+
+    kind: str | None
+    purified: bool = False
+    detected: bool = True
+    surrogate: bool = False
+    expensive: bool = False
+    norm: str = "linf"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def against(self) -> str:
+        """What is attacked, in words."""
+        return " + ".join(["purifier"] * self.purified + ["classifier"] + ["detector"] * self.detected)
+
+    @property
+    def blind(self) -> bool:
+        """Whether it knows nothing of the detector that judges it."""
+        return self.kind is None and self.detected
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns all that is set, as plain JSON values: what tells this attack from others."""
+        return asdict(self)
+
+
+BLIND = "blind-pgd"  # the row that others are compared with
+
+ADAPTIVE: dict[str, AdaptiveAttack] = {
+    # it does not know the detector
+    BLIND: AdaptiveAttack(None),
+    "joint-pgd": AdaptiveAttack("JointPGD"),
+    "selective-pgd": AdaptiveAttack("SelectivePGD"),
+    "orthogonal-pgd": AdaptiveAttack("OrthogonalPGD"),
+    "joint-pgd-l2": AdaptiveAttack("JointPGD", norm="l2"),
+    # without gradients; Square (Andriushchenko et al. 2020) is in no library that this package builds on
+    "spsa": AdaptiveAttack("SPSA", expensive=True),
+    # by an attacker who only has another classifier and another detector of the same kind
+    "transfer-pgd": AdaptiveAttack("JointPGD", surrogate=True, expensive=True),
+    # through the purifier, whose gradient is taken to be the identity (BPDA, Athalye et al. 2018)
+    "bpda-pgd": AdaptiveAttack(None, purified=True, detected=False, expensive=True),
+    "bpda-joint-pgd": AdaptiveAttack("JointPGD", purified=True, expensive=True),
+}
+
+
+def resolve_attacks(attacks: Iterable[str] | None, detector: Any, x: Tensor, surrogate: Any = None) -> list[str]:
+    """Returns the names of the attacks to make.
+
+    Args:
+        attacks: Keys of `ADAPTIVE`; None for all that can be made.
+        detector: A fitted detector.
+        x: (1, C, H, W) uint8, an image that the gradient is tried on.
+        surrogate: A classifier and a detector, for attacks by transfer.
+
+    Returns:
+        Keys of `ADAPTIVE`.
+
+    Raises:
+        ParameterError: If an attack is unknown, needs a surrogate, a density that purifies or a gradient, and there
+            is none.
+    """
+    purifies = isinstance(getattr(detector, "density", None), Autoregressive)
+    if attacks is None:
+        possible = {name: a for name, a in ADAPTIVE.items() if surrogate is not None or not a.surrogate}
+        names = [name for name, a in possible.items() if purifies or not a.purified]
+    else:
+        names = list(attacks)
+    for name in names:
+        if name not in ADAPTIVE:
+            raise ParameterError(f"unknown attack {name!r}; there are: {', '.join(ADAPTIVE)}")
+        if ADAPTIVE[name].surrogate and surrogate is None:
+            raise ParameterError(f"{name} needs a surrogate classifier and detector")
+        if ADAPTIVE[name].purified and not purifies:
+            raise ParameterError(f"{name} needs a detector whose density purifies images")
+    steep = [n for n in names if ADAPTIVE[n].kind not in WITHOUT_GRADIENT and not ADAPTIVE[n].surrogate]
+    if steep and not detector.anomaly_scores(_probe(detector, x)).requires_grad:
+        raise ParameterError(f"the anomaly score has no gradient for {', '.join(steep)} to follow: use spsa")
+    return names
+
+
+def _probe(detector: Any, x: Tensor) -> Tensor:
+    x = x[:1] / 255
+    density = getattr(detector, "density", None)
+    return (x if density is None else x.to(device_of(density), density.dtype)).requires_grad_()

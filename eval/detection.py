@@ -1,0 +1,215 @@
+"""How well attacked images are told from clean ones, by each statistic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..attacks import Attacked
+from ..batching import in_batches
+from ..data import DataSet
+from ..detectors.backends import on_backend
+from ..errors import PixelDefendError
+from ..images import to_uint8
+from ..scores import EXPENSIVE, SCORES, Combined, Evidence, Fused, LearnedScore, Score, make_score, with_noise
+from .cache import statistic_of
+from .metrics import auroc, rate
+
+BINS = 60
+Values = dict[str, np.ndarray]  # anomaly scores by statistic
+
+
+class Scorer:
+    """Anomaly scores of images under several statistics, from one pass of the detector's density.
+
+    Args:
+        detector: A fitted detector. One without a density has no statistic but its own.
+    """
+
+    def __init__(self, detector: Any) -> None:
+        self.detector = detector
+        self.own = statistic_of(detector)
+        self.density = getattr(detector, "density", None)
+        backend = getattr(detector, "backend", "float32")
+        self._fast = None if self.density is None or backend == "float32" else on_backend(self.density, backend)
+
+    def __call__(self, statistics: Mapping[str, Score | None], x: Tensor) -> Values:
+        """Scores images.
+
+        Args:
+            statistics: By name; None stands for the detector's own.
+            x: (N, C, H, W) uint8.
+
+        Returns:
+            (N,) float64 for each name, higher = more anomalous.
+        """
+        density = self.density
+        if density is None:
+            return dict.fromkeys(statistics, -self.detector.score_samples(x))
+        functions = {name: self.detector.score_ if score is None else score for name, score in statistics.items()}
+
+        def score(batch: Tensor) -> dict[str, Tensor]:
+            seen = density.to_support(batch.to(density.device) / 255)
+            evidence = Evidence(density, seen, self.detector.classifier, self._fast)
+            return {name: evidence.once(function).double().cpu() for name, function in functions.items()}
+
+        with torch.inference_mode():
+            parts = list(in_batches(score, x, self.detector.batch_size))
+        return {name: torch.cat([part[name] for part in parts]).numpy() for name in functions}
+
+
+def usual_statistics(scorer: Scorer, data: DataSet, log: Callable[[str], None]) -> list[str]:
+    """Returns the statistics that are measured by default.
+
+    Args:
+        scorer: Of the detector.
+        data: What learned statistics are fitted on.
+        log: Called with a line for each statistic that this density, or so few images, cannot have.
+
+    Returns:
+        All names in `SCORES` but the expensive ones and those that cannot be had.
+    """
+    names = []
+    for name in [name for name in SCORES if name not in EXPENSIVE]:
+        score = make_score(name)
+        if isinstance(score, Combined | Fused) and len(data.fit) < Combined.LEAST_IMAGES:
+            log(f"without {name}: it needs {Combined.LEAST_IMAGES} images to fit on, there are {len(data.fit)}")
+            continue
+        try:
+            scorer({name: score.features if isinstance(score, LearnedScore) else score}, data.test.x[:1])
+            names.append(name)
+        except PixelDefendError as error:
+            log(f"without {name}: {error}")
+    return names
+
+
+def calibrated(scorer: Scorer, names: list[str], data: DataSet) -> tuple[dict[str, Score | None], Values]:
+    """Fits and calibrates statistics.
+
+    Args:
+        scorer: Of the detector, whose own statistic keeps its calibration.
+        names: Of the statistics.
+        data: data.fit is learned from, data.calibration calibrates.
+
+    Returns:
+        The statistics by name, None for the detector's own; and the calibration scores of each, (n,).
+    """
+    functions: dict[str, Score | None] = {name: None if name == scorer.own else make_score(name) for name in names}
+    learners = {name: score for name, score in functions.items() if isinstance(score, LearnedScore)}
+    if learners:
+        features = scorer({name: score.features for name, score in learners.items()}, data.fit.x)
+        contrasted: dict[str, Score | None] = {name: s.features for name, s in learners.items() if s.contrasted}
+        noisy = scorer(contrasted, to_uint8(with_noise(data.fit.x / 255))) if contrasted else {}
+        for name, score in learners.items():
+            score.fit(*(torch.from_numpy(part[name]) for part in (features, noisy) if name in part))
+    others = {name: function for name, function in functions.items() if name != scorer.own}
+    calibration = scorer(others, data.calibration.x) if others else {}
+    return functions, {**calibration, scorer.own: scorer.detector.calibration_scores_}
+
+
+def detection_rates(
+    clean: np.ndarray, attacked: np.ndarray, thresholds: Mapping[float, float], which: str = ""
+) -> dict[str, Any]:
+    """Compares the anomaly scores of attacked images with those of clean ones.
+
+    Args:
+        clean: (m,) anomaly scores.
+        attacked: (n,) anomaly scores; n may be 0.
+        thresholds: By false-alarm rate.
+        which: Goes into the names: "_all" for all attacked images.
+
+    Returns:
+        auroc{which} and tpr{which}_at_fpr_{rate}, each with its 95 % interval under {name}_ci; None without attacked
+        images.
+    """
+    row: dict[str, Any] = dict.fromkeys((f"auroc{which}", f"auroc{which}_ci"))
+    if len(attacked):
+        row[f"auroc{which}"], row[f"auroc{which}_ci"] = auroc(clean, attacked)
+    for fpr, threshold in thresholds.items():
+        key = f"tpr{which}_at_fpr_{fpr}"
+        row |= dict.fromkeys((key, f"{key}_ci"))
+        if len(attacked):
+            row[key], row[f"{key}_ci"] = rate(int((attacked > threshold).sum()), len(attacked))
+    return row
+
+
+def attack_rows(
+    name: str,
+    is_control: bool,
+    result: Attacked,
+    clean: Values,
+    attacked: Values,
+    thresholds: Mapping[str, Mapping[float, float]],
+) -> list[dict[str, Any]]:
+    """Returns what a benchmark says of one attack, a row for each statistic.
+
+    Args:
+        name: Of the attack.
+        is_control: Whether it is a control.
+        result: What the attack made.
+        clean: Anomaly scores of the clean images.
+        attacked: Anomaly scores of the images that were attempted.
+        thresholds: By statistic and false-alarm rate.
+    """
+    succeeded = result.succeeded[result.attempted].numpy()
+    base = {
+        "attack": name,
+        "is_control": is_control,
+        "attempted": int(result.attempted.sum()),
+        "succeeded": int(succeeded.sum()),
+        "linf_median": _median(result.linf[result.succeeded]),
+        "l2_median": _median(result.l2[result.succeeded]),
+        "model_calls": result.model_calls,
+    }
+    rows = []
+    for statistic, normal in clean.items():
+        everyone = attacked.get(statistic, np.empty(0))
+        row = {**base, "statistic": statistic}
+        row |= detection_rates(normal, everyone[succeeded], thresholds[statistic])
+        rows.append(row | detection_rates(normal, everyone, thresholds[statistic], "_all"))
+    return rows
+
+
+def histograms(values: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Counts anomaly scores in bins.
+
+    Args:
+        values: (n,) of each kind of image, "clean" among them.
+
+    Returns:
+        {"edges": the limits of the bins, "counts": counts by kind}. The outermost bins hold what lies beyond. The
+        edges show the clean images well, though attacked ones may score a thousand times as high.
+    """
+    low, high = np.quantile(np.concatenate(list(values.values())), [0.002, 0.998])
+    least, most = np.quantile(values["clean"], [0.01, 0.99])
+    low, high = max(low, least - 2 * (most - least)), min(high, most + 4 * (most - least))
+    edges = np.linspace(low, max(high, low + 1e-6), BINS + 1)
+    counts = {kind: np.histogram(np.clip(v, edges[0], edges[-1]), edges)[0].tolist() for kind, v in values.items()}
+    return {"edges": [round(float(edge), 6) for edge in edges], "counts": counts}
+
+
+def roc_points(clean: np.ndarray, attacked: np.ndarray) -> dict[str, list[float]]:
+    """Returns the ROC curve at false-alarm rates that are evenly spaced on a logarithmic axis.
+
+    Args:
+        clean: (m,) anomaly scores.
+        attacked: (n,) anomaly scores.
+
+    Returns:
+        {"fpr": 100 rates, "tpr": the share of attacked images that is detected at each}.
+    """
+    from sklearn.metrics import roc_curve
+
+    fpr, tpr, _ = roc_curve(np.r_[np.zeros(len(clean)), np.ones(len(attacked))], np.r_[clean, attacked])
+    grid = np.geomspace(1 / len(clean), 1, 100)
+    # the curve is a staircase: at a rate, the best that is reached without exceeding it
+    height = tpr[np.searchsorted(fpr, grid + 1e-12, side="right") - 1]
+    return {"fpr": [round(v, 6) for v in grid.tolist()], "tpr": [round(v, 6) for v in height.tolist()]}
+
+
+def _median(distances: Tensor) -> float | None:
+    return distances.median().item() if len(distances) else None

@@ -1,0 +1,124 @@
+"""How often clean images are flagged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..calibration import conformal
+from ..data import DataSet, Images
+from ..errors import DataError
+from ..images import to_uint8
+from ..images.corruptions import CORRUPTIONS, corrupt
+from ..scores import Score
+from .cache import statistic_of
+from .detection import Scorer, Values
+from .metrics import promised_interval, rate
+
+Thresholds = Mapping[str, Mapping[float, float]]  # by statistic and false-alarm rate
+
+P_VALUE_BINS = 20
+CURVE_RATES = np.r_[np.geomspace(0.001, 0.1, 13), np.linspace(0.15, 1, 18)]
+
+
+def false_alarm_rows(detector: Any, clean: Values, calibration: Values, thresholds: Thresholds) -> list[dict[str, Any]]:
+    """Counts the false alarms of each statistic.
+
+    Args:
+        detector: The detector, whose own calibration may be for corrupted images too.
+        clean: (m,) anomaly scores of clean test images, by statistic.
+        calibration: (n,) calibration scores, by statistic.
+        thresholds: By statistic and false-alarm rate.
+
+    Returns:
+        A row for each statistic and rate: what was observed, and the interval that the calibration promises.
+    """
+    rows = []
+    for name, by_rate in thresholds.items():
+        n, m = len(calibration[name]), len(clean[name])
+        for fpr, threshold in by_rate.items():
+            observed, interval = rate(int((clean[name] > threshold).sum()), m)
+            promised = promised_interval(conformal.rank(fpr, n), n, m)
+            if name == statistic_of(detector) and detector.corruptions_:
+                promised[0] = 0.0  # calibrated for worse than clean images
+            row = {"statistic": name, "fpr": fpr, "calibration_images": n}
+            rows.append(row | {"observed": observed, "observed_ci": interval, "promised": promised})
+    return rows
+
+
+def class_rows(
+    scorer: Scorer, scores: np.ndarray, clean: Images, calibration: Images, thresholds: Mapping[float, float]
+) -> list[dict[str, Any]]:
+    """Counts the false alarms of each class.
+
+    Args:
+        scorer: Of the detector.
+        scores: (m,) anomaly scores of the clean images.
+        clean: m labelled clean images.
+        calibration: Labelled images, which calibrate each class.
+        thresholds: By false-alarm rate, the same for all classes.
+
+    Returns:
+        A row for each class: the share that is flagged at these thresholds, and at one for this class alone.
+
+    Raises:
+        DataError: If there are no labels.
+    """
+    if clean.y is None or calibration.y is None:
+        raise DataError("there are no labels: false alarms cannot be counted by class")
+    labels, own = clean.y.numpy(), calibration.y.numpy()
+    p = conformal.class_p_values(scores, labels, scorer({"own": None}, calibration.x)["own"], own)
+    rows = []
+    for label in np.unique(labels):
+        same = labels == label
+        row: dict[str, Any] = {"class": int(label), "images": int(same.sum())}
+        for fpr, threshold in thresholds.items():
+            row[f"flagged_at_{fpr}"] = float((scores[same] > threshold).mean())
+            row[f"flagged_at_{fpr}_by_class"] = float((p[same] <= fpr).mean())
+        rows.append(row)
+    return rows
+
+
+def corrupted(x: Tensor, seed: int) -> Iterator[tuple[str, Tensor]]:
+    """Yields the name of each benign corruption, and what it makes of clean images (N, C, H, W) uint8."""
+    for name in CORRUPTIONS:
+        yield name, to_uint8(corrupt(x / 255, name, seed=seed))
+
+
+def other_images(others: Iterable[DataSet], count: int) -> Iterator[tuple[str, Tensor]]:
+    """Yields the name and the first test images of each other data set."""
+    for other in others:
+        yield other.name, other.test.x[:count]
+
+
+def flagged_rows(
+    scorer: Scorer, statistics: Mapping[str, Score | None], what: str, x: Tensor, thresholds: Thresholds
+) -> list[dict[str, Any]]:
+    """Returns which share of images is flagged, a row for each statistic.
+
+    Args:
+        scorer: Of the detector.
+        statistics: By name, fitted.
+        what: Names the images.
+        x: (N, C, H, W) uint8.
+        thresholds: By statistic and false-alarm rate.
+    """
+    rows = []
+    for name, values in scorer(statistics, x).items():
+        shares = {f"flagged_at_{fpr}": float((values > t).mean()) for fpr, t in thresholds[name].items()}
+        rows.append({"what": what, "images": len(x), "statistic": name, **shares})
+    return rows
+
+
+def p_value_counts(p: np.ndarray) -> list[int]:
+    """Returns how many of the p-values (m,) lie in each of 20 equal bins of [0, 1]."""
+    counts: list[int] = np.histogram(p, P_VALUE_BINS, (0, 1))[0].tolist()
+    return counts
+
+
+def calibration_curve(p: np.ndarray) -> list[list[float]]:
+    """Returns pairs of a promised false-alarm rate and the observed one, from p-values (m,) of clean images."""
+    return [[round(float(fpr), 6), float((p <= fpr).mean())] for fpr in CURVE_RATES]
