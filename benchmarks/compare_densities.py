@@ -1,6 +1,6 @@
-"""Which autoregressive model detects attacks best: the models of likelihoods.py as detectors, on Fashion-MNIST.
+"""Which autoregressive model detects attacks best: the models of likelihoods/ as detectors, on Fashion-MNIST.
 
-    OMP_NUM_THREADS=1 python benchmarks/likelihoods.py DATA --keep RUNS --only fashion/fvsbn --only fashion/nade ...
+    OMP_NUM_THREADS=1 python benchmarks/likelihoods/run.py DATA --keep RUNS --only fashion/fvsbn --only fashion/nade ...
     python benchmarks/compare_densities.py DATA RUNS
 
 Calibrates every RUNS/fashion-NAME/density.safetensors, compares them on the same attacked images (the first 200 test
@@ -15,7 +15,7 @@ import dataclasses
 from pathlib import Path
 
 import torch
-from likelihoods import EXPERIMENTS
+from likelihoods.experiments import EXPERIMENTS
 from matplotlib.figure import Figure
 
 from pixeldefend import Detector, load_classifier

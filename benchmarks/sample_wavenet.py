@@ -1,7 +1,9 @@
-"""Three clips that a WaveNet makes up, and their spectrograms: python benchmarks/sample_wavenet.py DENSITY OUT [--seconds 1]
+"""Three clips that a WaveNet makes up, and their spectrograms.
 
-DENSITY: what `benchmarks/likelihoods.py DATA --only digits/wavenet --keep RUNS` leaves in RUNS. Writes OUT/clip-1.wav,
--2 and -3 (8 kHz) and OUT/spectrograms.png.
+    python benchmarks/sample_wavenet.py DENSITY OUT [--seconds 1]
+
+DENSITY is what `benchmarks/likelihoods/run.py DATA --only digits/wavenet --keep RUNS` leaves in RUNS. Writes
+OUT/clip-1.wav, -2 and -3 (8 kHz) and OUT/spectrograms.png.
 """
 
 from __future__ import annotations
