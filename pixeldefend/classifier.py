@@ -98,7 +98,7 @@ def predict_labels(model: nn.Module, x: Tensor, batch_size: int = 64) -> Tensor:
         (N,) int64, on the CPU.
     """
     device = device_of(model)
-    with modes_kept(model), torch.no_grad():  # labels may enter a graph: no inference tensors
+    with modes_kept(model), torch.inference_mode():
         parts = [
             part.to(device) / 255 if part.dtype == torch.uint8 else part.to(device) for part in x.split(batch_size)
         ]

@@ -77,12 +77,13 @@ def commands(code: str) -> list[str]:
 
 @pytest.fixture(scope="session")
 def folder_of_readers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the pages tell their readers to have: examples/, clean.npz, my-images/ and incoming/."""
+    """What the pages tell their readers to have: examples/, incoming/, clean.npz, my-images/ and new-images/."""
     folder = tmp_path_factory.mktemp("readers")
     shutil.copytree(ROOT / "examples", folder / "examples")
     with np.load(ROOT / "tests" / "data" / "fashion_mnist_test_500.npz") as sample:
         np.savez(folder / "clean.npz", **sample)
-    for name, count, seed in (("my-images", 1200, 0), ("incoming", 3, 1)):
+    shutil.copytree(ROOT / "examples", folder / "incoming", ignore=shutil.ignore_patterns("c*", "pgd*", "LICENSE"))
+    for name, count, seed in (("my-images", 1200, 0), ("new-images", 3, 1)):
         (folder / name).mkdir()
         for i, image in enumerate(clean_images(count, seed=seed)):
             Image.fromarray(image).save(folder / name / f"{i:04}.png")
