@@ -4,7 +4,7 @@ BIN = .venv/bin
 ATTACKS = fgsm-8,bim-8,pgd-2,pgd-4,pgd-8,pgd-l2-0.25,pgd-l2-0.5,deepfool-linf,deepfool-l2,cw-l2,fmn-l0,salt-and-pepper
 SOURCES = $(shell find pixeldefend attacks eval -name '*.py' -o -name '*.j2' -o -name '*.json' -o -path '*page/*' -o -path '*weights*')
 
-.PHONY: demo test test-fast lint weights examples benchmark leaderboard clean
+.PHONY: demo test test-fast lint docs weights examples benchmark leaderboard clean
 
 demo: .venv/installed
 	@rm -f demo.png
@@ -22,6 +22,11 @@ lint: .venv/linted
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	cd .venv && bin/mypy --config-file ../pyproject.toml -p pixeldefend
+
+# the documentation site, in site/: it needs no network to be viewed
+docs: .venv/linted
+	$(BIN)/python docs/generate.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # every shipped file, made again from nothing (about four hours on 2 cores)
 weights: .venv/tested
