@@ -52,9 +52,16 @@ def test_the_classifier_is_left_as_it_was(near_the_boundary):
 
 def test_weights_are_frozen_even_if_the_block_fails():
     classifier = Brightness()
-    with pytest.raises(KeyError), weights_frozen(classifier, None):
-        assert not classifier.scale.requires_grad
-        raise KeyError
+    seen = []
+
+    def fail():
+        with weights_frozen(classifier, None):
+            seen.append(classifier.scale.requires_grad)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert seen == [False]
     assert classifier.scale.requires_grad
 
 
