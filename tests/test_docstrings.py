@@ -32,7 +32,9 @@ def problems(name: str, node: ast.ClassDef | Function) -> list[str]:
         return ["has no docstring"]
     found = []
     first, *rest = text.split("\n")
-    if not first.endswith(".") or re.search(r"[.!?] [A-Z`]", ABBREVIATIONS.sub("", first)):
+    # a method may say in one line what it does and what it returns
+    several = not ("." in name and not rest) and re.search(r"[.!?] [A-Z`]", ABBREVIATIONS.sub("", first))
+    if not first.endswith(".") or several:
         found.append(f"does not begin with one sentence on one line: {first}")
     if rest and rest[0].strip():
         found.append("has no empty line after its first line")
