@@ -32,7 +32,9 @@ def problems(name: str, node: ast.ClassDef | Function) -> list[str]:
         return ["has no docstring"]
     found = []
     first, *rest = text.split("\n")
-    if not first.endswith(".") or re.search(r"[.!?] [A-Z`]", ABBREVIATIONS.sub("", first)):
+    # a method may say in one line what it does and what it returns
+    several = not ("." in name and not rest) and re.search(r"[.!?] [A-Z`]", ABBREVIATIONS.sub("", first))
+    if not first.endswith(".") or several:
         found.append(f"does not begin with one sentence on one line: {first}")
     if rest and rest[0].strip():
         found.append("has no empty line after its first line")
@@ -41,11 +43,15 @@ def problems(name: str, node: ast.ClassDef | Function) -> list[str]:
     wanted, given = parameters(node), documented(text)
     if wanted is None:
         return found
-    if given is not None and sorted(given) != sorted(wanted):
+    if given is not None and _bare(given) != _bare(wanted):
         found.append(f"its Args are {sorted(given)}, its parameters {sorted(wanted)}")
     if given is None and len(wanted) > 1 and "." not in name and not explains_itself(node):
         found.append(f"has no section Args for {', '.join(wanted)}")
     return found
+
+
+def _bare(names: list[str]) -> list[str]:
+    return sorted(name.lstrip("*") for name in names)
 
 
 def parameters(node: ast.ClassDef | Function) -> list[str] | None:
@@ -92,7 +98,7 @@ def explains_itself(node: ast.ClassDef | Function) -> bool:
     if isinstance(node, ast.ClassDef):
         return "Attributes" in SECTION.split(ast.get_docstring(node) or "")[1::2]
     annotations = [ast.unparse(argument.annotation) for argument in ast.walk(node.args) if _annotated(argument)]
-    return any("Annotated[" in annotation or "options." in annotation for annotation in annotations)
+    return any("Annotated[" in one or "options." in one or one == "Request" for one in annotations)
 
 
 def _annotated(node: ast.AST) -> bool:
