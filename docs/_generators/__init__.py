@@ -5,7 +5,5 @@ from collections.abc import Callable
 from . import cards, measurements, registries, results
 
 BLOCKS: dict[str, Callable[..., str]] = {
-    function.__name__: function
-    for module in (results, measurements, registries, cards)
-    for function in module.BLOCKS
+    function.__name__: function for module in (results, measurements, registries, cards) for function in module.BLOCKS
 }

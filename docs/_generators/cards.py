@@ -36,7 +36,8 @@ DATA = {
         "intended": "32 x 32 colour photographs that were scaled down like CIFAR-10's",
         "limits": [
             "Images of other sizes are refused. Photographs of other sizes need a model of their own.",
-            "Most clean images are flagged after JPEG or WebP compression, and nearly all after noise of one 8-bit step.",
+            "Most clean images are flagged after JPEG or WebP compression, and nearly all after noise of one 8-bit "
+            "step.",
             "On the whole CIFAR-10 the figures differ: its images are divided into other parts than those of the copy.",
         ],
     },
@@ -129,7 +130,9 @@ def card(stem: str) -> str:
     ]
     if detector:
         lines += [f"- It flags {data['intended']} and whose pixels are improbable."]
-        lines += ["- It measures how well detectors work. It is a starting point for your own, not a product by itself."]
+        lines += [
+            "- It measures how well detectors work. It is a starting point for your own, not a product by itself."
+        ]
         lines += ["- The false-alarm rate holds for clean images like those that calibrated it."]
     else:
         lines += [f"- It is the classifier that the benchmark attacks. It expects {data['intended']}."]

@@ -102,10 +102,16 @@ def additions() -> str:
     """What can be added by one function or file and one line, and where."""
     rows = []
     for what, (folder, write, registry) in ADDITIONS.items():
-        where = [path for path in sorted(ROOT.glob("[pae]*/**/*.py")) if re.search(f"^{registry}\\b.* = ", path.read_text(), re.M)]
+        where = [
+            path
+            for path in sorted(ROOT.glob("[pae]*/**/*.py"))
+            if re.search(f"^{registry}\\b.* = ", path.read_text(), re.M)
+        ]
         if where:
             rows.append((what, f"{write} (`{folder}/`)", f"`{registry}` in `{where[0].relative_to(ROOT)}`"))
-    rows.append(("a command", "a file with a function (`pixeldefend/cli/`)", "its registration in `pixeldefend/cli/main.py`"))
+    rows.append(
+        ("a command", "a file with a function (`pixeldefend/cli/`)", "its registration in `pixeldefend/cli/main.py`")
+    )
     return table(["to add", "write", "and add a line to"], rows)
 
 

@@ -32,9 +32,7 @@ def summary(data: str) -> str:
     """Five attacks on one data set: AUROC and share detected, of the shipped detector."""
     rows = results(data)["rows"]
     chosen = [pick(rows, attack=attack, statistic=SHIPPED[data]) for attack in SUMMARY]
-    cells = [
-        (attack_title(row["attack"]), f"{row['auroc']:.3f}", percent(row["tpr_at_fpr_0.01"])) for row in chosen
-    ]
+    cells = [(attack_title(row["attack"]), f"{row['auroc']:.3f}", percent(row["tpr_at_fpr_0.01"])) for row in chosen]
     return table(["attack", "AUROC", "detected at 1 % false alarms"], cells, "lrr")
 
 
@@ -49,7 +47,7 @@ def detection(run: str, *statistics: str) -> str:
     for attack in dict.fromkeys(row["attack"] for row in found["rows"]):
         own = {row["statistic"]: row for row in found["rows"] if row["attack"] == attack}
         first = next(iter(own.values()))
-        title = attack_title(attack) + (" (not an attack)" if first["benign"] else "")
+        title = attack_title(attack) + (" (not an attack)" if first["is_control"] else "")
         cells = [title, f"{first['succeeded']} / {first['attempted']}", *(_cell(own[name]) for name in statistics)]
         if oracle:
             single = {name: row for name, row in own.items() if not isinstance(SCORES.get(name), Combined | Fused)}
@@ -88,10 +86,10 @@ def false_alarms() -> str:
 
 def corruptions(data: str) -> str:
     """Share of clean images that are flagged after a benign corruption, and of other data sets."""
-    found = results(data)["benign_corruptions"]
-    rows = [row for row in found if row["statistic"] == SHIPPED[data]]
+    found = results(data)
+    rows = [row for row in found["benign_corruptions"] + found["other_data"] if row["statistic"] == SHIPPED[data]]
     cells = [
-        (row["corruption"], f"{row['images']:,}", *(percent(row[f"flagged_at_{fpr}"], 1) for fpr in ("0.01", "0.05")))
+        (row["what"], f"{row['images']:,}", *(percent(row[f"flagged_at_{fpr}"], 1) for fpr in ("0.01", "0.05")))
         for row in rows
     ]
     return table(["corruption or data set", "images", "flagged at 1 %", "flagged at 5 %"], cells, "lrrr")
@@ -154,7 +152,7 @@ def evasion_rate(data: str, attack: str, eps: str) -> str:
 def flagged(data: str, corruption: str) -> str:
     """The share of clean images that the shipped detector flags after a benign corruption, at a promised 1 %."""
     rows = results(data)["benign_corruptions"]
-    return percent(pick(rows, corruption=corruption, statistic=SHIPPED[data])["flagged_at_0.01"])
+    return percent(pick(rows, what=corruption, statistic=SHIPPED[data])["flagged_at_0.01"])
 
 
 def success(run: str, attack: str) -> str:

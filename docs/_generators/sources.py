@@ -8,19 +8,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from pixeldefend.eval.upgrade import upgrade
+
 ROOT = Path(__file__).parents[2]
 # where the benchmarks write what they measured
 MEASUREMENTS = (ROOT / "benchmarks" / "results", ROOT / "benchmarks")
-# the keys of results format 1 -> those of format 2
-RENAMED = {
-    "score": "statistic",
-    "scores": "statistics",
-    "controls": "benign_corruptions",
-    "control": "benign",
-    "what": "corruption",
-    "gallery": "examples",
-    "success": "evasion_rate",
-}
 
 
 def load(path: str) -> Any:
@@ -30,7 +22,7 @@ def load(path: str) -> Any:
         path: Relative to the repository, or the bare name of a file that a benchmark wrote, such as "likelihoods".
 
     Returns:
-        Its content, with the keys of results format 2.
+        Its content; what the benchmark wrote, in the format of today.
     """
     return _load(measured(path, ".json") if "/" not in path else ROOT / path)
 
@@ -45,17 +37,8 @@ def measured(name: str, suffix: str) -> Path:
 
 @functools.cache
 def _load(path: Path) -> Any:
-    return _renamed(json.loads(path.read_text()))
-
-
-def _renamed(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {_new_name(key): _renamed(item) for key, item in value.items()}
-    return [_renamed(item) for item in value] if isinstance(value, list) else value
-
-
-def _new_name(key: str) -> str:
-    return RENAMED.get(key, key.replace("success_at_fpr_", "evasion_rate_at_fpr_"))
+    found = json.loads(path.read_text())
+    return upgrade(found) if path.is_relative_to(ROOT / "eval") else found
 
 
 def results(name: str) -> Any:

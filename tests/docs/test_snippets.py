@@ -1,8 +1,8 @@
 """Every block of shell and Python in README and docs runs, or names commands and options that exist.
 
-A comment before a block says what is done with it: nothing said, it runs; `<!-- slow -->`, it runs among the slow tests;
-`<!-- not run: reason -->`, its commands are checked against `--help`. The Python blocks of a page share a namespace, and
-all blocks of a page a folder, which holds what their readers are told that it holds.
+A comment before a block says what is done with it. Without one, the block runs. `<!-- slow -->` runs it among the slow
+tests. `<!-- not run: reason -->` checks its commands against `--help`. The Python blocks of a page share a namespace.
+All pages share a folder, which holds the files that they tell their readers to have.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from pixeldefend.cli import main
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(
-    r"(?:^<!-- (?P<mark>slow|not run:[^\n]*?) -->\n+)?^```(?P<language>sh|bash|shell|python|console)\n(?P<code>.*?)^```$",
+    r"(?:^<!-- (?P<mark>slow|not run:[^\n]*?) -->\n+)?"
+    r"^```(?P<language>sh|bash|shell|python|console)\n(?P<code>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
 # what may flag an image, and says so by its exit status
@@ -120,7 +121,9 @@ def run_shell(block: Block, folder: Path) -> None:
         else:
             path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
             arguments = ["bash", "-c", f"set -uo pipefail; {command}"]
-            done = subprocess.run(arguments, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, timeout=300)
+            done = subprocess.run(
+                arguments, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, timeout=300
+            )
             status = done.returncode
         flagging = any(f"pixeldefend {name}" in command for name in SCREENS)
         assert status in ((0, 1) if flagging else (0,)), f"{block.where}: exit status {status} of {command}"
