@@ -199,7 +199,7 @@ def run_benchmark(
         },
         "milliseconds": milliseconds,
         "bits_per_dim": float(counted["bits/dim"].mean()) if with_bits else None,
-        "classifier_accuracy": (predict_labels(classifier, victims.x) == victims.y).float().mean().item(),
+        "classifier_accuracy": torch.eq(predict_labels(classifier, victims.x), victims.y).float().mean().item(),
         "seed": seed,
         "sha256": {
             "detector": scores_digest(detector) if scorer.density is None else digest(scorer.density),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -157,6 +157,24 @@ class Detector(ConformalDetector):
         """
         check_is_fitted(self)
         return self._image_scores(x, self.score_)
+
+    def evaluate(self, statistics: Mapping[str, Callable[[Evidence], Tensor]], X: Any) -> dict[str, Array]:
+        """Computes other statistics of images, all from one pass of the density.
+
+        Args:
+            statistics: By name, functions of `Evidence` that return (T, ...) for T tiles.
+            X: Images.
+
+        Returns:
+            (N, ...) for each name: the aggregate over an image's tiles.
+        """
+
+        def batch(x: Tensor) -> tuple[np.ndarray, ...]:
+            looks = self._look(x)
+            functions = statistics.values()
+            return tuple(to_numbers(self._join(looks, [e.once(function) for _, e in looks])) for function in functions)
+
+        return dict(zip(statistics, self._each(batch, self._samples(X)), strict=True))
 
     def bits_per_dim(self, X: Any) -> Array:
         """Returns (N,): -log2 p(x) a sub-pixel, the mean over tiles.
