@@ -141,8 +141,8 @@ def is_images(X: Any, size: tuple[int, int] | None) -> bool:
 
     Args:
         X: Whatever a user gives.
-        size: (height, width): an array of this shape is one image, any other with two axes is a table. None: every array
-            with two axes is one image.
+        size: (height, width): an array of this shape is one image, any other with two axes is a table. None: every
+            array with two axes is one image.
     """
     if isinstance(X, str | os.PathLike | bytes | Image.Image):
         return True
