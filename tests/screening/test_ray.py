@@ -7,7 +7,7 @@ import pytest
 from helpers import clean_images
 from PIL import Image
 
-from pixeldefend.errors import ParameterError
+from pixeldefend.errors import ParameterError, PixelDefendError
 from pixeldefend.screening import Statistics, find_files, screen
 from pixeldefend.screening.records import to_storable
 
@@ -135,7 +135,7 @@ def test_another_programs_parquet_is_not_added_to(place):
 def test_wrong_arguments(place):
     with pytest.raises(ParameterError, match="nothing to screen"):
         run(place, output="x")
-    with pytest.raises(ParameterError, match="1e-09"):
+    with pytest.raises(PixelDefendError, match="1e-09"):
         run(place, "in", output="x", fpr=1e-9)
     with pytest.raises(ParameterError, match="all of image files or all Parquet"):
         run(place, "in", "table.parquet", output="x")
