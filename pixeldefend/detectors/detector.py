@@ -145,31 +145,6 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.corruptions_ = list(corruptions)
         return self._set_threshold()
 
-    @property
-    def takes(self) -> str:
-        """The images that this detector takes, as a phrase for messages: "28 x 28 grey images"."""
-        shape = None if self.density is None else self.density.event_shape
-        if shape is None or len(shape) != 3:
-            return "images" if shape is None else "no images"
-        return f"{shape[1]} x {shape[2]} {'grey' if shape[0] == 1 else 'colour'} images"
-
-    @property
-    def precision(self) -> str:
-        """Of the backend."""
-        return PRECISION[self.backend]
-
-    def accepts(self, image: Any) -> bool:
-        """Returns whether this detector takes an image, a uint8 array (H, W) or (H, W, 3)."""
-        shape = None if self.density is None else self.density.event_shape
-        if shape is None or len(shape) != 3:
-            return shape is None
-        grey = image.ndim == 2 or bool((image[..., :1] == image).all())
-        return tuple(image.shape[:2]) == tuple(shape[1:]) and (shape[0] == 3 or grey)
-
-    def drift_monitor(self, random_state: int = 0) -> ConformalMartingale:
-        """As `watch`."""
-        return self.watch(random_state=random_state)
-
     def watch(self, *, random_state: int = 0) -> ConformalMartingale:
         """Returns what tells, of a stream of images, whether it still looks like the calibration images: give its
         `update` the scores, `-score_samples(X)`, in the order in which they come. Raises ParameterError if this detector is

@@ -38,7 +38,6 @@ COLUMNS: dict[str, str] = {
     "width": "INTEGER",
     "height": "INTEGER",
     "error": "TEXT",
-    "error_kind": "TEXT",
     "query_attack": "INTEGER NOT NULL DEFAULT 0",
     "feedback": "TEXT",
 }

@@ -39,7 +39,6 @@ class Record:
     width: int | None = None
     height: int | None = None
     error: str | None = None
-    error_kind: str | None = None
 
     def picture_name(self) -> str:
         """Returns the name for a PNG that is made of the file: its own, and the start of its sha256."""
@@ -160,7 +159,7 @@ class Screener:
             shape = (image.shape[2] if image.ndim == 3 else 1, *image.shape[:2])
             record.detector = self.fixed or detector_for(shape)
         except (ValueError, OSError) as error:
-            record.error, record.error_kind = _reason(error), getattr(error, "kind", "file")
+            record.error = _reason(error)
             return Screened(record)
         return Screened(record, image)
 
@@ -229,7 +228,7 @@ def _judge(detector: Detector, group: list[Screened], maps: bool) -> None:
         )
     except (ValueError, RuntimeError, MemoryError) as error:  # in colour for a grey detector, out of memory ...
         if len(group) == 1:
-            group[0].record.error, group[0].record.error_kind = _reason(error), getattr(error, "kind", "memory")
+            group[0].record.error = _reason(error)
         else:  # one bad image must not take the others with it
             for result in group:
                 _judge(detector, [result], maps)
