@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..calibration import ConformalMartingale
-from ..detectors import Detector
+from ..detectors import ConformalDetector
 from .metrics import Metrics
 
 LEVEL = 0.01  # the probability that clean traffic ever sets off the alarm in a stretch of images
@@ -26,7 +26,7 @@ class DriftMonitors:
         metrics: Is told of every change and every alarm.
     """
 
-    def __init__(self, detectors: Mapping[str, Detector], metrics: Metrics) -> None:
+    def __init__(self, detectors: Mapping[str, ConformalDetector], metrics: Metrics) -> None:
         self.detectors, self.metrics = detectors, metrics
         self._martingales: dict[str, ConformalMartingale] = {}
         self._images: dict[str, int] = {}

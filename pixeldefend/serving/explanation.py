@@ -12,14 +12,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..classifier import predict_labels
-from ..detectors import Detector
+from ..detectors import ConformalDetector
 from ..errors import PixelDefendError
 from ..images import match_channels, to_batch
 from ..purification import purify
 from ..screening.figures import heat_map
 
 
-def explain(image: np.ndarray, detector: Detector, classifier: nn.Module | None, eps: int) -> dict[str, Any] | None:
+def explain(
+    image: np.ndarray, detector: ConformalDetector, classifier: nn.Module | None, eps: int
+) -> dict[str, Any] | None:
     """Draws what a detector sees in an image.
 
     Args:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -25,6 +28,26 @@ def log_line(event: str, **fields: Any) -> None:
         **fields: More about it, plain JSON values.
     """
     sys.stderr.write(json.dumps({"time": round(time.time(), 3), "event": event, **fields}) + "\n")
+
+
+class TracebackLines(logging.Handler):
+    """Turns the errors that the library logs into lines of the service's log, with their traceback."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes the traceback, but not the message: it may hold the name of a client's file."""
+        if record.exc_info is not None:
+            log_line("internal error", traceback=logging.Formatter().formatException(record.exc_info))
+
+    @classmethod
+    @contextmanager
+    def installed(cls) -> Iterator[None]:
+        """Writes these lines inside the block."""
+        logger, handler = logging.getLogger("pixeldefend"), cls(logging.ERROR)
+        logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
 
 
 class Metrics:
@@ -78,7 +101,7 @@ class Metrics:
         """Counts a bug of ours, and logs it.
 
         Args:
-            **fields: For the line in the log: the id of the request, and the traceback.
+            **fields: For the line in the log: the id of the request, and the error or its traceback.
         """
         self._internal_errors.inc()
         log_line("internal error", **fields)

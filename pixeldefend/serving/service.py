@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import nn
 
-from ..detectors import Detector
+from ..detectors import ConformalDetector
 from ..errors import NoDetectorError, PixelDefendError
 from ..images import image_size
 from ..screening import Record, Screened, Screener
@@ -24,7 +24,7 @@ from ..serialization import whole_file
 from .batching import Batcher
 from .drift import DriftMonitors
 from .explanation import explain
-from .metrics import INTERNAL, Metrics, log_line
+from .metrics import INTERNAL, Metrics, TracebackLines, log_line
 from .query_detection import QueryAttacks
 
 EXPLAINED_AT_ONCE = 4  # purification is expensive: further images wait for it, so that screening has its turns
@@ -41,14 +41,12 @@ class Served:
         name: Its name in URLs and metrics.
         key: Its name in records: of a saved detector, the path of its file.
         detector: The detector.
-        sha256: Of its file; None if it has none.
         image_shape: (C, H, W) of the images that it takes; None if it takes several sizes.
     """
 
     name: str
     key: str
-    detector: Detector
-    sha256: str | None
+    detector: ConformalDetector
     image_shape: tuple[int, int, int] | None
 
 
@@ -119,7 +117,7 @@ class Service:
     def __init__(
         self,
         log: AuditLog,
-        detector: str | Detector | None = None,
+        detector: str | ConformalDetector | None = None,
         *,
         fpr: float | None = None,
         device: str = "cpu",
@@ -133,10 +131,7 @@ class Service:
     ) -> None:
         self.log, self.classifier, self.quarantine, self.max_pixels = log, classifier, quarantine, max_pixels
         self.screener = Screener(detector, fpr=fpr, device=device, classifier=classifier, backend=backend)
-        served = [
-            Served(Path(key).stem, key, made, self.screener.detector_set.sha256(key), _only_shape(made))
-            for key, made in self.screener.detectors.items()
-        ]
+        served = [_served(key, made) for key, made in self.screener.detectors.items()]
         self.detectors = {one.name: one for one in served}
         self._by_key = {one.key: one for one in served}
         self.metrics = Metrics()
@@ -151,6 +146,7 @@ class Service:
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Service:
+        self._stack.enter_context(TracebackLines.installed())
         self._decoding = self._stack.enter_context(ThreadPoolExecutor(DECODING_THREADS, "decoding"))
         await self._stack.enter_async_context(self.batcher)
         self._pruning = asyncio.create_task(self._prune())
@@ -288,8 +284,7 @@ class Service:
         if record.verdict == "adversarial" and question.data is not None:
             self._keep(record.sha256, question.data)
         if question.failed:
-            traceback = getattr(question.result, "traceback", None)
-            self.metrics.internal_error(request=question.request, error=record.error, traceback=traceback)
+            self.metrics.internal_error(request=question.request, error=record.error)
         self.metrics.verdict(record, question.query_attack)
 
     def _row(self, question: Question) -> dict[str, Any]:
@@ -298,12 +293,10 @@ class Service:
             **asdict(question.record),
             "client": question.client,
             "request": question.request,
-            "query_attack": int(question.query_attack),
+            "query_attack": question.query_attack,
         }
-        if question.record.detector is not None:
-            served = self._by_key[question.record.detector]
-            row |= {"detector_sha256": served.sha256, "precision": served.detector.precision}
-        return row
+        key = question.record.detector
+        return row if key is None else row | self.screener.detector_set.provenance(key)
 
     def _keep(self, sha256: str | None, data: bytes) -> None:
         assert self.quarantine is not None
@@ -313,7 +306,11 @@ class Service:
                 file.write(data)
 
 
-def _only_shape(detector: Detector) -> tuple[int, int, int] | None:
+def _served(key: str, detector: ConformalDetector) -> Served:
+    return Served(Path(key).stem, key, detector, _only_shape(detector))
+
+
+def _only_shape(detector: ConformalDetector) -> tuple[int, int, int] | None:
     """Returns (C, H, W) if the detector takes images of one size alone."""
     density = getattr(detector, "density", None)
     shape = None if density is None else density.event_shape

@@ -47,7 +47,7 @@ class Page:
         return self.browser.find_elements("css selector", selector)
 
     def text(self, id):
-        return self.find(f"#{id}")[0].text
+        return self.run("return document.getElementById(arguments[0]).innerText", id)
 
     def wait(self, condition):
         self.waiting.until(lambda _: condition())

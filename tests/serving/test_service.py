@@ -96,20 +96,20 @@ def test_a_failure_of_scoring_is_counted_and_logged_and_tells_nothing_of_the_ins
     assert "pixeldefend_internal_errors_total 1.0" in client.get("/metrics").text
 
 
-@pytest.mark.parametrize(("route", "status"), [("/v1/screen", 500), ("/v2/models/custom/infer", 500)])
-def test_a_record_of_an_internal_error_is_counted_apart(client, capsys, route, status):
-    def fail(results, **options):
-        for result in results:
-            result.record.error, result.record.error_kind = "internal error: KeyError: secret", "internal"
+@pytest.mark.parametrize("route", ["/v1/screen", "/v1/explain", "/v2/models/custom/infer"])
+def test_a_record_of_an_internal_error_is_counted_apart(client, monkeypatch, capsys, route):
+    def fail(*arguments, **options):
+        raise KeyError("secret")
 
-    client.app.state.service.screener.judge = fail
+    monkeypatch.setattr(client.app.state.service.detectors["custom"].detector, "judge", fail)
     image = {"name": "images", "shape": [1, 8, 8, 1], "datatype": "UINT8", "data": [0] * 64}
-    body = png(CLEAN) if route == "/v1/screen" else json.dumps({"inputs": [image]}).encode()
+    body = png(CLEAN) if route.startswith("/v1") else json.dumps({"inputs": [image]}).encode()
     answer = client.post(route, content=body)
-    assert answer.status_code == status
+    assert answer.status_code == 500
     assert "secret" not in answer.text
-    (line,) = events(capsys.readouterr().err, "internal error")
-    assert "KeyError" in line["error"]
+    lines = events(capsys.readouterr().err, "internal error")
+    assert any("KeyError" in line.get("traceback", "") for line in lines)
+    assert answer.headers["x-request-id"] in [line.get("request") for line in lines]
     text = client.get("/metrics").text
     assert "pixeldefend_internal_errors_total 1.0" in text
     assert 'pixeldefend_errors_total{kind="internal"} 1.0' in text
@@ -140,7 +140,10 @@ def test_what_is_refused_does_not_displace_what_is_remembered(tiny_detector, tmp
 
 def test_old_rows_leave_the_log_of_an_idle_service(tiny_detector, tmp_path):
     log = AuditLog(tmp_path / "log.sqlite", max_days=1)
-    log.add([{"verdict": "clean", "time": time.time() - 2 * 86400}, {"verdict": "clean"}], source="serve")
+    log.add(
+        [{"path": "old", "verdict": "clean", "time": time.time() - 2 * 86400}, {"path": "new", "verdict": "clean"}],
+        source="serve",
+    )
     pruned, prune = threading.Event(), log.prune
     log.prune = lambda: (prune(), pruned.set())
     with TestClient(create_app(Service(log, tiny_detector))):
