@@ -1,11 +1,11 @@
-"""Which autoregressive model detects attacks best: the models of likelihoods.py as detectors, on Fashion-MNIST.
+"""Compares the models of likelihoods.py as detectors on Fashion-MNIST: which detects attacks best.
 
     OMP_NUM_THREADS=1 python benchmarks/likelihoods.py DATA --keep RUNS --only fashion/fvsbn --only fashion/nade ...
     python benchmarks/compare_densities.py DATA RUNS
 
-Calibrates every RUNS/fashion-NAME/density.safetensors, compares them on the same attacked images (the first 200 test
-images, through the shipped classifier), and writes comparison.json and .md to eval/results/family and a grid of samples
-of each to docs/samples.png.
+Every RUNS/fashion-NAME/density.safetensors is calibrated and measured on the same attacked images (the first 200 test
+images, attacked through the shipped classifier). comparison.json and .md go to eval/results/family, and a grid of
+samples of each to docs/samples.png.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pixeldefend.eval import compare, write_comparison
 
 ROOT = Path(__file__).parent.parent
 ATTACKS = ["fgsm-2", "fgsm-8", "bim-2", "pgd-2", "pgd-8", "deepfool-linf", "deepfool-l2", "cw-l2"]
-SCORES = ["bits_per_dim", "excess_surprisal", "low_entropy_excess_surprisal"]
+STATISTICS = ["bits_per_dim", "excess_surprisal", "low_entropy_excess_surprisal"]
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def main() -> None:
         load_classifier("fashion-mnist"),
         data,
         attacks=arguments.attacks.split(","),
-        scores=SCORES,
+        statistics=STATISTICS,
         limit=arguments.limit,
         clean=1000,
         log=lambda line: print(line, flush=True),
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def draw(models: dict[str, Density], path: Path) -> None:
-    """A panel a model: sixteen samples."""
+    """Draws sixteen samples of each model, one panel for each."""
     columns = 5
     rows = -(-len(models) // columns)
     figure = Figure(figsize=(2.1 * columns, 2.35 * rows), layout="constrained")

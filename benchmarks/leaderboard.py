@@ -1,16 +1,17 @@
-"""The leaderboard: shipped detectors and baselines under one protocol (hours; `--keep` makes it resumable).
+"""Measures the leaderboard: shipped detectors and baselines under one protocol.
 
-    python benchmarks/leaderboard.py fashion-mnist --keep runs/kept
+    python benchmarks/leaderboard.py fashion-mnist --cache runs/cache
 
-The first test images are attacked by those who know the classifier, the first few of them by those who know the
-detector too; the shipped detector also, on fewer images, by attacks that take long. Writes an entry a detector to
+This takes hours; with `--cache` an interrupted run continues where it stopped. The first test images are attacked by
+attackers who know the classifier, and the first few of them by attackers who know the detector too. The shipped
+detector is also attacked, on fewer images, by expensive attacks. An entry for each detector goes to
 eval/results/leaderboard, and a report of the shipped one to eval/results/NAME-adaptive.
 
-Attacks by transfer want models that were trained apart, by other seeds or of other kinds:
+Attacks by transfer need models that were trained separately, with other seeds or of other kinds:
 
     pixeldefend train classifier --data fashion-mnist --out runs/other --width 16 --epochs 4 --seed 1
     pixeldefend train density --data fashion-mnist --out runs/other --model gated_pixelcnn --epochs 2 --seed 1
-    python benchmarks/leaderboard.py fashion-mnist --only fashion-mnist --keep runs/kept \\
+    python benchmarks/leaderboard.py fashion-mnist --only fashion-mnist --cache runs/cache \\
         --surrogate-classifier runs/other/classifier.safetensors --surrogate-density runs/other/density.safetensors
 """
 
@@ -30,12 +31,11 @@ from pixeldefend.eval import (
     entry,
     find_classifier,
     find_detector,
-    recipe_of,
     run_benchmark,
     write_report,
 )
 from pixeldefend.serialization import whole_file
-from pixeldefend.zoo import load_density
+from pixeldefend.zoo import load_density, recipe_of
 
 RESULTS = Path(__file__).parent.parent / "eval" / "results"
 ATTACKS = [
@@ -51,9 +51,9 @@ ATTACKS = [
     "cw-l2",
     "fmn-l0",
 ]
-KNOWING = ["blind-pgd", "joint-pgd", "selective-pgd", "orthogonal-pgd"]
+DETECTOR_AWARE = ["blind-pgd", "joint-pgd", "selective-pgd", "orthogonal-pgd"]
 EXPENSIVE = ["spsa", "bpda-pgd", "bpda-joint-pgd"]
-OF_THIS_MACHINE = ("name", "data_dir", "keep")  # what a command that is published leaves out
+NOT_PUBLISHED = ("name", "data_dir", "cache")  # options of this machine only
 
 
 def main() -> None:
@@ -61,17 +61,21 @@ def main() -> None:
     parser.add_argument("name", choices=["fashion-mnist", "cifar10"])
     parser.add_argument("--data", help="data set, by default of the same name; a folder or an .npz")
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
-    parser.add_argument("--keep", type=Path, help="keep attacked images here")
-    parser.add_argument("--limit", type=int, default=1000, help="images, for who knows the classifier alone")
-    parser.add_argument("--adaptive-limit", type=int, default=40, help="images, for who knows the detector")
+    parser.add_argument("--cache", type=Path, help="keep attacked images here")
+    parser.add_argument("--limit", type=int, default=1000, help="images for attackers who know the classifier")
+    parser.add_argument("--adaptive-limit", type=int, default=40, help="images for attackers who know the detector")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--restarts", type=int, default=1)
-    parser.add_argument("--eps", type=int, nargs="+", default=[2, 4, 8], help="8-bit steps; 16 and 32 are added once")
-    parser.add_argument("--expensive-limit", type=int, default=10, help="images, for attacks that take long")
-    parser.add_argument("--expensive-eps", type=int, nargs="*", default=[8], help="8-bit steps; none to leave them out")
-    parser.add_argument("--surrogate-classifier", help="file, of who attacks by transfer")
-    parser.add_argument("--surrogate-density", help="file, likewise")
-    parser.add_argument("--only", nargs="+", help="these detectors alone")
+    parser.add_argument(
+        "--eps", type=int, nargs="+", default=[2, 4, 8], help="8-bit steps; 16 and 32 are added for the shipped one"
+    )
+    parser.add_argument("--expensive-limit", type=int, default=10, help="images for expensive attacks")
+    parser.add_argument(
+        "--expensive-eps", type=int, nargs="*", default=[8], help="8-bit steps; none to leave expensive attacks out"
+    )
+    parser.add_argument("--surrogate-classifier", help="a classifier's file, for attacks by transfer")
+    parser.add_argument("--surrogate-density", help="a density's file, for attacks by transfer")
+    parser.add_argument("--only", nargs="+", help="these detectors only")
     arguments = parser.parse_args()
     if (arguments.surrogate_classifier is None) != (arguments.surrogate_density is None):
         parser.error("--surrogate-classifier and --surrogate-density go together")
@@ -88,14 +92,14 @@ def main() -> None:
     for name in arguments.only or detectors:
         print(f"== {name}", flush=True)
         own = name == arguments.name
-        adaptive: dict[str, Any] = dict(attacks=KNOWING, eps=arguments.eps, limit=arguments.adaptive_limit)
+        adaptive: dict[str, Any] = dict(attacks=DETECTOR_AWARE, eps=arguments.eps, limit=arguments.adaptive_limit)
         adaptive |= dict(steps=arguments.steps, restarts=arguments.restarts)
         if own:
-            # that success rises to 1 is looked at for the detector that is shipped
+            # whether the evasion rate rises to 1 is checked for the shipped detector
             adaptive["eps"] = [*arguments.eps, 16, 32]
         if own and arguments.expensive_eps:
             adaptive |= dict(
-                attacks=KNOWING + EXPENSIVE,
+                attacks=DETECTOR_AWARE + EXPENSIVE,
                 expensive_eps=arguments.expensive_eps,
                 expensive_limit=arguments.expensive_limit,
             )
@@ -107,17 +111,17 @@ def main() -> None:
             classifier,
             data,
             attacks=ATTACKS,
-            scores=["bits_per_dim"] if own else [],
+            statistics=["bits_per_dim"] if own else [],
             limit=arguments.limit,
             clean=min(2500, len(data.test)),
             adaptive=adaptive,
             recipe=recipe_of(arguments.name) if own or name == "bits-per-dim" else None,
-            cache=Cache(arguments.keep),
+            cache=Cache(arguments.cache),
             log=lambda line: print(line, flush=True),
         )
         if own:
             write_report({**results, "command": command}, RESULTS / f"{arguments.name}-adaptive")
-        title = "PixelCNN++, " + results["score"] if own or name == "bits-per-dim" else name
+        title = "PixelCNN++, " + results["statistic"] if own or name == "bits-per-dim" else name
         (RESULTS / "leaderboard").mkdir(parents=True, exist_ok=True)
         path = RESULTS / "leaderboard" / f"{arguments.name}-{'shipped' if own else name}.json"
         with whole_file(path) as file:
@@ -125,17 +129,17 @@ def main() -> None:
 
 
 def surrogate(arguments: argparse.Namespace, shipped: Detector, data: Any) -> tuple[Any, Detector]:
-    """Returns a classifier, and a detector by the shipped one's score, calibrated on the same images."""
+    """Returns a classifier and a detector with the shipped one's statistic, calibrated on the same images."""
     detector = Detector(load_density(arguments.surrogate_density), statistic=shipped.statistic, fpr=shipped.fpr)
     detector.fit(data.calibration.x, X_fit=data.fit.x)
     return find_classifier(arguments.surrogate_classifier), detector
 
 
 def command_of(arguments: argparse.Namespace) -> str:
-    """Returns what runs the same, with every setting in it; of files the name alone, of the machine nothing."""
+    """Returns the command that runs the same, with every setting, and of files the name only."""
     words = ["python", "benchmarks/leaderboard.py", arguments.name]
     for option, value in vars(arguments).items():
-        if option not in OF_THIS_MACHINE and value is not None:
+        if option not in NOT_PUBLISHED and value is not None:
             values = value if isinstance(value, list) else [value]
             words += [f"--{option.replace('_', '-')}", *(Path(str(item)).name for item in values)]
     return shlex.join(words)

@@ -95,7 +95,8 @@ def comparison_table(results: dict[str, Any]) -> str:
     detectors, attacks = results["detectors"], results["attacks"]
     any_rows = next(iter(detectors.values()))["rows"]
     counts = {row["attack"]: f"{row['succeeded']} / {row['attempted']}" for row in any_rows}
-    statistics = [OWN, *results["statistics"]]
+    # early results do not name the detectors' own
+    statistics = [OWN] * any("statistic" in found for found in detectors.values()) + results["statistics"]
     header = ["detector", "bits/dim", "ms"]
     parts = [
         f"""# Detectors compared on {results["data"]}
@@ -188,7 +189,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _of(found: dict[str, Any], statistic: str) -> list[dict[str, Any]]:
     """Returns the rows of a statistic, or of the detector's own."""
-    name = found["statistic"] if statistic == OWN else statistic
+    name = found.get("statistic") if statistic == OWN else statistic
     return [row for row in found["rows"] if row["statistic"] == name]
 
 

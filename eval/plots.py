@@ -14,6 +14,11 @@ from .metrics import promised_interval
 
 WIDTH, HEIGHT = 4.6, 3.4  # inches
 LEAST = 1e-3  # the lowest rate that is drawn
+# of middle lightness: readable on white, and on black where the page inverts lightness
+COLOURS = (
+    "#1f77b4", "#d95f02", "#1b8a3a", "#d62728", "#7b4fb5", "#8c564b", "#c51b7d", "#666666", "#8f7400", "#00798c",
+)  # fmt: skip
+GREY, RED = "#808080", COLOURS[3]
 
 
 def plots(results: dict[str, Any]) -> list[dict[str, str]]:
@@ -39,7 +44,14 @@ def plots(results: dict[str, Any]) -> list[dict[str, str]]:
     for name, found in results["histograms"].items():
         title = "Histogram of bits/dim" if name == "bits_per_dim" else f"Histogram of {name}"
         made.append(_histograms(title, found, name))
-    made.append(_plot("P-values of clean images", "Histogram of the p-values of clean images; it should be flat", _p_values, results["p_values"]))
+    made.append(
+        _plot(
+            "P-values of clean images",
+            "Histogram of the p-values of clean images; it should be flat",
+            _p_values,
+            results["p_values"],
+        )
+    )
     n, m = results["images"]["calibration"], results["images"]["clean_test"]
     alt = "Observed false alarms against the promised rate, with the range in which 95 % lie"
     made.append(_plot("False alarms", alt, _calibration, results["calibration"], n, m))
@@ -81,7 +93,7 @@ def _drawn(title: str, alt: str, draw: Callable[[Any], None]) -> dict[str, str]:
 def _style(i: int, n: int) -> dict[str, Any]:
     """The style of the i-th of n curves: the first are the widest and the last on top, so that all are seen."""
     width = 1.0 + 2.2 * (1 - i / max(1, n - 1)) if n > 1 else 1.4
-    return dict(color=f"C{i % 10}", linestyle=("-", "--", "-.", ":")[i % 4], linewidth=width)
+    return dict(color=COLOURS[i % len(COLOURS)], linestyle=("-", "--", "-.", ":")[i % 4], linewidth=width)
 
 
 def _roc(axes: Any, curves: list[dict[str, Any]]) -> None:
@@ -125,10 +137,10 @@ def _histograms(title: str, found: dict[str, Any], name: str) -> dict[str, str]:
         figure.set_figheight(0.6 + max(1.0, 2.4 / rows) * rows)
         panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
         for panel, (kind, share) in zip(panels, shares.items(), strict=False):
-            panel.stairs(share, edges, color="C3", linewidth=1.0, fill=True, alpha=0.45)
+            panel.stairs(share, edges, color=RED, linewidth=1.0, fill=True, alpha=0.45)
             panel.set_title(kind, fontsize=8, pad=2)
         for panel in panels[: max(1, len(shares))]:
-            panel.stairs(clean, edges, color="#555555", linewidth=1.0)
+            panel.stairs(clean, edges, color="#444444", linewidth=1.0)
             panel.tick_params(labelsize=7)
             panel.grid(alpha=0.3)
         for panel in panels[max(1, len(shares)) :]:
@@ -145,8 +157,8 @@ def _histograms(title: str, found: dict[str, Any], name: str) -> dict[str, str]:
 
 def _p_values(axes: Any, counts: list[int]) -> None:
     total = max(1, sum(counts))
-    axes.stairs(np.array(counts) / total, np.linspace(0, 1, len(counts) + 1), fill=True, color="#999999", alpha=0.6)
-    axes.axhline(1 / len(counts), color="C3", linewidth=1.4, label="uniform")
+    axes.stairs(np.array(counts) / total, np.linspace(0, 1, len(counts) + 1), fill=True, color=GREY, alpha=0.6)
+    axes.axhline(1 / len(counts), color=RED, linewidth=1.4, label="uniform")
     axes.set(xlabel="p-value", ylabel="share of clean images")
 
 
@@ -155,10 +167,10 @@ def _calibration(axes: Any, pairs: list[list[float]], n: int, m: int) -> None:
     possible = rates >= 1 / (n + 1)
     ranks = np.maximum(1, np.floor(rates[possible] * (n + 1)).astype(int)).clip(max=n)
     low, high = np.array([promised_interval(int(rank), n, m) for rank in ranks]).T
-    axes.fill_between(rates[possible], low.clip(1e-4), high, color="#999999", alpha=0.4, label="95 % range")
+    axes.fill_between(rates[possible], low.clip(1e-4), high, color=GREY, alpha=0.4, label="95 % range")
     some = observed > 0
-    axes.plot(rates[some], observed[some], color="C0", marker="o", markersize=3, linewidth=1.2, label="observed")
-    axes.plot([rates[0], 1], [rates[0], 1], color="C3", linewidth=1, label="promised")
+    axes.plot(rates[some], observed[some], color=COLOURS[0], marker="o", markersize=3, linewidth=1.2, label="observed")
+    axes.plot([rates[0], 1], [rates[0], 1], color=RED, linewidth=1, label="promised")
     axes.set(xscale="log", yscale="log", xlabel="promised false-alarm rate", ylabel="observed")
 
 

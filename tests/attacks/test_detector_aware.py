@@ -9,13 +9,14 @@ from torch import nn
 
 from pixeldefend import Detector
 from pixeldefend.attacks import SPSA, JointPGD, NotFlagged, OrthogonalPGD, SelectivePGD, craft
+from pixeldefend.errors import ParameterError
 from pixeldefend.scores import Evidence
 
 ATTACKS = [JointPGD, SelectivePGD, OrthogonalPGD]
 
 
 class Half(nn.Module):
-    """Reads which half of an image is brighter, from ten pixels."""
+    """Tells which half of an image is brighter, from eight pixels."""
 
     def forward(self, x):
         left, right = x[:, :, ::2, 1].mean((1, 2)), x[:, :, ::2, 6].mean((1, 2))
@@ -26,7 +27,7 @@ class Half(nn.Module):
 def attacked(tiny_density):
     detector = Detector(tiny_density, fpr=0.05).fit(clean_images(199, seed=5))
     x = torch.from_numpy(clean_images(120, seed=7))[:, None] / 255
-    x = x[~torch.from_numpy(detector.is_adversarial(x))][:24]
+    x = x[~torch.from_numpy(detector.is_adversarial(x))][:16]
     return detector, x, Half()(x).argmax(1), foolbox.PyTorchModel(Half().eval(), bounds=(0, 1))
 
 
@@ -35,20 +36,20 @@ def both(detector, x, y):
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_who_knows_the_detector_evades_more_often(attack, attacked):
+def test_knowing_the_detector_helps(attack, attacked):
     detector, x, y, model = attacked
     eps = 8 / 255
     blind = craft(Half(), x, y, "pgd-8").images / 255
     criterion = Misclassification(y) & NotFlagged(detector)
-    made = attack(detector, steps=60)
+    made = attack(detector, steps=40)
     _, found, success = made(model, x, criterion, epsilons=eps)
     assert torch.equal(success, both(detector, found, y))
     assert success.sum() > both(detector, blind, y).sum()
     # 8-bit images within the budget, which stop being worked on when they are done
     torch.testing.assert_close((255 * found).round() / 255, found)
     assert (found - x).abs().max() <= eps + 1e-6
-    assert made.queries_[success].max() <= 3 * 61  # a try a region
-    assert (made.queries_[~success] == 3 * 61).all()
+    assert made.queries_[success].max() <= 3 * 41  # a try a region
+    assert (made.queries_[~success] == 3 * 41).all()
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
@@ -82,7 +83,7 @@ def test_l2_keeps_its_budget(attacked):
 )
 def test_decision_based_attacks_become_aware(attack, attacked):
     detector, x, y, model = attacked
-    start = JointPGD(detector, steps=60)
+    start = JointPGD(detector, steps=40)
     _, found, success = start(model, x, Misclassification(y) & NotFlagged(detector), epsilons=24 / 255)
     assert success.any()
     criterion = Misclassification(y[success]) & NotFlagged(detector)
@@ -92,7 +93,7 @@ def test_decision_based_attacks_become_aware(attack, attacked):
     assert "excess_surprisal at 0.05" in repr(NotFlagged(detector))
 
 
-def test_only_unsure_pixels_move(attacked):
+def test_only_uncertain_pixels_move(attacked):
     detector, x, y, model = attacked
     with torch.no_grad():
         entropy = Evidence(detector.density, x).expected_surprisal
@@ -104,19 +105,19 @@ def test_only_unsure_pixels_move(attacked):
 
 def test_spsa_needs_no_gradient(attacked):
     detector, x, y, model = attacked
-    made = SPSA(detector, steps=20, samples=64, regions=[0])
+    made = SPSA(detector, steps=20, samples=48, regions=[0])
     with torch.no_grad():
         _, found, success = made(model, x, Misclassification(y) & NotFlagged(detector), epsilons=16 / 255)
     assert torch.equal(success, both(detector, found, y))
     assert success.any()
-    assert (made.queries_[~success] == 21 * 129).all()
-    with pytest.raises(ValueError, match="delta"):
+    assert (made.queries_[~success] == 21 * 97).all()
+    with pytest.raises(ParameterError, match="delta"):
         SPSA(detector, delta=0.001)
 
 
-@pytest.mark.parametrize("score", ["bits_per_dim", "excess_surprisal", "top_surprisal", "pit_lag_rows", "fused"])
-def test_scores_have_gradients(score, tiny_density):
-    detector = Detector(tiny_density, statistic=score, fpr=0.1).fit(clean_images(299))
+@pytest.mark.parametrize("statistic", ["bits_per_dim", "excess_surprisal", "top_surprisal", "pit_lag_rows", "fused"])
+def test_anomaly_scores_have_gradients(statistic, tiny_density):
+    detector = Detector(tiny_density, statistic=statistic, fpr=0.1).fit(clean_images(299))
     noise = torch.randint(-9, 10, (3, 1, 8, 8), generator=torch.Generator().manual_seed(0)) / 255
     x = (torch.from_numpy(clean_images(3, seed=9))[:, None] / 255 + noise).clamp(26 / 255, 230 / 255).requires_grad_()
     anomaly_score = detector.anomaly_scores(x)
@@ -127,31 +128,10 @@ def test_scores_have_gradients(score, tiny_density):
     torch.testing.assert_close(anomaly_score.detach().double(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_classifier_that_draws_at_random_is_attacked_in_expectation(attacked):
-    detector, x, y, _ = attacked
-
-    class Shaken(Half):
-        """Reads one of the rows that `Half` reads, drawn at random."""
-
-        def forward(self, x):
-            row = 2 * int(torch.randint(4, (1,)))
-            return 4 * super().forward(x[:, :, row : row + 1].expand(-1, -1, 8, -1))
-
-    model = foolbox.PyTorchModel(Shaken().eval(), bounds=(0, 1))
-    shares = {}
-    for passes in (1, 16):
-        attack = JointPGD(detector, steps=20, regions=[0], passes=passes)
-        _, found, _ = attack(model, x, Misclassification(y), epsilons=16 / 255)
-        draws = torch.stack([Shaken()(found).argmax(1) != y for _ in range(40)]).float().mean(0)
-        shares[passes] = draws[~torch.from_numpy(detector.is_adversarial(found))].sum()
-    assert shares[16] > shares[1]
-
-
 def test_what_is_out_of_range_is_refused(attacked):
     detector, x, _, model = attacked
-    wrong = (dict(steps=0), dict(restarts=0), dict(step=0.0), dict(passes=0), dict(norm="l1"), dict(regions=[]))
-    for settings in wrong:
-        with pytest.raises(ValueError, match="must be"):
+    for settings in (dict(steps=0), dict(restarts=0), dict(step=0.0), dict(norm="l1"), dict(regions=[])):
+        with pytest.raises(ParameterError, match=next(iter(settings))):
             JointPGD(detector, **settings)
-    with pytest.raises(ValueError, match="must hold the right labels"):
+    with pytest.raises(ParameterError, match="labels"):
         JointPGD(detector)(model, x, NotFlagged(detector), epsilons=0.1)
