@@ -17,7 +17,7 @@ from .classifier import ResNet
 from .densities import Density
 from .detectors import Detector, density_of
 from .detectors.backends import PRECISION
-from .errors import NoDetectorError, ParameterError
+from .errors import NoDetectorError, ParameterError, PixelDefendError
 from .serialization import load_tensors, sha256_of
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -141,7 +141,7 @@ class DetectorSet:
                 made.classifier = classifier
             try:
                 self.detectors[name] = made if fpr is None else made.with_fpr(fpr)
-            except ParameterError as error:
+            except PixelDefendError as error:
                 if fixed is not None:
                     raise  # else say whose rate it is
                 raise ParameterError(f"detector {name}: {error}") from None

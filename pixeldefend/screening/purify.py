@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -80,11 +81,8 @@ def purify_screened(
             if record.verdict != "error" and record.detector is not None and image is not None:
                 groups.setdefault((record.detector, image.shape), []).append(item)
         for (name, _), group in groups.items():
-            together_or_alone(
-                group,
-                lambda part, of=detectors[name]: _purify(part, eps, of, adaptive, classifier),
-                lambda item: item.screened.record,
-            )
+            work = partial(_purify, eps=eps, detector=detectors[name], adaptive=adaptive, classifier=classifier)
+            together_or_alone(group, work, lambda item: item.screened.record)
         yield from batch
 
 

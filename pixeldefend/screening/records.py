@@ -123,8 +123,15 @@ def _described(name: str, hint: Any, metadata: Mapping[str, Any]) -> Column:
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     (kind,) = (option for option in options if option is not type(None))
     choices = get_args(kind) if get_origin(kind) is Literal else ()
-    more = {key: metadata.get(key) for key in ("description", "title")}
-    return Column(name, str if choices else kind, type(None) in options, choices, spec=metadata.get("spec", ""), **more)
+    return Column(
+        name,
+        str if choices else kind,
+        type(None) in options,
+        choices,
+        metadata.get("description", ""),
+        metadata.get("title"),
+        metadata.get("spec", ""),
+    )
 
 
 RECORD_COLUMNS = columns_of(Record)
@@ -152,10 +159,10 @@ def response_model(name: str, declaration: type = Record, **more: Any) -> Any:
     from pydantic import Field, create_model
 
     hints = get_type_hints(declaration)
-    described = {
+    described: dict[str, Any] = {
         item.name: (hints[item.name], Field(description=item.metadata["description"])) for item in fields(declaration)
     }
-    return create_model(name, __doc__=declaration.__doc__, **described, **more)
+    return create_model(name, __doc__=declaration.__doc__, **(described | more))
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
@@ -199,7 +206,8 @@ def row_writer(file: IO[Any], format: str, columns: tuple[Column, ...] = RECORD_
     """
     if format not in FORMATS:
         raise ParameterError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
-    with {"jsonl": _jsonl_writer, "csv": _csv_writer, "parquet": _parquet_writer}[format](file, columns) as write:
+    writer = _jsonl_writer if format == "jsonl" else _csv_writer if format == "csv" else _parquet_writer
+    with writer(file, columns) as write:
         yield write
 
 

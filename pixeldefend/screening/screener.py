@@ -7,7 +7,8 @@ import logging
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from torch import nn
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ..detectors import Detector
 
 logger = logging.getLogger("pixeldefend")
+T = TypeVar("T")
 
 
 @dataclass
@@ -116,26 +118,25 @@ class Screener:
             if result.image is not None and result.record.detector is not None:
                 groups.setdefault((result.record.detector, result.image.shape), []).append(result)
         for (name, _), group in groups.items():
-            detector = self.detectors[name]
-            together_or_alone(group, lambda part, of=detector: _judge(of, part, maps), lambda result: result.record)
+            together_or_alone(group, partial(_judge, detector=self.detectors[name], maps=maps), _record_of)
 
 
-def together_or_alone(group: list[Any], work: Callable[[list[Any]], None], record: Callable[[Any], Record]) -> None:
+def together_or_alone(group: list[T], work: Callable[[list[T]], None], record_of: Callable[[T], Record]) -> None:
     """Works on several images at once, or if that fails on each alone: one bad image must not stop the others.
 
     Args:
         group: The images.
         work: What is done with some of them.
-        record: Returns the record of one, which gets its error.
+        record_of: Returns the record of one, which gets its error.
     """
     try:
         work(group)
     except Exception as error:
         if len(group) == 1:
-            note_error(record(group[0]), error)
+            note_error(record_of(group[0]), error)
         else:
             for item in group:
-                together_or_alone([item], work, record)
+                together_or_alone([item], work, record_of)
 
 
 def note_error(record: Record, error: Exception) -> None:
@@ -152,7 +153,11 @@ def note_error(record: Record, error: Exception) -> None:
         record.error, record.error_kind = f"internal error: {type(error).__name__}: {_one_line(error)}", "internal"
 
 
-def _judge(detector: Detector, group: list[Screened], maps: bool) -> None:
+def _record_of(result: Screened) -> Record:
+    return result.record
+
+
+def _judge(group: list[Screened], detector: Detector, maps: bool) -> None:
     images = np.stack([result.image for result in group if result.image is not None])
     verdicts = detector.judge(to_batch(images)[0], maps=maps)
     for i, result in enumerate(group):
