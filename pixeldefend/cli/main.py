@@ -21,7 +21,9 @@ from .serve import serve
 from .train import train_classifier, train_density
 from .watch import watch
 
-app = typer.Typer(name="pixeldefend", cls=Program, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    name="pixeldefend", cls=Program, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
+)
 app.callback()(program)
 for function in (screen, purify, serve, watch, log, recalibrate, calibrate, sample, benchmark, compare, leaderboard):
     app.command(function.__name__, cls=Command)(function)
