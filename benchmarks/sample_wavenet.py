@@ -1,6 +1,6 @@
 """Draws three clips from a WaveNet: python benchmarks/sample_wavenet.py DENSITY OUT [--seconds 1]
 
-DENSITY is what `benchmarks/likelihoods.py DATA --only digits/wavenet --keep RUNS` leaves in RUNS. It writes
+DENSITY is what `benchmarks/likelihoods/run.py DATA --only digits/wavenet --keep RUNS` leaves in RUNS. It writes
 OUT/clip-1.wav, clip-2.wav and clip-3.wav (8 kHz) and OUT/spectrograms.png.
 """
 

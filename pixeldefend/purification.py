@@ -1,7 +1,7 @@
 """Moving an image back towards the data: PixelDefend (Song et al. 2018, arXiv:1710.10766), algorithm 1.
 
 Site after site in raster order, and channel by channel, each sub-pixel becomes the most probable value within eps of
-what it was, given the purified ones before it. That is a fixed point, and is computed as one: see `densities.solve`.
+what it was, given the purified ones before it. That is a fixed point, and is computed as one: see `densities.sampling.solve`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .densities import Autoregressive, Density
-from .densities.sampling import METHODS, most_probable_within
+from .densities import Autoregressive, Density, most_probable_within
+from .densities.sampling import METHODS
 from .detectors import Detector, is_out_of_memory
 from .errors import ParameterError
 from .images import match_channels, to_batch, to_uint8
@@ -34,7 +34,7 @@ def purify(
     """x: one image or a batch, as `pixeldefend.images.to_batch` takes them. eps: how far a sub-pixel may move, in steps
     of the 8-bit grid, 0 to 255. density: of 8-bit images, or the detector that has it; a shipped or saved detector by
     name or path; None for the shipped one that fits. adaptive: leave alone what the detector does not flag (the paper's
-    adaptive eps: 0 where the image is probable enough). method: as `densities.solve` takes it.
+    adaptive eps: 0 where the image is probable enough). method: as `densities.sampling.solve` takes it.
 
     Returns uint8 (N, C, H, W), or (C, H, W) for one image; of equally probable values the lowest is taken. Too large a
     batch for the memory is split, with a warning. Raises ParameterError for another eps, no images, a density that does not

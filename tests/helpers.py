@@ -8,14 +8,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from pixeldefend.densities import Autoregressive, Density
+from pixeldefend.densities import DENSITIES, Autoregressive, Density
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "examples"
 SAMPLE = HERE / "data" / "fashion_mnist_test_500.npz"
 
 
-# name of a density -> small configurations that between them reach every branch
+# name of a density -> small configurations that between them reach every branch; one that is not here is tested with
+# its default arguments
 SMALL = {
     "fvsbn": [
         dict(event_shape=(1, 4, 5), head="bernoulli"),
@@ -79,6 +80,16 @@ SMALL = {
         dict(event_shape=(3, 4, 5), residual=8, skip=24, depth=3, stacks=1, head="logistics", mixtures=2),
     ],
 }
+
+
+def small_configs(name: str) -> list[dict]:
+    """The small configurations of a density: those of `SMALL`, or its default arguments on small events."""
+    if name in SMALL:
+        return SMALL[name]
+    density = DENSITIES[name]
+    side = max(3, density.min_side)
+    shapes = [(1, side, side), (3, side, side)] if "images" in density.events else []
+    return [dict(event_shape=shape) for shape in ([(7,)] if "rows" in density.events else []) + shapes]
 
 
 def randomised(density: Density, seed: int = 0, scale: float = 0.3) -> Density:

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..densities import Autoregressive, Density, OrderEnsemble
-from ..densities.base import SiteDistribution
+from ..densities import Autoregressive, Density, OrderEnsemble, SiteDistribution
 from ..errors import ParameterError
 
 TINY = 1e-12  # a model that is certain of every site expects no variance at all

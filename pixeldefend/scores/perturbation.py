@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..densities import Autoregressive
-from ..densities.sampling import most_probable_within
+from ..densities import Autoregressive, most_probable_within
 from ..errors import ParameterError
 from ..images.corruptions import blur
 from .evidence import Evidence

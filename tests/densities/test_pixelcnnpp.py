@@ -6,7 +6,7 @@ from helpers import SMALL, dependence, grid_images, randomised, site_order
 from torch.nn import functional as F
 
 from pixeldefend.densities import PixelCNNPlusPlus, build
-from pixeldefend.densities.pixelcnnpp import concat_elu, elu
+from pixeldefend.densities.pixelcnnpp_blocks import concat_elu, elu
 
 CASES = SMALL["pixelcnnpp"]
 
@@ -102,7 +102,7 @@ def test_channels_in_turn_are_those_of_the_whole_pixel(head):
     with torch.no_grad():
         parameters = density.net(x)
         whole, written = density.head(parameters, x).pmf(), torch.zeros_like(x)
-        for k, conditionals in enumerate(density.head.in_turn(parameters, written)):
+        for k, conditionals in enumerate(density.head.by_channel(parameters, written)):
             torch.testing.assert_close(conditionals.pmf()[:, 0], whole[:, k])
             written[:, k] = x[:, k]
 
