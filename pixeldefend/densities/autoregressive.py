@@ -38,6 +38,7 @@ class Autoregressive(Density):
 
     Attributes:
         heads: The names of the heads that the model can have.
+        default_head: The head whatever the data; None for the one that suits their values.
         min_side: The least height and width of an image.
         full_context: Whether every conditional depends on all sites before it, however small the net is. False if a
             model sees only so far, or has a blind spot.
@@ -47,6 +48,7 @@ class Autoregressive(Density):
 
     event_shape: tuple[int, ...]
     heads: tuple[str, ...] = tuple(HEADS)
+    default_head: str | None = None
     min_side: int = 1
     full_context: bool = True
     rows_at_once: int | None = None

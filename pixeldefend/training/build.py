@@ -37,8 +37,9 @@ def build_for(data: DataSet, model: str, /, **arguments: Any) -> Autoregressive:
         if name in arguments:
             raise ParameterError(f"{name} is given by the data and --model, it cannot be set to {arguments[name]!r}")
     if model in DENSITIES:
-        _check_events(data, model)
-        arguments = {**_defaults(data, DENSITIES[model]), **arguments}
+        defaults = _defaults(data, DENSITIES[model])
+        _check_suited(data, model, arguments.get("head", defaults["head"]))
+        arguments = defaults | arguments
     if arguments.get("head") == "categorical" and levels not in (None, 256):
         arguments.setdefault("levels", levels)
     density = build({"model": model, "event_shape": shape, **arguments})
@@ -52,16 +53,17 @@ def build_for(data: DataSet, model: str, /, **arguments: Any) -> Autoregressive:
     )
 
 
-def _check_events(data: DataSet, model: str) -> None:
-    kind, levels = "images" if len(data.train.shape) == 3 else "rows", data.train.levels
-    suited = [name for name, made in DENSITIES.items() if kind in made.events and made.only_levels in (None, levels)]
-    if model in suited:
+def _check_suited(data: DataSet, model: str, head: str) -> None:
+    """Raises ParameterError, naming the models that suit, if the model has no events of this kind or no such head."""
+    kind = "images" if len(data.train.shape) == 3 else "rows"
+    suited = [name for name, density in DENSITIES.items() if kind in density.events and head in density.heads]
+    if model in suited or not suited:  # of an unknown head, `build` says which there are
         return
     holds = "images" if kind == "images" else f"rows of {data.train.shape[0]}"
-    made = DENSITIES[model]
-    models = "images" if kind not in made.events else f"events of {_words(made.only_levels)}"
+    density = DENSITIES[model]
+    lacks = f"has no head {head!r}" if kind in density.events else f"models {', '.join(sorted(density.events))}"
     raise ParameterError(
-        f"{model} models {models}, {data.name} holds {holds} of {_words(levels)}: take {', '.join(suited)}"
+        f"{model} {lacks}; {data.name} holds {holds} of {_words(data.train.levels)}: take {', '.join(suited)}"
     )
 
 

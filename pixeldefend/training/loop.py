@@ -109,7 +109,7 @@ def train(
             log_every_n_steps=50,
             num_sanity_val_steps=0,
         )
-    except MisconfigurationException as error:  # no such accelerator, or not so many
+    except (MisconfigurationException, ValueError) as error:  # no such accelerator or precision, or not so many
         raise ParameterError(str(error)) from None
     rank: dict[str, Any] = {"num_replicas": trainer.world_size, "rank": trainer.global_rank}
     rows, held = _Rows(images), _Rows(validation)

@@ -13,12 +13,10 @@ import pytest
 PROGRAM = Path(sys.executable).parent / "pixeldefend"
 
 
-def test_the_help_imports_no_torch_and_the_library_changes_nothing():
+def test_the_help_imports_no_torch_and_the_program_calms_waiting_threads():
     code = """
 import os, sys
-before = dict(os.environ)
 from pixeldefend.cli.main import main
-assert dict(os.environ) == before
 sys.argv = ["pixeldefend", "--help"]
 try:
     main()

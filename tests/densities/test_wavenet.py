@@ -1,5 +1,4 @@
-"""WaveNet: what it sees, and the mu-law code of audio."""
-
+"""WaveNet: what it sees."""
 
 from helpers import dependence, randomised, values
 
