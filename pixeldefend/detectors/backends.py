@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..densities import Autoregressive, Density
-from ..errors import ParameterError
+from ..errors import MissingExtraError, ParameterError
 
 # backend -> the precision it computes in: those of the same share a calibration
 PRECISION = {"float32": "float32", "bfloat16": "bfloat16", "openvino": "float32"}
@@ -66,9 +66,8 @@ def _by_openvino(density: Autoregressive) -> Callable[[Tensor], Tensor]:
         import openvino
         from openvino.frontend import FrontEndManager
         from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
-    except ModuleNotFoundError as error:
-        message = "the backend 'openvino' needs the extra 'fast': pip install 'pixeldefend[fast]'"
-        raise ModuleNotFoundError(message, name="openvino") from error
+    except ModuleNotFoundError:
+        raise MissingExtraError("openvino", "fast") from None
 
     example = torch.zeros(2, *density.event_shape)
     with torch.no_grad(), warnings.catch_warnings():

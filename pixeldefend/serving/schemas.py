@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
+from ..errors import ParameterError
 from ..screening import Record
 
 MAX_IMAGES = 256  # a request
@@ -17,11 +18,11 @@ MAX_NAME = 1024  # characters
 
 def _decoded(text: object) -> bytes:
     if not isinstance(text, str):
-        raise ValueError("a string is required: base64 of an image file")
+        raise ParameterError("a string is required: base64 of an image file")
     try:
         return base64.b64decode(text, validate=True)
     except binascii.Error as error:
-        raise ValueError(f"not base64: {error}") from None
+        raise ParameterError(f"not base64: {error}") from None
 
 
 Base64 = Annotated[
