@@ -322,7 +322,18 @@ def aware_options(
 
 
 def budgets(option: str, listed: str) -> list[int]:
-    """Returns the whole 8-bit steps of a comma-separated list; raises ParameterError for anything else."""
+    """Returns the whole numbers of a comma-separated list.
+
+    Args:
+        option: The name of the option, for the message.
+        listed: Its value: numbers of 8-bit steps, separated by commas.
+
+    Returns:
+        The numbers, without duplicates.
+
+    Raises:
+        ParameterError: If an item is no whole number.
+    """
     for item in names_of(listed) or ():
         if not item.isdecimal():
             raise ParameterError(f"{option} wants whole 8-bit steps, got {item!r}")

@@ -34,7 +34,10 @@ app.add_typer(train_app, name="train")
 
 
 def main() -> None:
-    """Runs the program. A failed command exits with 2, and not with Python's 1, which means "some are flagged"."""
+    """Runs the program.
+
+    A command that fails exits with 2, and not with Python's 1, which means "some are flagged".
+    """
     calm_waiting_threads()
     # a terminated run cleans up behind itself, as an interrupted one does
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))

@@ -43,7 +43,10 @@ class Command(TyperCommand):
 
 
 class Program(TyperGroup):
-    """The program, which takes --debug before and after the command. Every error of a command passes here."""
+    """The program, which takes --debug before and after the command.
+
+    Every error of a command passes here.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.ensure_object(dict)["arguments"] = list(args)  # which results files quote
@@ -113,7 +116,14 @@ def names_of(listed: str) -> list[str] | None:
 
 
 def checked_device(name: str) -> str:
-    """Raises ParameterError unless the device can be used."""
+    """Returns the name of a device that can be used.
+
+    Args:
+        name: The device, as torch names it.
+
+    Raises:
+        ParameterError: If this machine has no such device.
+    """
     if name != "cpu":  # torch takes seconds to import
         from ..devices import check_device
 

@@ -57,7 +57,18 @@ def column_of(declared: records.Column, **how: Any) -> Column:
 
 
 def opened(output: Path | None, mode: str = "w") -> AbstractContextManager[IO[Any]]:
-    """Opens a file that is written whole or not at all, or standard output if there is no file."""
+    """Opens a file that is written whole or not at all.
+
+    Args:
+        output: The file, or None for standard output.
+        mode: "w" or "wb".
+
+    Returns:
+        A context manager, which gives the open file.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
     if output is None:
         return _standard_output()
     from ..serialization import whole_file
@@ -74,7 +85,13 @@ def _standard_output() -> Iterator[IO[str]]:
 
 
 def print_table(rows: Sequence[Row], columns: Sequence[Column], file: IO[str]) -> None:
-    """Prints rows under the titles of the columns."""
+    """Prints a table for people.
+
+    Args:
+        rows: What it shows.
+        columns: Its columns.
+        file: Where it is printed; the lines are folded on a terminal only.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -92,7 +109,7 @@ def print_table(rows: Sequence[Row], columns: Sequence[Column], file: IO[str]) -
 
 
 def check_picture(picture: Path | None) -> None:
-    """Raises an error if the file cannot be written as a picture, before the work begins.
+    """Makes sure, before the work begins, that a picture can be written.
 
     Args:
         picture: The file, or None for no picture.

@@ -81,7 +81,10 @@ def train_density(
     limit: Limit = None,
     resume: Resume = None,
 ) -> None:
-    """Train a density on clean images by maximum likelihood. It writes OUT/density.safetensors."""
+    """Train a density on clean images by maximum likelihood.
+
+    It writes OUT/density.safetensors.
+    """
     from .. import training
 
     made = training.train_density(
@@ -142,7 +145,10 @@ def train_classifier(
     limit: Limit = None,
     resume: Resume = None,
 ) -> None:
-    """Train a residual network on labelled images. It writes OUT/classifier.safetensors."""
+    """Train a residual network on labelled images.
+
+    It writes OUT/classifier.safetensors.
+    """
     from .. import training
 
     made = training.train_classifier(
