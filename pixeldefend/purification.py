@@ -134,7 +134,11 @@ class PixelDefend(nn.Module):
 
 
 def checked_eps(eps: Any) -> int:
-    """Returns eps as an int. Raises ParameterError unless it is a whole number from 0 to 255."""
+    """Returns eps, in 8-bit steps, as an int.
+
+    Raises:
+        ParameterError: Unless it is a whole number from 0 to 255.
+    """
     try:
         whole = int(eps)
     except (TypeError, ValueError, OverflowError):
@@ -145,7 +149,11 @@ def checked_eps(eps: Any) -> int:
 
 
 def checked_density(density: Density | Detector) -> Autoregressive:
-    """Returns the density, of a detector its own. Raises ParameterError unless its sites are 8-bit pixels."""
+    """Returns a density that can purify: the one given, or the one that a detector has.
+
+    Raises:
+        ParameterError: Unless it is autoregressive and its sites are 8-bit pixels.
+    """
     model = density.density if isinstance(density, Detector) else density
     if not isinstance(model, Autoregressive) or len(model.event_shape) != 3 or model.levels != 256:
         kind = type(model).__name__

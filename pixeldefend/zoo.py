@@ -124,12 +124,20 @@ def load_density(name: str | os.PathLike[str], *, device: str | torch.device = "
 
 @functools.cache
 def cached_detector(name: str, device: str = "cpu", backend: str | None = None) -> Detector:
-    """Loads a detector once a process; arguments as for `load_detector`."""
+    """Loads a detector once a process.
+
+    Args:
+        name: As for `load_detector`.
+        device: As for `load_detector`.
+        backend: As for `load_detector`.
+    """
     return load_detector(name, device=device, backend=backend)
 
 
 class DetectorSet:
-    """The detectors that may be asked about an image, by name. They are loaded when they are first needed.
+    """The detectors that may be asked about an image, by name.
+
+    They are loaded when they are first needed.
 
     Args:
         detector: A detector, the name of a shipped one, or the path of a saved one; None for all that are shipped.
@@ -194,8 +202,14 @@ class DetectorSet:
         )
 
     def provenance(self, name: str) -> dict[str, Any]:
-        """Returns what a log needs to tell a detector's scores from others: `detector`, `detector_sha256` (of its file,
-        None if it has none) and `precision`."""
+        """Returns what tells a detector's scores in a log from others'.
+
+        Args:
+            name: One of `names`.
+
+        Returns:
+            `detector`, `detector_sha256` (of its file, None if it has none) and `precision`.
+        """
         return {"detector": name, "detector_sha256": self.sha256(name), "precision": self[name].precision}
 
     def sha256(self, name: str) -> str | None:

@@ -351,7 +351,14 @@ CALIBRATION = "calibration_scores"
 
 
 def check_corruptions(names: Sequence[str]) -> None:
-    """Raises ParameterError unless these are names of benign corruptions, in a list."""
+    """Refuses what is no list of names of benign corruptions.
+
+    Args:
+        names: Keys of `pixeldefend.images.corruptions.CORRUPTIONS`.
+
+    Raises:
+        ParameterError: If it is a string, or if a name is unknown.
+    """
     if isinstance(names, str):
         raise ParameterError(f"corruptions must be a list of names, got {names!r}")
     for name in names:
@@ -359,9 +366,16 @@ def check_corruptions(names: Sequence[str]) -> None:
 
 
 def check_distinct(samples: Samples, what: str) -> None:
-    """Raises CalibrationError if more than a tenth of the images are copies: n copies of one image are not n images.
+    """Refuses images of which more than a tenth are copies: n copies of one image are not n images.
 
-    Natural data hold a few copies; rows of few values may hold many.
+    Natural data hold a few copies. Rows of few values may hold many.
+
+    Args:
+        samples: The images.
+        what: What they are, for the message.
+
+    Raises:
+        CalibrationError: If there are too many copies.
     """
     copies = len(samples) - len(set(samples.keys()))
     if samples.are_images and copies > max(1, len(samples) // 10):
@@ -369,7 +383,11 @@ def check_distinct(samples: Samples, what: str) -> None:
 
 
 def to_numbers(tensor: Tensor) -> np.ndarray:
-    """Returns a tensor as float64. Raises ModelError for NaN, which no threshold would catch."""
+    """Returns a tensor as a float64 array.
+
+    Raises:
+        ModelError: For NaN, which no threshold would catch.
+    """
     if torch.isnan(tensor).any():
         raise ModelError("the density gives NaN for some images: it diverged in training, or its weights are damaged")
     return tensor.detach().double().cpu().numpy()

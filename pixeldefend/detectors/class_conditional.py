@@ -95,8 +95,15 @@ class ClassConditional(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return np.where(self.decision_function(X, y) < 0, -1, 1)
 
     def p_value(self, X: Any, y: Any = None) -> Array:
-        """Returns (N,): the share of clean images of the same class that are at least as anomalous; arguments as for
-        `decision_function`."""
+        """Returns (N,): the share of clean images of the same class that are at least as anomalous.
+
+        Args:
+            X: Images.
+            y: (N,) their labels; None with a classifier.
+
+        Raises:
+            ParameterError: For a label without a calibration image.
+        """
         check_is_fitted(self)
         scores, labels = -self.score_samples(X), self._known_labels(X, y)
         return conformal.class_p_values(scores, labels, self.detector_.calibration_scores_, self.calibration_labels_)

@@ -121,12 +121,20 @@ class Samples:
 
 
 def uint8_image(image: Any) -> Tensor:
-    """Returns one image, as `images.to_batch` takes it, as uint8 (C, H, W). Raises as `images.to_batch` does, and
-    ParameterError for a batch of several."""
+    """Returns one image as uint8 (C, H, W).
+
+    Args:
+        image: As `pixeldefend.images.to_batch` takes it.
+
+    Raises:
+        ImageError: If it is malformed.
+        ParameterError: If it is a batch of several.
+        OSError: If the file cannot be read.
+    """
     if isinstance(image, str | os.PathLike | bytes):
         image = read_image(image)
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and (image.ndim == 2 or image.shape[2:] == (3,)):
-        x = torch.from_numpy(np.ascontiguousarray(image))  # as files come: no detour by floating point
+        x = torch.from_numpy(np.array(image))  # as files come: no detour by floating point
         return x[None] if x.ndim == 2 else x.permute(2, 0, 1)
     if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and len(image) in (1, 3):
         return image

@@ -26,7 +26,10 @@ class TileBatch:
 
 
 class Preprocessor(BaseEstimator, ABC):  # type: ignore[misc]
-    """Turns images into tiles. A subclass's constructor takes plain values and stores them under their names."""
+    """Turns images into tiles.
+
+    A subclass's constructor takes plain values and stores them under their names, as scikit-learn wants it.
+    """
 
     @abstractmethod
     def __call__(self, x: Tensor) -> TileBatch:
