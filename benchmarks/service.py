@@ -232,6 +232,8 @@ def kill(folder: Path, images: np.ndarray, files: list[bytes], arguments: Any) -
         with serving(folder) as (host, port, process):
 
             async def send(host: str = host, port: int = port, process: Any = process, turn: int = turn) -> None:
+                answered = asyncio.Semaphore(0)
+
                 async def client(number: int) -> None:
                     connection, i = Connection(host, port), number
                     while True:
@@ -240,10 +242,12 @@ def kill(folder: Path, images: np.ndarray, files: list[bytes], arguments: Any) -
                         except (ConnectionError, OSError):
                             return
                         acknowledged.append(json.loads(answer)["records"][0]["id"])
+                        answered.release()
                         i += 16
 
                 clients = [asyncio.create_task(client(number)) for number in range(16)]
-                await asyncio.sleep(0.5 + random.Random(turn).random())
+                for _ in range(random.Random(turn).randint(50, 150)):
+                    await answered.acquire()
                 process.send_signal(signal.SIGKILL)
                 await asyncio.gather(*clients)
 
