@@ -1,10 +1,12 @@
 """What several test files use."""
 
+import math
 import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -90,6 +92,12 @@ def small_configs(name: str) -> list[dict]:
     side = max(3, density.min_side)
     shapes = [(1, side, side), (3, side, side)] if "images" in density.events else []
     return [dict(event_shape=shape) for shape in ([(7,)] if "rows" in density.events else []) + shapes]
+
+
+def slow_if_large(config: dict, name: str) -> object:
+    """A parameter of a test that goes through an event site by site, marked as slow if there are many sites."""
+    marks = [pytest.mark.slow] if math.prod(config["event_shape"]) > 100 else []
+    return pytest.param(config, id=name, marks=marks)
 
 
 def randomised(density: Density, seed: int = 0, scale: float = 0.3) -> Density:

@@ -1,5 +1,7 @@
 """Heads: what a net's parameters mean, with correct gradients."""
 
+from functools import partial
+
 import pytest
 import torch
 from helpers import grid_images
@@ -48,8 +50,10 @@ def test_gradients_are_correct(head, channels):
     generator = torch.Generator().manual_seed(0)
     parameters = torch.randn(1, made.outputs, 1, 2, generator=generator, dtype=torch.float64, requires_grad=True)
     x = (0.003 + 0.99 * torch.rand(1, channels, 1, 2, generator=generator, dtype=torch.float64)).requires_grad_()
-    assert torch.autograd.gradcheck(lambda p, v: made(p, v).log_prob(v), (parameters, x))
-    assert torch.autograd.gradcheck(lambda p, v: made(p, v).surprisal_moments(), (parameters, x), atol=1e-4)
+    fast = head == "categorical"  # of its thousands of derivatives random combinations are compared
+    check = partial(torch.autograd.gradcheck, inputs=(parameters, x), fast_mode=fast)
+    assert check(lambda p, v: made(p, v).log_prob(v))
+    assert check(lambda p, v: made(p, v).surprisal_moments(), atol=1e-4)
 
 
 def test_gradient_is_finite_at_both_ends_and_in_single_precision():

@@ -22,8 +22,8 @@ def test_a_deep_enough_pixelcnnpp_has_no_blind_spot(scales):
     ).double()
     x = (0.1 + 0.8 * grid_images(1, 3, 8, 8)).double()
     order = site_order(density)
-    for row in range(8):
-        for column in range(8):
+    for row in range(1, 8, 3):
+        for column in range(0, 8, 3):
             site = (2, row, column)
             gradient = dependence(density, x, site)
             assert (gradient[order < order[site]] != 0).all(), f"{site} misses something before it"
@@ -62,7 +62,7 @@ def test_summing_out_the_last_two_pixels_leaves_the_probability_of_the_rest():
 
 
 def test_sample_frequencies_match_the_probabilities(tiny_density):
-    n = 1500
+    n = 800
     x = tiny_density.sample(n, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         surprisal = -tiny_density.log_prob_map(x)

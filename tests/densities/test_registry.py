@@ -217,7 +217,7 @@ def test_an_added_density_passes_the_contract_tests_unseen(tmp_path):
     command += [str(Path(__file__).with_name("test_contract.py"))]
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stdout[-3000:]
     suite = next(ElementTree.parse(tmp_path / "found.xml").iter("testsuite"))
