@@ -19,7 +19,7 @@ from pixeldefend.errors import CalibrationError, ParameterError
 from pixeldefend.screening.audit_log import VERSION, AuditLog
 from pixeldefend.screening.feedback import confirmed_clean
 from pixeldefend.screening.records import LOG_COLUMNS, row_writer
-from pixeldefend.zoo import detector_sha256
+from pixeldefend.serialization import sha256_of
 
 COMMAND = Path(sys.executable).parent / "pixeldefend"
 ROW = dict(path="a.png", verdict="clean", p_value=0.5, score=1.0, sha256="ab", detector="tiny")
@@ -363,7 +363,7 @@ def test_the_command_recalibrates_and_refuses_too_few(log, tiny_detector, tmp_pa
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
     tiny_detector.save(tmp_path / "tiny.safetensors")
-    digest = detector_sha256(str(tmp_path / "tiny.safetensors"))
+    digest = sha256_of(str(tmp_path / "tiny.safetensors"))
     dark = clean_images(60, seed=5) // 2  # this traffic is not what calibrated
     scores = -tiny_detector.score_samples(dark)
     flagged = scores > -tiny_detector.offset_

@@ -6,8 +6,7 @@ import torch
 from helpers import Brightness, clean_images
 from PIL import Image
 
-from pixeldefend.detectors import Detector
-from pixeldefend.detectors.detector import Verdicts
+from pixeldefend.detectors import Detector, Verdicts
 from pixeldefend.errors import ParameterError, PixelDefendError
 from pixeldefend.images import read_image
 from pixeldefend.screening import Record, Screened, Statistics, find_files, screen, screener
