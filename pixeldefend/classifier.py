@@ -141,7 +141,7 @@ def predict_labels(model: nn.Module, x: Tensor, batch_size: int = 64) -> Tensor:
         (N,) int64, on the CPU.
     """
     device = device_of(model)
-    with modes_kept(model), torch.inference_mode():
+    with modes_kept(model), torch.no_grad():  # not inference mode: its tensors could enter no graph
         labels = [torch.zeros(0, dtype=torch.long)]
         for part in x.split(batch_size) if len(x) else ():
             images = part.to(device) / 255 if part.dtype == torch.uint8 else part.to(device)

@@ -21,7 +21,8 @@ from ..classifier import modes_kept
 from ..errors import CalibrationError, ModelError, ParameterError
 from ..images.corruptions import check_corruption
 from ..serialization import load_tensors, save_tensors
-from .samples import Samples, uint8_image
+from .samples import Samples, check_distinct, uint8_image
+from .scoring import to_numbers
 
 
 @dataclass(frozen=True)
@@ -363,34 +364,6 @@ def check_corruptions(names: Sequence[str]) -> None:
         raise ParameterError(f"corruptions must be a list of names, got {names!r}")
     for name in names:
         check_corruption(name)
-
-
-def check_distinct(samples: Samples, what: str) -> None:
-    """Refuses images of which more than a tenth are copies: n copies of one image are not n images.
-
-    Natural data hold a few copies. Rows of few values may hold many.
-
-    Args:
-        samples: The images.
-        what: What they are, for the message.
-
-    Raises:
-        CalibrationError: If there are too many copies.
-    """
-    copies = len(samples) - len(set(samples.keys()))
-    if samples.are_images and copies > max(1, len(samples) // 10):
-        raise CalibrationError(f"{copies} of {len(samples)} {what} are copies of others among them: give each once")
-
-
-def to_numbers(tensor: Tensor) -> np.ndarray:
-    """Returns a tensor as a float64 array.
-
-    Raises:
-        ModelError: For NaN, which no threshold would catch.
-    """
-    if torch.isnan(tensor).any():
-        raise ModelError("the density gives NaN for some images: it diverged in training, or its weights are damaged")
-    return tensor.detach().double().cpu().numpy()
 
 
 def _calibration(precision: str) -> str:

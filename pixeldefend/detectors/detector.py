@@ -12,18 +12,18 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..calibration.conformal import Array
 from ..densities import Density, restored
 from ..devices import check_device
 from ..errors import CalibrationError, ImageError, ModelError, ParameterError
 from ..images import match_channels
-from ..preprocessing import Identity, Preprocessor, TileBatch, aggregated, build
+from ..preprocessing import Identity, Preprocessor, build
 from ..scores import Evidence, LearnedScore, bits_per_dim, make_score, with_noise
 from .backends import PRECISION, check_backend, on_backend
-from .base import ConformalDetector, check_corruptions, check_distinct, to_numbers
-from .samples import Samples, is_images, uint8_image
+from .base import ConformalDetector, check_corruptions
+from .samples import Samples, check_distinct, is_images, uint8_image, without_calibration_images
+from .scoring import ScoredTiles, surprisal_of_pixels, to_numbers
 
 
 class Detector(ConformalDetector):
@@ -156,7 +156,7 @@ class Detector(ConformalDetector):
             (N,), higher = more anomalous; flagged above -offset_.
         """
         check_is_fitted(self)
-        return self._image_scores(x, self.score_)
+        return self._look(x).scores(self.score_, self.aggregate)
 
     def evaluate(self, statistics: Mapping[str, Callable[[Evidence], Tensor]], X: Any) -> dict[str, Array]:
         """Computes other statistics of images, all from one pass of the density.
@@ -170,9 +170,8 @@ class Detector(ConformalDetector):
         """
 
         def batch(x: Tensor) -> tuple[np.ndarray, ...]:
-            looks = self._look(x)
-            functions = statistics.values()
-            return tuple(to_numbers(self._join(looks, [e.once(function) for _, e in looks])) for function in functions)
+            tiles = self._look(x)
+            return tuple(to_numbers(tiles.scores(function, self.aggregate)) for function in statistics.values())
 
         return dict(zip(statistics, self._each(batch, self._samples(X)), strict=True))
 
@@ -183,7 +182,9 @@ class Detector(ConformalDetector):
             ParameterError: If the density has no bits/dim: it models rows of real numbers.
         """
         check_is_fitted(self)
-        bits: Array = self._each(lambda x: (to_numbers(self._mean_bits(self._look(x))),), self._samples(X))[0]
+        bits: Array = self._each(lambda x: (to_numbers(self._look(x).scores(bits_per_dim, "mean")),), self._samples(X))[
+            0
+        ]
         return bits
 
     def surprisal_map(self, X: Any) -> Any:
@@ -197,58 +198,24 @@ class Detector(ConformalDetector):
         return self._each(lambda x: (to_numbers(self._map(x, self._look(x))),), self._samples(X))[0]
 
     def _examine(self, x: Tensor, maps: bool) -> tuple[np.ndarray, ...]:
-        looks = self._look(x)
-        scores = to_numbers(self._join(looks, [self.score_(evidence) for _, evidence in looks]))
-        evidence = looks[0][1]
-        if evidence.density.has_bits(tuple(evidence.x.shape[1:])):
-            bits = to_numbers(self._mean_bits(looks))
-        else:
-            bits = np.full(len(scores), np.nan)
-        return (scores, bits, to_numbers(self._map(x, looks))) if maps else (scores, bits)
+        tiles = self._look(x)
+        scores, bits = to_numbers(tiles.scores(self.score_, self.aggregate)), tiles.bits_per_dim()
+        found = (scores, bits.detach().double().cpu().numpy())
+        return (*found, to_numbers(self._map(x, tiles))) if maps else found
 
-    def _look(self, x: Tensor) -> list[tuple[TileBatch, Evidence]]:
-        """Returns the tiles of images, in batches, with what the density says about them."""
+    def _look(self, x: Tensor) -> ScoredTiles:
+        """Returns the tiles of images, with what the density says about them."""
         density = self._density()
         tiles = self._preprocessor()(x.to(density.device, density.dtype))
         fast = None if torch.is_grad_enabled() else self._on_backend(self.backend)
-        size = max(self.batch_size, 1)
-        if len(tiles.x) <= max(size, len(x)):  # as many as the caller asked for: it splits if memory is short
-            parts = [tiles]
-        else:
-            parts = [
-                TileBatch(tiles.x[i : i + size], tiles.owner[i : i + size], tiles.box[i : i + size])
-                for i in range(0, len(tiles.x), size)
-            ]
-        return [(part, Evidence(density, density.to_support(part.x), self.classifier, fast)) for part in parts]
+        # as many tiles at once as the caller has images: it takes fewer if memory is short
+        return ScoredTiles(tiles, density, max(self.batch_size, len(x)), self.classifier, fast)
 
-    def _join(self, looks: list[tuple[TileBatch, Evidence]], scores: list[Tensor], how: str | None = None) -> Tensor:
-        """Returns one score an image."""
-        owner = torch.cat([tiles.owner for tiles, _ in looks])
-        return aggregated(torch.cat(scores), owner, how or self.aggregate)
-
-    def _image_scores(self, x: Tensor, score: Callable[[Evidence], Tensor]) -> Tensor:
-        looks = self._look(x)
-        return self._join(looks, [score(evidence) for _, evidence in looks])
-
-    def _mean_bits(self, looks: list[tuple[TileBatch, Evidence]]) -> Tensor:
-        return self._join(looks, [bits_per_dim(evidence) for _, evidence in looks], "mean")
-
-    def _map(self, x: Tensor, looks: list[tuple[TileBatch, Evidence]]) -> Tensor:
-        """Returns the surprisal of every pixel of images, (N, H, W), stitched from their tiles'."""
-        maps = [_by_pixel(evidence) for _, evidence in looks]
+    def _map(self, x: Tensor, tiles: ScoredTiles) -> Tensor:
+        """Returns the surprisal of every pixel of images, (N, H, W), or of every site of rows."""
         if x.ndim != 4 or self.preprocessor is None:
-            return torch.cat(maps)
-        total, count = (torch.zeros(len(x), *x.shape[2:], dtype=maps[0].dtype) for _ in range(2))
-        for (tiles, _), tile_maps in zip(looks, maps, strict=True):
-            for owner, (top, left, bottom, right), tile in zip(
-                tiles.owner.tolist(), tiles.box.tolist(), tile_maps.cpu(), strict=True
-            ):
-                size = (bottom - top, right - left)
-                if tuple(tile.shape) != size:  # a resized image
-                    tile = F.interpolate(tile[None, None], size=size, mode="nearest")[0, 0]
-                total[owner, top:bottom, left:right] += tile
-                count[owner, top:bottom, left:right] += 1
-        return total / count
+            return tiles.each(surprisal_of_pixels)
+        return tiles.surprisal_maps(len(x), *x.shape[2:])
 
     # -- calibration ---------------------------------------------------------------------------------------------
 
@@ -295,7 +262,7 @@ class Detector(ConformalDetector):
                 held = max(1, len(samples) // 5)
                 learn, index = samples.take(index[:held]), index[held:]
             else:
-                learn = _without(self._samples(X_fit), samples)
+                learn = without_calibration_images(self._samples(X_fit), samples)
             if len(learn) < 2:
                 raise CalibrationError(
                     f"{self.statistic} learns from at least 2 clean images, got {len(learn)}: give more (X_fit)"
@@ -329,7 +296,7 @@ class Detector(ConformalDetector):
         return self._with(backend=check_backend(backend))
 
     def _scores(self, score: Callable[[Evidence], Tensor], samples: Samples) -> Array:
-        scores: Array = self._each(lambda x: (to_numbers(self._image_scores(x, score)),), samples)[0]
+        scores: Array = self._each(lambda x: (to_numbers(self._look(x).scores(score, self.aggregate)),), samples)[0]
         return scores
 
     def _features_of(self, score: LearnedScore) -> Callable[[Samples], Tensor]:
@@ -339,7 +306,7 @@ class Detector(ConformalDetector):
             found: list[np.ndarray] = []
 
             def batch(x: Tensor) -> tuple[np.ndarray, ...]:
-                found.extend([to_numbers(score.features(evidence)) for _, evidence in self._look(x)])
+                found.append(to_numbers(self._look(x).each(score.features)))
                 return (np.zeros(len(x)),)
 
             self._each(batch, samples)
@@ -430,25 +397,3 @@ def density_of(path: str | os.PathLike[str], tensors: dict[str, Tensor], meta: d
     prefix = "density."
     weights = {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
     return restored(path, meta["density"], weights)
-
-
-def _without(learn: Samples, calibrate: Samples) -> Samples:
-    """Returns the images to fit a statistic on that do not calibrate it too.
-
-    Raises CalibrationError if those are less than half of them: the two sets have been mixed up. Rows of few values may
-    well be the same.
-    """
-    if not learn.are_images:
-        return learn
-    calibrating = set(calibrate.keys())
-    kept = [i for i, key in enumerate(learn.keys()) if key not in calibrating]
-    if 2 * len(kept) < len(learn):
-        raise CalibrationError(
-            f"{len(learn) - len(kept)} of the {len(learn)} images to fit the statistic on (X_fit) are calibration "
-            "images too, and p-values would not hold: give other images"
-        )
-    return learn.take(np.array(kept, dtype=int))
-
-
-def _by_pixel(evidence: Evidence) -> Tensor:
-    return evidence.surprisal.sum(1) if evidence.surprisal.ndim == 4 else evidence.surprisal

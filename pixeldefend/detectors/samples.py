@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..batching import in_batches
-from ..errors import ParameterError
+from ..errors import CalibrationError, ParameterError
 from ..images import read_image, to_batch, to_uint8
 from ..images.corruptions import corrupt
 
@@ -142,6 +142,45 @@ def uint8_image(image: Any) -> Tensor:
     if len(batch) != 1:
         raise ParameterError(f"one image is wanted, got {len(batch)}")
     return to_uint8(batch[0])
+
+
+def check_distinct(samples: Samples, what: str) -> None:
+    """Refuses images of which more than a tenth are copies: n copies of one image are not n images.
+
+    Natural data hold a few copies. Rows of few values may hold many.
+
+    Args:
+        samples: The images.
+        what: What they are, for the message.
+
+    Raises:
+        CalibrationError: If there are too many copies.
+    """
+    copies = len(samples) - len(set(samples.keys()))
+    if samples.are_images and copies > max(1, len(samples) // 10):
+        raise CalibrationError(f"{copies} of {len(samples)} {what} are copies of others among them: give each once")
+
+
+def without_calibration_images(learn: Samples, calibrate: Samples) -> Samples:
+    """Returns the images to fit a statistic on that do not calibrate it too.
+
+    Args:
+        learn: The images to fit on. Rows of few values may well be the same as others: they are returned as they are.
+        calibrate: The calibration images.
+
+    Raises:
+        CalibrationError: If those are less than half of them: the two sets have been mixed up.
+    """
+    if not learn.are_images:
+        return learn
+    calibrating = set(calibrate.keys())
+    kept = [i for i, key in enumerate(learn.keys()) if key not in calibrating]
+    if 2 * len(kept) < len(learn):
+        raise CalibrationError(
+            f"{len(learn) - len(kept)} of the {len(learn)} images to fit the statistic on (X_fit) are calibration "
+            "images too, and p-values would not hold: give other images"
+        )
+    return learn.take(np.array(kept, dtype=int))
 
 
 def is_images(X: Any, size: tuple[int, int] | None) -> bool:

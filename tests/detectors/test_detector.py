@@ -193,14 +193,14 @@ def test_the_rate_holds_under_any_of_the_transformations_calibrated_for(tiny_den
         assert plain.is_adversarial(changed).mean() > 0.16
         assert wide.is_adversarial(changed).mean() < 0.16
     assert wide.is_adversarial(new).mean() <= plain.is_adversarial(new).mean()
-    with pytest.raises(ValueError, match="unknown transformation"):
+    with pytest.raises(ValueError, match="sepia"):
         Detector(tiny_density, fpr=0.1).fit(calibration, corruptions=["sepia"])
 
 
 def test_a_fit_that_fails_leaves_the_detector_as_it_was(tiny_density):
     x = clean_images(60, seed=1)
     detector = Detector(tiny_density, fpr=0.1)
-    with pytest.raises(ValueError, match="unknown transformation 'sepia'"):
+    with pytest.raises(ValueError, match="sepia"):
         detector.fit(x, corruptions=["sepia"])
     with pytest.raises(ValueError, match="must be a list of names, got 'jpeg-75'"):
         detector.fit(x, corruptions="jpeg-75")
