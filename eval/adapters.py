@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from ..data import DataSet
-from ..devices import check_device
 from ..errors import ModelError, ParameterError
 from ..zoo import load_classifier, load_detector, shipped
 from .baselines import BASELINES
@@ -111,29 +110,8 @@ def as_detector(
     Returns:
         A fitted detector without a density.
     """
-    detector = FunctionDetector(_Function(function, name, check_device(device)), name=name, fpr=fpr)
+    detector = FunctionDetector(function, name=name, fpr=fpr, device=str(device))
     return detector.fit(data.calibration.x)
-
-
-class _Function:
-    """A function of tensors, of whatever somebody else's function takes."""
-
-    def __init__(self, function: Callable[[Any], Any], name: str, device: torch.device) -> None:
-        self.function, self.name, self.device = function, name, device
-        self.__module__ = getattr(function, "__module__", None) or type(function).__module__  # for a cache's key
-
-    def __call__(self, x: Tensor) -> Tensor:
-        x = x.to(self.device)
-        try:
-            found = self.function(x)
-        except TypeError:
-            if x.requires_grad:
-                raise ParameterError(f"{self.name} takes no tensors, so attacks have no gradient: use spsa") from None
-            found = self.function(x.detach().cpu().numpy())
-        scores = torch.as_tensor(found).to(x.device)
-        if scores.shape != x.shape[:1] or not torch.isfinite(scores).all():
-            raise ParameterError(f"{self.name} must return {len(x)} finite numbers, got {tuple(scores.shape)}")
-        return scores
 
 
 class _Loaded(nn.Module):

@@ -239,7 +239,7 @@ class Runner:
     ) -> tuple[Tensor, Tensor]:
         """Returns (N, C, H, W) uint8 and (N,) queries, a chunk at a time."""
         parts = []
-        budget = dict(eps=eps, fpr=fpr, steps=steps, restarts=restarts)
+        budget: dict[str, Any] = dict(eps=eps, fpr=fpr, steps=steps, restarts=restarts)
         for start in range(0, len(images), self.settings.chunk):
             part = images[start : start + self.settings.chunk]
             key = {"attack": ADAPTIVE[name].as_json(), **budget, **asdict(self.settings), **budget}
