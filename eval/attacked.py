@@ -62,7 +62,7 @@ def attack_all(
 def attack_key(preset: Attack, classifier: nn.Module, images: Images, seed: int) -> dict[str, Any]:
     """Returns everything that the outcome of an attack depends on, as plain JSON values."""
     kind = type(preset.make())
-    code = [sys.modules[Attack.__module__], sys.modules[craft.__module__], images_package]
+    code = [sys.modules[Attack.__module__], sys.modules[Attacked.__module__], images_package]
     if not kind.__module__.startswith("foolbox."):
         code.append(sys.modules[kind.__module__])
     return {

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from ..attacks import ATTACKS, Attacked
@@ -117,6 +116,7 @@ def run_benchmark(
     """
     attacks = validate_names(attacks, ATTACKS)
     victims = labelled_test(data, limit)
+    assert victims.y is not None
     _check_other_data(data, other_data)
     if getattr(detector, "classifier", classifier) is None:  # for the statistics that ask it
         detector = copy.copy(detector)
@@ -200,7 +200,7 @@ def run_benchmark(
         },
         "milliseconds": milliseconds,
         "bits_per_dim": float(counted["bits/dim"].mean()) if with_bits else None,
-        "classifier_accuracy": torch.eq(predict_labels(classifier, victims.x), victims.y).float().mean().item(),
+        "classifier_accuracy": (predict_labels(classifier, victims.x).numpy() == victims.y.numpy()).mean().item(),
         "seed": seed,
         "sha256": {
             "detector": scores_digest(detector) if scorer.density is None else digest(scorer.density),

@@ -32,8 +32,6 @@ class Density(nn.Module, ABC):
     Attributes:
         name: The model's key in `DENSITIES`; None if it has none, and then it cannot be saved.
         events: What it models, of "images" (C, H, W), "rows" (D,) and "sequences" (rows of any length).
-        default_head: The head whatever the data, if not the one that suits their values.
-        only_levels: The number of levels of the data, of a model that takes no other.
         levels: The number L of values that a site takes, which are k / (L - 1) for k = 0 ... L - 1: 256 for 8-bit
             images and audio, 2 for binary data, as many as there are characters for text. None for real numbers, of
             which p(x) is a density and not a mass.
@@ -43,8 +41,6 @@ class Density(nn.Module, ABC):
 
     name: str | None = None
     events: frozenset[str] = frozenset({"images"})
-    default_head: str | None = None
-    only_levels: int | None = None
     levels: int | None = BYTE_LEVELS
     config: dict[str, Any] | None = None
 

@@ -47,7 +47,6 @@ class PixelCNNPlusPlus(Autoregressive):
     """
 
     name = "pixelcnnpp"
-    only_levels = 256
     heads = ("logistics", "categorical")
     min_side = 8
     full_context = False  # it reaches as far as its layers do

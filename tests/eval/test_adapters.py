@@ -125,7 +125,7 @@ def test_a_missing_file_is_a_missing_file(mine, data):
 
 def test_an_ill_behaved_function_is_refused(data):
     for function in (lambda x: x.mean(), lambda x: torch.full((len(x),), torch.nan)):
-        with pytest.raises(ParameterError, match="strange"):
+        with pytest.raises(ModelError, match="strange"):
             as_detector(function, "strange", data)
     arrays_only = as_detector(
         lambda x: np.asarray(x).std((1, 2, 3)) if isinstance(x, np.ndarray) else x + "", "a", data
