@@ -13,7 +13,6 @@ from pixeldefend.eval import (
     read_results,
     side_by_side,
     write_comparison,
-    write_report,
 )
 
 
