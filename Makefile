@@ -2,9 +2,10 @@
 PYTHON ?= python3
 BIN = .venv/bin
 ATTACKS = fgsm-8,bim-8,pgd-2,pgd-4,pgd-8,pgd-l2-0.25,pgd-l2-0.5,deepfool-linf,deepfool-l2,cw-l2,fmn-l0,salt-and-pepper
-SOURCES = $(shell find pixeldefend attacks eval -name '*.py' -o -name '*.j2' -o -name '*.json' -o -path '*page/*' -o -path '*weights*')
+# all that an installation is made of
+SOURCES = $(shell find pixeldefend attacks eval -type f -not -path '*/__pycache__/*')
 
-.PHONY: demo test test-fast lint weights examples benchmark leaderboard clean
+.PHONY: demo test test-fast lint docs figures weights examples benchmark leaderboard clean
 
 demo: .venv/installed
 	@rm -f demo.png
@@ -12,67 +13,76 @@ demo: .venv/installed
 	@test -f demo.png
 	@echo "wrote demo.png"
 
-test: .venv/tested
+test: .venv/developed
 	$(BIN)/pytest
 
-test-fast: .venv/tested
+test-fast: .venv/developed
 	$(BIN)/pytest -m "not slow"
 
-lint: .venv/linted
+lint: .venv/developed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	cd .venv && bin/mypy --config-file ../pyproject.toml -p pixeldefend
 
+# the documentation site, in site/: it needs no network to be viewed
+docs: .venv/developed
+	$(BIN)/python docs/generate.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# the tables and figures of README and docs, made again from the results files
+figures: .venv/developed
+	$(BIN)/python docs/generate.py
+
 # every shipped file, made again from nothing (about four hours on 2 cores)
-weights: .venv/tested
+weights: .venv/developed
 	$(BIN)/pixeldefend train density --data fashion-mnist --out runs/density \
 	    --set filters=32 --set blocks=1 --set mixtures=5 --epochs 6 --learning-rate 2e-3 --clip 20
 	$(BIN)/pixeldefend train classifier --data fashion-mnist --out runs/classifier --width 32 --epochs 8
-	$(BIN)/python benchmarks/release_weights.py runs fashion-mnist
+	$(BIN)/python benchmarks/release_weights.py runs fashion-mnist --statistic pooled
 	$(BIN)/pixeldefend train density --data cifar10 --out runs/cifar10/density --model pixelcnnpp \
 	    --set filters=60 --set blocks=6 --set scales=1 --set streams=1 --set mixtures=5 \
 	    --epochs 3 --batch-size 8 --learning-rate 2.5e-3 --clip 50
 	$(BIN)/pixeldefend train classifier --data cifar10 --out runs/cifar10/classifier --width 32 \
 	    --epochs 20 --learning-rate 0.2 --warmup 400 --shift 4
-	$(BIN)/python benchmarks/release_weights.py runs/cifar10 cifar10
+	$(BIN)/python benchmarks/release_weights.py runs/cifar10 cifar10 --statistic fused
 
-examples: .venv/tested
+examples: .venv/developed
 	$(BIN)/python examples/make_examples.py
 
-benchmark: .venv/tested
+benchmark: .venv/developed
 	$(BIN)/pixeldefend benchmark --detector fashion-mnist --classifier fashion-mnist --data fashion-mnist \
-	    --attacks noise-8,$(ATTACKS) --limit 1000 --clean 5000 --controls --oracle --by-class --other mnist \
-	    --keep runs/kept --out eval/results/fashion-mnist
+	    --attacks noise-8,$(ATTACKS) --limit 1000 --clean 5000 --corruptions --oracle --by-class --other mnist \
+	    --cache runs/cache --out eval/results/fashion-mnist
 	$(BIN)/pixeldefend benchmark --detector fashion-mnist --classifier fashion-mnist --data fashion-mnist \
-	    --attacks cw-l2-slow --limit 100 --clean 1000 --keep runs/kept --out eval/results/fashion-mnist-cw-slow
+	    --attacks cw-l2-slow --limit 100 --clean 1000 --cache runs/cache --out eval/results/fashion-mnist-cw-slow
 	$(BIN)/python benchmarks/make_rgb_mnist.py
 	$(BIN)/pixeldefend benchmark --detector cifar10 --classifier cifar10 --data cifar10 \
-	    --attacks $(ATTACKS) --limit 1000 --clean 2500 --controls --oracle --by-class \
+	    --attacks $(ATTACKS) --limit 1000 --clean 2500 --corruptions --oracle --by-class \
 	    --other data/mnist-32x32-rgb.npz --other data/fashion-mnist-32x32-rgb.npz \
-	    --keep runs/kept --out eval/results/cifar10
+	    --cache runs/cache --out eval/results/cifar10
 	$(BIN)/pixeldefend benchmark --detector cifar10 --classifier cifar10 --data cifar10 \
-	    --attacks deepfool-l2,cw-l2 --scores fused,purified_disagreement,fused_with_classifier \
-	    --limit 1000 --clean 1000 --keep runs/kept --out eval/results/cifar10-classifier
+	    --attacks deepfool-l2,cw-l2 --statistics fused,purified_disagreement,fused_with_classifier \
+	    --limit 1000 --clean 1000 --cache runs/cache --out eval/results/cifar10-classifier
 
-# attackers who know the detector, and baselines (about six hours on 2 cores); models of those who attack by transfer,
-# and classifiers that were trained to withstand attacks
-leaderboard: .venv/tested
+# attackers who know the detector, and baselines (about six hours on 2 cores), with the surrogate models of attackers who
+# attack by transfer, and adversarially trained classifiers
+leaderboard: .venv/developed
 	$(BIN)/pixeldefend train classifier --data fashion-mnist --out runs/other-fashion-mnist --width 16 --epochs 4 --seed 1
 	$(BIN)/pixeldefend train density --data fashion-mnist --out runs/other-fashion-mnist --model gated_pixelcnn --epochs 2 --seed 1
-	$(BIN)/python benchmarks/leaderboard.py fashion-mnist --limit 1000 --adaptive-limit 20 --keep runs/kept \
+	$(BIN)/python benchmarks/leaderboard.py fashion-mnist --limit 1000 --adaptive-limit 20 --cache runs/cache \
 	    --surrogate-classifier runs/other-fashion-mnist/classifier.safetensors --surrogate-density runs/other-fashion-mnist/density.safetensors
 	$(BIN)/pixeldefend train classifier --data cifar10 --out runs/other-cifar10 --width 16 --epochs 8 --seed 1
 	$(BIN)/pixeldefend train density --data cifar10 --out runs/other-cifar10 --model gated_pixelcnn --set filters=30 --epochs 1 --seed 1
-	$(BIN)/python benchmarks/leaderboard.py cifar10 --limit 1000 --adaptive-limit 20 --keep runs/kept \
+	$(BIN)/python benchmarks/leaderboard.py cifar10 --limit 1000 --adaptive-limit 20 --cache runs/cache \
 	    --surrogate-classifier runs/other-cifar10/classifier.safetensors --surrogate-density runs/other-cifar10/density.safetensors
 	for k in 8 25; do \
 	    $(BIN)/pixeldefend train classifier --data fashion-mnist --out runs/adv$$k --width 16 --epochs 7 --adversarial $$k && \
 	    $(BIN)/pixeldefend benchmark --detector fashion-mnist --classifier runs/adv$$k/classifier.safetensors \
-	        --data fashion-mnist --attacks $(ATTACKS),pgd-25 --scores bits_per_dim,pooled --limit 300 --clean 2500 \
-	        --adaptive blind-pgd,joint-pgd --eps 4,8,16,32 --steps 100 --adaptive-limit 16 --keep runs/kept \
+	        --data fashion-mnist --attacks $(ATTACKS),pgd-25 --statistics bits_per_dim,pooled --limit 300 --clean 2500 \
+	        --adaptive blind-pgd,joint-pgd --eps 4,8,16,32 --steps 100 --adaptive-limit 16 --cache runs/cache \
 	        --out eval/results/fashion-mnist-adversarial-$$k && \
 	    $(BIN)/python benchmarks/purification.py fashion-mnist --classifier runs/adv$$k/classifier.safetensors \
-	        --limit 500 --eps 16 --eps 32 --keep runs/kept || exit 1; \
+	        --limit 500 --eps 16 --eps 32 --cache runs/cache || exit 1; \
 	done
 
 # a regular, not an editable, installation: what is tested is what users get
@@ -80,16 +90,12 @@ leaderboard: .venv/tested
 	rm -rf build && $(BIN)/pip install --quiet .
 	@touch $@
 
-.venv/tested: pyproject.toml $(SOURCES) | .venv/bin/python
-	rm -rf build && $(BIN)/pip install --quiet '.[test]'
-	@touch $@ .venv/installed
-
-.venv/linted: pyproject.toml $(SOURCES) | .venv/bin/python
+.venv/developed: pyproject.toml $(SOURCES) | .venv/bin/python
 	rm -rf build && $(BIN)/pip install --quiet '.[dev]'
-	@touch $@ .venv/tested .venv/installed
+	@touch $@ .venv/installed
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build site *.egg-info

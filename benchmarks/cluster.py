@@ -25,6 +25,8 @@ import numpy as np
 import pandas
 from PIL import Image
 
+from pixeldefend.markdown import table
+
 HERE = Path(__file__).parent
 COMMAND = Path(sys.executable).parent / "pixeldefend"
 SAMPLE = HERE.parent / "tests" / "data" / "fashion_mnist_test_500.npz"
@@ -119,21 +121,16 @@ def main() -> None:
     (HERE / "ray.json").write_text(json.dumps(results, indent=1) + "\n")
     made_by = f"`python benchmarks/cluster.py --images {arguments.images}`; start-up is counted"
     memory_row = f"{results['mib_second_quarter']:.0f} -> {results['mib_last_quarter']:.0f} MiB"
-    lines = [
-        "# Screening by Ray",
-        "",
-        f"{results['machine']}. Made by {made_by}.",
-        "",
-        "| | |",
-        "| --- | --- |",
-        f"| {arguments.images} files of 28 x 28, one process with one thread | {one:.0f} s |",
-        f"| Ray, {arguments.workers} workers with a thread each | {several:.0f} s: {one / several:.2f} times as fast |",
-        f"| broken files, error records | {results['broken_files']}, {results['error_records']} |",
-        f"| verdicts that differ | {results['verdicts_that_differ']} |",
-        f"| private memory of all processes, second quarter of the run -> last | {memory_row} |",
+    rows = [
+        (f"{arguments.images} files of 28 x 28, one process with one thread", f"{one:.0f} s"),
+        (f"Ray, {arguments.workers} workers with a thread each", f"{several:.0f} s: {one / several:.2f} times as fast"),
+        ("broken files, error records", f"{results['broken_files']}, {results['error_records']}"),
+        ("verdicts that differ", results["verdicts_that_differ"]),
+        ("private memory of all processes, second quarter of the run -> last", memory_row),
     ]
-    (HERE / "ray.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    text = f"# Screening by Ray\n\n{results['machine']}. Made by {made_by}.\n\n{table(('', ''), rows)}"
+    (HERE / "ray.md").write_text(text)
+    print(text)
 
 
 if __name__ == "__main__":

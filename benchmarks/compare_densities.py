@@ -1,6 +1,6 @@
-"""Compares the models of likelihoods.py as detectors on Fashion-MNIST: which detects attacks best.
+"""Compares the models of likelihoods as detectors on Fashion-MNIST: which detects attacks best.
 
-    OMP_NUM_THREADS=1 python benchmarks/likelihoods.py DATA --keep RUNS --only fashion/fvsbn --only fashion/nade ...
+    OMP_NUM_THREADS=1 python benchmarks/likelihoods/run.py DATA --keep RUNS --only fashion/fvsbn --only fashion/nade ...
     python benchmarks/compare_densities.py DATA RUNS
 
 Every RUNS/fashion-NAME/density.safetensors is calibrated and measured on the same attacked images (the first 200 test

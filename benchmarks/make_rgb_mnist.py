@@ -1,9 +1,7 @@
-"""Grey data sets as 32 x 32 colour images, to show a detector of such images what it does not know.
+"""Makes grey data sets look like CIFAR-10: python benchmarks/make_rgb_mnist.py [--data-dir data]
 
-    python benchmarks/make_rgb_mnist.py [--data-dir data]
-
-Writes mnist-32x32-rgb.npz and fashion-mnist-32x32-rgb.npz beside the data: 28 x 28 images with a border of two black
-pixels, the same in all channels.
+The images are unlike all that a detector of CIFAR-10 knows, which should flag them. It writes mnist-32x32-rgb.npz and
+fashion-mnist-32x32-rgb.npz beside the data: 28 x 28 images with a border of two black pixels, the same in all channels.
 """
 
 import argparse
@@ -14,7 +12,7 @@ from torch import Tensor
 
 from pixeldefend.data import load_dataset
 
-TRAIN, TEST = 1200, 2000  # images; half of the latter are for tests when the file is read
+TRAIN, TEST = 1200, 2000  # images; half of the latter become test images when the file is read
 
 
 def main() -> None:
@@ -28,7 +26,7 @@ def main() -> None:
 
 
 def padded(x: Tensor) -> np.ndarray:
-    """x: (N, 1, 28, 28) uint8. Returns (N, 32, 32, 3)."""
+    """Pads grey images (N, 1, 28, 28) to colour images (N, 32, 32, 3)."""
     return np.repeat(np.pad(x.numpy()[:, 0], ((0, 0), (2, 2), (2, 2)))[..., None], 3, -1)
 
 

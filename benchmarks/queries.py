@@ -1,10 +1,9 @@
-"""Do ordinary clients look like a query attack? Images of a data set in sequence, as one client's.
+"""Measures whether ordinary clients look like a query attack: one client sends the images of a data set.
 
     python benchmarks/queries.py [--data fashion-mnist data/cifar10.npz] [--data-dir data] [--images 10000]
 
-Counts how many are named, and how near the fifth nearest among the 1,000 before each ever comes: an image is named when
-that is within `QueryAttacks.within`. Test images come first, then others that the density has not learnt from. Writes
-queries.md beside this file.
+It counts the images that are named, and measures the distance of the fifth nearest among the 1,000 images before each
+one: an image is named when that distance is at most `QueryAttacks.within`. It writes queries.md beside this file.
 """
 
 from __future__ import annotations
@@ -16,25 +15,26 @@ import numpy as np
 import torch
 
 from pixeldefend.data import load_dataset
+from pixeldefend.markdown import table
 from pixeldefend.serving.query_detection import QueryAttacks, fingerprint
 
 HERE = Path(__file__).parent
 
 
-def measured(name: str, data_dir: Path, n: int) -> str:
-    """Returns a row of the table."""
+def measure(name: str, data_dir: Path, n: int) -> list[str]:
+    """Returns a row of the table for the first n images of a data set."""
     data = load_dataset(name, data_dir)
     x = torch.cat([data.calibration.x, data.test.x, data.validation.x, data.fit.x])[:n]
     images = [image[0] if len(image) == 1 else image.transpose(1, 2, 0) for image in x.numpy()]
-    watch = QueryAttacks()
-    named = sum(watch.is_attack("a client", image) for image in images)
+    detection = QueryAttacks()
+    named = sum(detection.is_attack("a client", image) for image in images)
     prints = np.stack([fingerprint(image) for image in images])
     fifth = []
-    for i in range(watch.window, len(prints), 7):
-        distances = np.sqrt(((prints[i - watch.window : i] - prints[i]) ** 2).mean(1))
+    for i in range(detection.window, len(prints), 7):
+        distances = np.sqrt(((prints[i - detection.window : i] - prints[i]) ** 2).mean(1))
         fifth.append(np.partition(distances, 4)[4])
     least, usual = np.quantile(fifth, [0, 0.001])
-    return f"| {data.name} | {named} of {len(images)} | {least:.3f} | {usual:.3f} |"
+    return [data.name, f"{named} of {len(images)}", f"{least:.3f}", f"{usual:.3f}"]
 
 
 def main() -> None:
@@ -44,15 +44,17 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10_000)
     arguments = parser.parse_args()
     lines = [
-        "# Ordinary images in sequence, as one client's",
+        "# Ordinary images that one client sends in sequence",
         "",
         f"Made by `python benchmarks/queries.py --data {' '.join(arguments.data)} --images {arguments.images}`.",
         f"An image is named when the fifth nearest of the client's last 1,000 is within {QueryAttacks().within}.",
-        "The goal is none. HopSkipJump and the boundary attack are in `tests/test_queries.py`.",
+        "The goal is that none is named.",
+        "`tests/serving/test_query_detection.py` tests HopSkipJump and the boundary attack.",
         "",
-        "| images | named | fifth nearest, the least distance | ... of one in 1,000 |",
-        "| --- | --- | --- | --- |",
-        *(measured(name, arguments.data_dir, arguments.images) for name in arguments.data),
+        table(
+            ["images", "named", "least distance of the fifth nearest", "0.1 % quantile"],
+            [measure(name, arguments.data_dir, arguments.images) for name in arguments.data],
+        ).rstrip(),
     ]
     (HERE / "queries.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

@@ -1,71 +1,62 @@
-"""Makes the shipped models of what was trained: python benchmarks/release_weights.py RUNS NAME [--data DATA] [--data-dir DIR]
+"""Makes the shipped models of what was trained: python benchmarks/release_weights.py RUNS NAME --statistic STATISTIC
 
-Reads RUNS/density/density.safetensors and RUNS/classifier/classifier.safetensors, calibrates the detector on the data
-set NAME (or, if its images are held in another form, DATA), measures both on its test images, and writes NAME-detector
-and NAME-classifier, each .safetensors and .json, to pixeldefend/weights.
+It reads RUNS/density/density.safetensors and RUNS/classifier/classifier.safetensors, calibrates the detector on the
+data set NAME (or DATA, if its images are held in another form), measures both models on its official test images, and
+writes NAME-detector and NAME-classifier, each .safetensors and .json, to pixeldefend/weights.
 """
 
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from pixeldefend import Detector, densities
-from pixeldefend.classifier import ResNet
+from pixeldefend.classifier import predict_labels
 from pixeldefend.data import load_dataset
 from pixeldefend.serialization import load_tensors, sha256_of
+from pixeldefend.training.calibrate import calibrate
+from pixeldefend.zoo import load_classifier, recipe_of
 
-SCORES = {
-    # where the model is sure of most sites, even the least noise moves several scores far: no contrast is needed
-    "fashion-mnist": "pooled",
-    "cifar10": "fused",
-}
 WEIGHTS = Path(__file__).parent.parent / "pixeldefend" / "weights"
+FIT_IMAGES = 2000  # that a statistic learns from
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path)
-    parser.add_argument("name", choices=SCORES)
-    parser.add_argument("--data")
+    parser.add_argument("name", help="the name of the models, and of the data set that they were trained on")
+    parser.add_argument("--statistic", required=True, help="the detector's")
+    parser.add_argument("--data", help="the data set, if it is not found under its name")
     parser.add_argument("--data-dir", default="data")
     arguments = parser.parse_args()
-
-    name = arguments.name
+    name, runs = arguments.name, arguments.runs
     data = load_dataset(arguments.data or name, arguments.data_dir)
-    every_test_image = torch.cat([data.calibration.x, data.test.x])
-    every_label = torch.cat([data.calibration.y, data.test.y])
+    x = torch.cat([data.calibration.x, data.test.x])  # all official test images: the density has seen none of them
+    y = torch.cat([data.calibration.y, data.test.y])
 
-    source = arguments.runs / "density" / "density.safetensors"
-    detector = Detector(densities.load(source), statistic=SCORES[name])
-    detector.fit(data.calibration.x, X_fit=data.fit.x[:2000], backends=["bfloat16"])
-    verdicts = detector.judge(every_test_image)
-    metrics = {
-        "test_images": len(every_test_image),
-        "test_bits_per_dim": verdicts.bits_per_dim.mean(),
+    source = runs / "density" / "density.safetensors"
+    made = calibrate(source, data, statistic=arguments.statistic, backends=["bfloat16"], fit_images=FIT_IMAGES)
+    metrics: dict[str, Any] = {
+        "test_images": len(x),
+        "test_bits_per_dim": made.detector.bits_per_dim(x).mean(),
         "clean_images": len(data.test),
-        "false_alarms_at_0.01": verdicts.is_adversarial[-len(data.test) :].mean(),
+        "false_alarms_at_0.01": made.metrics["test_false_alarms"],
     }
-    target = WEIGHTS / f"{name}-detector.safetensors"
-    calibration = {"images": len(data.calibration), "score": detector.statistic}
-    detector.save(target, data=name, calibration=calibration, metrics=metrics, recipe=recipe(source, name))
-    write_card(target)
+    calibration = {"images": len(data.calibration), "statistic": arguments.statistic}
+    detector = WEIGHTS / f"{name}-detector.safetensors"
+    notes = dict(data=name, metrics=metrics, recipe={**made.notes["recipe"], "data": name})
+    made.detector.save(detector, calibration=calibration, **notes)
+    write_card(detector)
 
-    source = arguments.runs / "classifier" / "classifier.safetensors"
-    classifier = ResNet.load(source)
-    with torch.inference_mode():
-        labels = torch.cat([classifier(x / 255).argmax(1) for x in every_test_image.split(250)])
-    accuracy = (labels == every_label).double().mean().item()
-    metrics = {"test_images": len(every_test_image), "test_accuracy": accuracy}
-    target = WEIGHTS / f"{name}-classifier.safetensors"
-    classifier.save(target, data=name, metrics=metrics, recipe=recipe(source, name))
-    write_card(target)
-
-
-def recipe(model: Path, name: str) -> dict[str, object]:
-    """Returns how it was trained, on what, and with which torch."""
-    return {"torch": torch.__version__, **load_tensors(model)[1]["recipe"], "data": name}
+    source = runs / "classifier" / "classifier.safetensors"
+    classifier = load_classifier(source)
+    accuracy = (predict_labels(classifier, x) == y).double().mean().item()
+    metrics = {"test_images": len(x), "test_accuracy": accuracy}
+    recipe = {"torch": torch.__version__, **recipe_of(str(source)), "data": name}
+    path = WEIGHTS / f"{name}-classifier.safetensors"
+    classifier.save(path, data=name, metrics=metrics, recipe=recipe)
+    write_card(path)
 
 
 def write_card(model: Path) -> None:

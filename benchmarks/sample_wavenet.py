@@ -1,7 +1,7 @@
-"""Three clips that a WaveNet makes up, and their spectrograms: python benchmarks/sample_wavenet.py DENSITY OUT [--seconds 1]
+"""Draws three clips from a WaveNet: python benchmarks/sample_wavenet.py DENSITY OUT [--seconds 1]
 
-DENSITY: what `benchmarks/likelihoods.py DATA --only digits/wavenet --keep RUNS` leaves in RUNS. Writes OUT/clip-1.wav,
--2 and -3 (8 kHz) and OUT/spectrograms.png.
+DENSITY is what `benchmarks/likelihoods/run.py DATA --only digits/wavenet --keep RUNS` leaves in RUNS. It writes
+OUT/clip-1.wav, clip-2.wav and clip-3.wav (8 kHz) and OUT/spectrograms.png.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from pixeldefend.data import write_wav
+from pixeldefend.data import mu_law_decode, write_wav
 from pixeldefend.densities import WaveNet, load
-from pixeldefend.densities.wavenet import mu_law_decode
 
 RATE = 8000
 

@@ -1,11 +1,11 @@
-"""The service under load, as a process, with clients beside it on the same machine.
+"""Measures the service under load. It runs as a process, its clients beside it on the same machine.
 
     python benchmarks/service.py throughput overload kill fuzz soak [--seconds N] [--kills 50] [--bodies 10000]
 
-throughput: 64 clients that send 28 x 28 PNGs, against scoring the same images in one process. overload: twice as many
-requests a second as that, for a minute. kill: SIGKILL under load, again and again. fuzz: damaged images, forms and
-JSON, and schemathesis on the API's own description, if it is installed. soak: full load for 20 minutes. Writes
-service.json and service.md beside this file; what is not asked for is kept as it was.
+throughput: 64 clients that send 28 x 28 PNGs, compared with scoring the same images in one process. overload: twice as
+many requests a second as the service can answer, for a minute. kill: SIGKILL under load, again and again. fuzz: damaged
+images, forms and JSON, and schemathesis on the API's own description if it is installed. soak: full load for 20
+minutes. Results go to service.json and service.md beside this file; jobs that are not named keep their old results.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ import torch
 from PIL import Image
 
 from pixeldefend import load_detector
+from pixeldefend.markdown import table as markdown_table
 from pixeldefend.screening.audit_log import AuditLog
 
 HERE = Path(__file__).parent
@@ -53,15 +54,15 @@ def png(image: np.ndarray) -> bytes:
 
 @contextmanager
 def serving(folder: Path, *options: str) -> Iterator[tuple[str, int, subprocess.Popen[bytes]]]:
-    """Yields host, port and process."""
-    said = folder / f"{time.monotonic_ns()}.log"
-    with said.open("wb") as log:
+    """Runs the service in a folder. Yields host, port and process."""
+    output = folder / f"{time.monotonic_ns()}.log"
+    with output.open("wb") as log:
         arguments = [COMMAND, "serve", "--detector", "fashion-mnist", "--port", "0", *options]
         process = subprocess.Popen(arguments, cwd=folder, stderr=log)
     try:
-        while not (found := re.search(r"http://([\d.]+):(\d+)", said.read_text())):
+        while not (found := re.search(r"http://([\d.]+):(\d+)", output.read_text())):
             if process.poll() is not None:
-                raise RuntimeError(said.read_text())
+                raise RuntimeError(output.read_text())
             time.sleep(0.05)
         yield found[1], int(found[2]), process
     finally:
@@ -73,7 +74,7 @@ def serving(folder: Path, *options: str) -> Iterator[tuple[str, int, subprocess.
 
 
 class Connection:
-    """A small HTTP/1.1 client: the clients' own work shall not be what is measured."""
+    """A small HTTP/1.1 client: the clients' own work must not be what is measured."""
 
     def __init__(self, host: str, port: int) -> None:
         self.host, self.port = host, port
@@ -111,8 +112,11 @@ def resources(process: subprocess.Popen[bytes]) -> dict[str, float]:
 
 
 async def closed_loop(host: str, port: int, files: list[bytes], seconds: float) -> tuple[float, list[float]]:
-    """CLIENTS clients, each of which sends its next image when it has its answer. Returns images a second, and
-    waits."""
+    """Runs CLIENTS clients. Each sends its next image when it has its answer.
+
+    Returns:
+        Images a second, and the seconds that each answer took.
+    """
     waits: list[float] = []
     until = time.perf_counter() + seconds
 
@@ -228,6 +232,8 @@ def kill(folder: Path, images: np.ndarray, files: list[bytes], arguments: Any) -
         with serving(folder) as (host, port, process):
 
             async def send(host: str = host, port: int = port, process: Any = process, turn: int = turn) -> None:
+                answered = asyncio.Semaphore(0)
+
                 async def client(number: int) -> None:
                     connection, i = Connection(host, port), number
                     while True:
@@ -236,10 +242,12 @@ def kill(folder: Path, images: np.ndarray, files: list[bytes], arguments: Any) -
                         except (ConnectionError, OSError):
                             return
                         acknowledged.append(json.loads(answer)["records"][0]["id"])
+                        answered.release()
                         i += 16
 
                 clients = [asyncio.create_task(client(number)) for number in range(16)]
-                await asyncio.sleep(0.5 + random.Random(turn).random())
+                for _ in range(random.Random(turn).randint(50, 150)):
+                    await answered.acquire()
                 process.send_signal(signal.SIGKILL)
                 await asyncio.gather(*clients)
 
@@ -251,7 +259,7 @@ def kill(folder: Path, images: np.ndarray, files: list[bytes], arguments: Any) -
 
 
 def bodies(files: list[bytes], n: int) -> Iterator[tuple[str, bytes, str, dict[str, str]]]:
-    """Paths, bodies, content types and headers, most of them wrong in some way."""
+    """Yields n paths, bodies, content types and headers, most of them wrong in some way."""
     draw = random.Random(0)
 
     def damaged(data: bytes) -> bytes:
@@ -368,40 +376,39 @@ def soak(folder: Path, images: np.ndarray, files: list[bytes], arguments: Any) -
 JOBS = {"throughput": throughput, "overload": overload, "kill": kill, "fuzz": fuzz, "soak": soak}
 
 
-def table(results: dict[str, Any]) -> str:
-    lines = ["# The service under load", "", results["machine"], "", "Made by `python benchmarks/service.py`.", ""]
-    lines += ["| | measured | goal |", "| --- | --- | --- |"]
+def report(results: dict[str, Any]) -> str:
+    """Returns the results as Markdown."""
+    rows: list[list[str]] = []
     if found := results.get("throughput"):
         rates = (
             f"{found['images_a_second_served']:.0f} of {found['images_a_second_in_one_process']:.0f} images a second"
         )
-        lines.append(
-            f"| 64 clients, against one process that scores | {found['ratio']:.0%} ({rates}) | at least 70 % |"
+        rows.append(
+            ["64 clients, compared with one process that scores", f"{found['ratio']:.0%} ({rates})", "at least 70 %"]
         )
         added = found["median_wait_added_in_batch_times"]
-        lines.append(f"| median wait added to the scoring of a batch of 64 | {added:.2f} batch times | less than 2 |")
+        rows.append(["median wait beyond the scoring of a batch of 64", f"{added:.2f} batch times", "less than 2"])
     if found := results.get("overload"):
         answers = ", ".join(f"{n} x {status}" for status, n in found["answers"].items())
         what = f"{answers}; {found['wrong_answers']} wrong; back to normal in {found['seconds_back_to_normal']:.1f} s; "
         what += f"{found['mib_second_third']:.0f} MiB in the second third, {found['mib_last_third']:.0f} in the last"
-        lines.append(
-            f"| twice its capacity for {found['seconds']:.0f} s | {what} | 200 or 503, none wrong, 5 s, flat |"
-        )
+        rows.append([f"twice its capacity for {found['seconds']:.0f} s", what, "200 or 503, none wrong, 5 s, flat"])
     if found := results.get("kill"):
         what = f"{found['lost']} lost, {found['torn']} torn of {found['acknowledged']} acknowledged"
-        lines.append(f"| `kill -9` under load, {found['kills']} times | {what} | 0 and 0 |")
+        rows.append([f"`kill -9` under load, {found['kills']} times", what, "0 and 0"])
     if found := results.get("fuzz"):
         answers = ", ".join(f"{n} x {status}" for status, n in found["answers"].items())
         what = f"{answers}; the longest took {found['longest_seconds']:.1f} s"
-        lines.append(f"| {found['bodies']} fuzzed bodies | {what} | no 5xx, no hang |")
+        rows.append([f"{found['bodies']} fuzzed bodies", what, "no 5xx, no hang"])
         if "schemathesis" in found:
-            lines.append(f"| schemathesis, 100 examples an operation | {found['schemathesis']} | no 5xx |")
+            rows.append(["schemathesis, 100 examples an operation", found["schemathesis"], "no 5xx"])
     if found := results.get("soak"):
         pairs = (("mib", "MiB"), ("threads", "threads"), ("handles", "handles"))
         what = ", ".join(f"{found[name][0]:.0f} -> {found[name][1]:.0f} {unit}" for name, unit in pairs)
         title = f"{found['seconds'] / 60:.0f} minutes of full load ({found['images_a_second']:.0f} a second)"
-        lines.append(f"| {title}: second quarter -> last | {what} | no growth |")
-    return "\n".join(lines) + "\n"
+        rows.append([f"{title}: second quarter -> last", what, "no growth"])
+    head = ["# The service under load", "", results["machine"], "", "Made by `python benchmarks/service.py`.", ""]
+    return "\n".join([*head, markdown_table(["", "measured", "goal"], rows)]).rstrip("\n") + "\n"
 
 
 def main() -> None:
@@ -422,7 +429,7 @@ def main() -> None:
             results[job] = JOBS[job](Path(folder), images, files, arguments)
         print(job, json.dumps(results[job]), flush=True)
         kept.write_text(json.dumps(results, indent=1) + "\n")
-        (HERE / "service.md").write_text(table(results))
+        (HERE / "service.md").write_text(report(results))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """How fast, as ratios that are all taken in the same run: scoring, purification, sampling, screening.
 
     python benchmarks/speed.py [--quick] [--json FILE] [--device cuda]
+    python benchmarks/speed.py --render                    # writes results/speed.md from results/speed.json again
 
-Prints a table with the machine that it was measured on; without --quick it is also written to speed.md beside this
-file, and how the cost grows to growth.svg. The compared are timed in turns, and the median of the turns counts.
+Prints every ratio as it is measured. Without --quick they are also written to speed.json and speed.md in results, with
+the machine that they were measured on, and how the cost grows to growth.svg. What is compared is timed in turns, and
+the median of the turns counts.
 """
 
 from __future__ import annotations
@@ -26,14 +28,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pixeldefend import load_detector
-from pixeldefend.densities import Autoregressive, PixelCNNPlusPlus, pixelcnnpp
-from pixeldefend.densities.base import GridDistribution
+from pixeldefend.densities import Autoregressive, GridDistribution, PixelCNNPlusPlus, pixelcnnpp, pixelcnnpp_blocks
 from pixeldefend.densities.layers import MaskedConv2d, ShiftedConv2d
 from pixeldefend.detectors.backends import PRECISION, on_backend
+from pixeldefend.markdown import table
 from pixeldefend.purification import purify
 from pixeldefend.scores import Evidence, excess_surprisal
 
-HERE = Path(__file__).parent
+RESULTS = Path(__file__).parent / "results"
 
 
 class FullKernel(nn.Conv2d):
@@ -72,12 +74,13 @@ def straightforward(density: Autoregressive) -> Autoregressive:
 @contextmanager
 def torch_s_elu() -> Iterator[None]:
     """The activation as it is mostly written."""
-    fast = pixelcnnpp.elu, pixelcnnpp.concat_elu
-    pixelcnnpp.elu, pixelcnnpp.concat_elu = F.elu, lambda x: F.elu(torch.cat([x, -x], 1))
+    blocks = pixelcnnpp_blocks
+    fast = blocks.elu, blocks.concat_elu
+    pixelcnnpp.elu, blocks.elu, blocks.concat_elu = F.elu, F.elu, lambda x: F.elu(torch.cat([x, -x], 1))
     try:
         yield
     finally:
-        pixelcnnpp.elu, pixelcnnpp.concat_elu = fast
+        pixelcnnpp.elu, blocks.elu, blocks.concat_elu = fast[0], *fast
 
 
 @torch_s_elu()
@@ -292,7 +295,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="under two minutes: smaller batches, fewer rows")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--files", type=int, default=10_000, help="of which screening is measured")
+    parser.add_argument("--render", action="store_true", help="measure nothing: write the table again")
     arguments = parser.parse_args()
+    if arguments.render:
+        render()
+        return
     torch.manual_seed(0)
     shipped = {name: load_detector(name, device=arguments.device).density for name in ("fashion-mnist", "cifar10")}
     turns = 1 if arguments.quick else 3
@@ -321,28 +328,33 @@ def main() -> None:
             add(row)
         for row in screened(arguments.files, arguments.files // 10, 10 * arguments.files):
             add(row)
-        growth(HERE / "growth.svg")
-        (HERE / "speed.md").write_text(markdown(rows, arguments.device))
+        growth(RESULTS / "growth.svg")
+        machine = dict(machine=machine_name(arguments.device), torch=torch.__version__, note="")
+        (RESULTS / "speed.json").write_text(json.dumps(dict(**machine, rows=rows), indent=1) + "\n")
+        render()
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
-def markdown(rows: list[dict[str, Any]], device: str) -> str:
-    """Returns a table."""
-    what = (
-        torch.cuda.get_device_name(device)
-        if device.startswith("cuda")
-        else f"{cpu()}, {torch.get_num_threads()} threads"
-    )
-    lines = [
-        f"`python benchmarks/speed.py` on {what}, with torch {torch.__version__}.",
-        "",
-        "| what | measured | goal |",
-        "| --- | --- | --- |",
-    ]
-    for row in rows:
-        lines.append(f"| {row['name']} | {row['ratio']:.2f} {row['unit']} | {row['goal']:g} |")
-    return "\n".join(lines) + "\n"
+def render() -> None:
+    """Writes results/speed.md from results/speed.json."""
+    found = json.loads((RESULTS / "speed.json").read_text())
+    (RESULTS / "speed.md").write_text(markdown(found))
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """Returns the machine, a note and the table."""
+    rows = [(row["name"], f"{row['ratio']:.2f} {row['unit']}", f"{row['goal']:g}") for row in found["rows"]]
+    text = f"`python benchmarks/speed.py` on {found['machine']}, with torch {found['torch']}.\n"
+    note = f"{found['note']}\n" if found["note"] else ""
+    return f"{text}{note}\n" + table(["what", "measured", "goal"], rows)
+
+
+def machine_name(device: str) -> str:
+    """Returns the name of the GPU, or that of the processor and the number of threads."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return f"{cpu()}, {torch.get_num_threads()} threads"
 
 
 def cpu() -> str:

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from ..data import DataSet
+from ..detectors import FunctionDetector
 from ..errors import ModelError, ParameterError
 from ..zoo import load_classifier, load_detector, shipped
 from .baselines import BASELINES
-from .function_detector import FunctionDetector
 
 PROGRAM_SUFFIXES = (".pt", ".pth", ".pt2", ".bin", ".ckpt", ".pkl", ".pickle")
 

@@ -10,12 +10,10 @@ import torch
 from torch import Tensor
 
 from ..attacks import Attacked
-from ..batching import in_batches
 from ..data import DataSet
-from ..detectors.backends import on_backend
 from ..errors import PixelDefendError
 from ..images import to_uint8
-from ..scores import EXPENSIVE, SCORES, Combined, Evidence, Fused, LearnedScore, Score, make_score, with_noise
+from ..scores import EXPENSIVE, SCORES, Combined, Fused, LearnedScore, Score, make_score, with_noise
 from .cache import statistic_of
 from .metrics import auroc, rate
 
@@ -34,8 +32,6 @@ class Scorer:
         self.detector = detector
         self.own = statistic_of(detector)
         self.density = getattr(detector, "density", None)
-        backend = getattr(detector, "backend", "float32")
-        self._fast = None if self.density is None or backend == "float32" else on_backend(self.density, backend)
 
     def __call__(self, statistics: Mapping[str, Score | None], x: Tensor) -> Values:
         """Scores images.
@@ -47,19 +43,11 @@ class Scorer:
         Returns:
             (N,) float64 for each name, higher = more anomalous.
         """
-        density = self.density
-        if density is None:
+        if self.density is None:
             return dict.fromkeys(statistics, -self.detector.score_samples(x))
         functions = {name: self.detector.score_ if score is None else score for name, score in statistics.items()}
-
-        def score(batch: Tensor) -> dict[str, Tensor]:
-            seen = density.to_support(batch.to(density.device) / 255)
-            evidence = Evidence(density, seen, self.detector.classifier, self._fast)
-            return {name: evidence.once(function).double().cpu() for name, function in functions.items()}
-
-        with torch.inference_mode():
-            parts = list(in_batches(score, x, self.detector.batch_size))
-        return {name: torch.cat([part[name] for part in parts]).numpy() for name in functions}
+        found: Values = self.detector.evaluate(functions, x)
+        return found
 
 
 def usual_statistics(scorer: Scorer, data: DataSet, log: Callable[[str], None]) -> list[str]:
@@ -102,8 +90,8 @@ def calibrated(scorer: Scorer, names: list[str], data: DataSet) -> tuple[dict[st
     learners = {name: score for name, score in functions.items() if isinstance(score, LearnedScore)}
     if learners:
         features = scorer({name: score.features for name, score in learners.items()}, data.fit.x)
-        contrasted: dict[str, Score | None] = {name: s.features for name, s in learners.items() if s.contrasted}
-        noisy = scorer(contrasted, to_uint8(with_noise(data.fit.x / 255))) if contrasted else {}
+        noise_users: dict[str, Score | None] = {name: s.features for name, s in learners.items() if s.uses_noise}
+        noisy = scorer(noise_users, to_uint8(with_noise(data.fit.x / 255))) if noise_users else {}
         for name, score in learners.items():
             score.fit(*(torch.from_numpy(part[name]) for part in (features, noisy) if name in part))
     others = {name: function for name, function in functions.items() if name != scorer.own}

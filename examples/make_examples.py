@@ -1,9 +1,10 @@
 """Makes the 40 images beside this file: python examples/make_examples.py [--data-dir DIR]
 
-Of the Fashion-MNIST test images that were used neither to train nor to calibrate, in the order of `load_dataset`, the
-first that the shipped classifier reads rightly and that the attack, made with a fixed seed, turns into one that it
-reads wrongly after rounding to 8 bits. No image serves twice, and the detector is not asked. Numbers in file names are
-positions in the official test set. Fashion-MNIST: Copyright 2017 Zalando SE, MIT licence (LICENSE).
+They come from Fashion-MNIST test images that were used neither to train nor to calibrate, in the order of
+`load_dataset`. The shipped classifier classifies all of them correctly. Clean examples are the first such images;
+attacked ones are the first that an attack with a fixed seed turns into images that are misclassified after rounding to
+8 bits. No image serves twice, and the detector is not asked. Numbers in file names are positions in the official test
+set. Fashion-MNIST: Copyright 2017 Zalando SE, MIT licence (LICENSE).
 """
 
 import argparse
@@ -14,6 +15,7 @@ from PIL import Image
 
 from pixeldefend import load_classifier
 from pixeldefend.attacks import craft
+from pixeldefend.classifier import predict_labels
 from pixeldefend.data import load_dataset
 
 # file name -> attack; four of each
@@ -32,8 +34,7 @@ def main() -> None:
 
     for old in folder.glob("*.png"):
         old.unlink()
-    with torch.no_grad():
-        free = classifier(test.float()).argmax(1) == test.y
+    free = predict_labels(classifier, test.x) == test.y
     for i in free.nonzero()[:CLEAN, 0].tolist():
         save(test.x[i], folder / f"clean_{test.index[i]:04d}.png")
         free[i] = False

@@ -1,4 +1,4 @@
-"""pixeldefend: adversarial images are improbable; this finds them by p(x).
+"""Adversarial images are improbable: pixeldefend finds them by p(x), at a known rate of false alarms.
 
 from pixeldefend import is_adversarial, load_detector
 
@@ -9,59 +9,88 @@ detector.p_value(images)                    # (N,)
 
 from __future__ import annotations
 
-import os
+import importlib
 from typing import TYPE_CHECKING, Any
 
-# threads that wait for one another sleep, after a moment: spinning, they take a busy machine's cores from those that
-# they wait for; asleep at once, they are late on an idle one. It holds where torch is imported after this.
-if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-
 if TYPE_CHECKING:
+    import os
+
     import numpy as np
 
     from .detectors import ClassConditional as ClassConditional
+    from .detectors import ConformalDetector as ConformalDetector
     from .detectors import Detector as Detector
+    from .detectors import FunctionDetector as FunctionDetector
     from .purification import PixelDefend as PixelDefend
     from .zoo import load_classifier as load_classifier
     from .zoo import load_detector as load_detector
 
-__version__ = "0.1.0"
-__all__ = ["ClassConditional", "Detector", "PixelDefend", "is_adversarial", "load_classifier", "load_detector"]
+__version__ = "0.2.0"
+
+# name -> the module it is imported from when it is first used: torch takes seconds to import
+_HOMES = {
+    "ClassConditional": "detectors",
+    "ConformalDetector": "detectors",
+    "Detector": "detectors",
+    "FunctionDetector": "detectors",
+    "PixelDefend": "purification",
+    "load_classifier": "zoo",
+    "load_detector": "zoo",
+}
+__all__ = [
+    "ClassConditional",
+    "ConformalDetector",
+    "Detector",
+    "FunctionDetector",
+    "PixelDefend",
+    "is_adversarial",
+    "load_classifier",
+    "load_detector",
+]
 
 
-def is_adversarial(x: Any, detector: str | Detector | None = None) -> bool | np.ndarray:
-    """x: one image or a batch, as `pixeldefend.images.to_batch` takes them: a path, a PIL image, a numpy array or a
-    torch tensor, uint8 or floating point in [0, 1]. detector: a `Detector`, the name of a shipped one, the path of a
-    saved one, or None for the shipped one that fits the image's shape.
+def is_adversarial(x: Any, detector: str | os.PathLike[str] | ConformalDetector | None = None) -> bool | np.ndarray:
+    """Tells whether images are flagged.
 
-    Returns a bool for one image, an (N,) bool array for a batch. Raises ValueError if x is none of these, or if no
-    detector fits its shape (the message lists those that exist). A named detector is loaded once a process.
+    Args:
+        x: One image or a batch, as `pixeldefend.images.to_batch` takes them: a path, a PIL image, a numpy array or a
+            torch tensor, uint8 or floating point in [0, 1]. A list of images may hold several sizes.
+        detector: A detector, the name of a shipped one, or the path of a saved one, which is loaded once a process.
+            None for the shipped detector that takes the image.
+
+    Returns:
+        A bool for one image, an (N,) bool array for a batch or a list.
+
+    Raises:
+        ImageError: If x holds no images.
+        NoDetectorError: If no detector takes an image; the message says what those that exist take.
+        OSError: If a file cannot be read.
     """
-    from .images import to_batch
-    from .zoo import cached_detector, detector_for
+    import numpy as np
 
-    batch, single = to_batch(x)
-    if detector is None:
-        detector = detector_for(tuple(batch.shape[1:]))
-    if isinstance(detector, str | os.PathLike):
-        detector = cached_detector(str(detector))
-    flagged = detector.is_adversarial(batch)
+    from .images import to_batch
+    from .zoo import DetectorSet, cached_set
+
+    named = detector is None or isinstance(detector, str) or hasattr(detector, "__fspath__")
+    there = cached_set(None if detector is None else str(detector)) if named else DetectorSet(detector)
+    several = isinstance(x, list | tuple)
+    batch, single = (x, False) if several else to_batch(x)
+    flagged = np.zeros(len(batch), dtype=bool)
+    if detector is not None:
+        names = there.names * len(batch)
+    else:  # images in one array have one size
+        names = (
+            [there.choose(image) for image in batch]
+            if several
+            else [there.choose(image) for image in batch[:1]] * len(batch)
+        )
+    for name in dict.fromkeys(names):
+        of = [place for place, other in enumerate(names) if other == name]
+        flagged[of] = there[name].is_adversarial([batch[place] for place in of] if several else batch)
     return bool(flagged[0]) if single else flagged
 
 
-def __getattr__(name: str) -> Any:  # torch takes seconds to import: only when it is needed
-    if name in ("Detector", "ClassConditional"):
-        from . import detectors as detector
-
-        return getattr(detector, name)
-    if name == "PixelDefend":
-        from .purification import PixelDefend
-
-        return PixelDefend
-    if name in ("load_detector", "load_classifier"):
-        from . import zoo
-
-        return getattr(zoo, name)
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Work in batches that fit into memory."""
+"""Batches that fit into memory."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ T = TypeVar("T")
 
 
 def in_batches(function: Callable[[Any], T], x: Any, batch_size: int) -> Iterator[T]:
-    """Calls a function with consecutive parts of x.
+    """Calls a function on consecutive parts of x.
 
-    A part that does not fit into memory is halved, with a warning, and so are those that follow.
+    A part that does not fit into memory is halved, with a warning, and the parts after it are as small.
 
     Args:
         function: Takes a part of x.
-        x: (N, ...), whatever has a length and can be sliced. If it is empty, the function is called once.
+        x: (N, ...), anything that has a length and can be sliced. If it is empty, the function is called once.
         batch_size: The largest part, at least 1.
 
     Yields:
@@ -47,7 +47,7 @@ def in_batches(function: Callable[[Any], T], x: Any, batch_size: int) -> Iterato
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Returns whether an error of torch or Python says that memory ran out."""
-    # torch raises a plain RuntimeError for the CPU's memory: its words are the only sign
+    """Returns whether an error of torch or Python means that memory ran out."""
+    # torch raises a plain RuntimeError for the memory of the CPU: its message is the only sign
     text = str(error).lower()
     return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text

@@ -1,4 +1,4 @@
-"""The image classifier that is attacked: a small residual network (He et al. 2016) with its normalisation inside."""
+"""The image classifier that is attacked and protected, and what any classifier says about images."""
 
 from __future__ import annotations
 
@@ -17,8 +17,20 @@ from .serialization import load_tensors, save_tensors
 
 
 class ResNet(nn.Module):
-    """(N, C, H, W) in [0, 1] -> (N, classes) logits. Three stages of `blocks` residual blocks, `width`, 2 `width` and
-    4 `width` channels, each at half the resolution of the one before."""
+    """A small residual network, (N, C, H, W) in [0, 1] -> (N, classes) logits.
+
+    It has three stages of residual blocks, of `width`, 2 `width` and 4 `width` channels, each at half the resolution of
+    the one before. The normalisation of its inputs is a part of it.
+
+    Args:
+        image_shape: (C, H, W).
+        classes: The number of classes.
+        width: The channels of the first stage.
+        blocks: The residual blocks of each stage.
+
+    Reference:
+        He et al., Identity mappings in deep residual networks, 2016, arXiv:1603.05027.
+    """
 
     def __init__(
         self, image_shape: tuple[int, int, int], *, classes: int = 10, width: int = 32, blocks: int = 1
@@ -37,15 +49,35 @@ class ResNet(nn.Module):
         self.logits = nn.Linear(channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Computes (N, classes) logits of images (N, C, H, W) in [0, 1]."""
         return self.logits(F.relu(self.features(4 * x - 2)).mean((2, 3)))
 
     def save(self, path: str | os.PathLike[str], **notes: Any) -> None:
-        """Writes one safetensors file; notes (recipe, metrics: plain JSON values) are kept in it."""
+        """Writes the classifier to a safetensors file.
+
+        Args:
+            path: Where the file is to be.
+            **notes: Plain JSON values that are stored beside it, such as the recipe and the metrics.
+
+        Raises:
+            OSError: If the file cannot be written.
+        """
         save_tensors(path, self.state_dict(), {"kind": "classifier", "classifier": self.config, **notes})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ResNet:
-        """Raises ParameterError if the file is damaged or holds something else, FileNotFoundError if it is missing."""
+        """Reads a classifier that `save` wrote.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The classifier, in evaluation mode, on the CPU.
+
+        Raises:
+            ModelError: If the file is damaged or holds something else.
+            FileNotFoundError: If there is no such file.
+        """
         tensors, meta = load_tensors(path)
         if meta.get("kind") != "classifier":
             raise ModelError(f"{path} holds a {meta.get('kind')}, not a classifier")
@@ -55,7 +87,13 @@ class ResNet(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Pre-activation: x + conv(relu(bn(conv(relu(bn(x))))))."""
+    """A residual block with pre-activation, x + conv(relu(bn(conv(relu(bn(x)))))).
+
+    Args:
+        channels: The channels that come in.
+        outputs: The channels that go out.
+        stride: The stride of the first convolution.
+    """
 
     def __init__(self, channels: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -67,6 +105,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = None if same else nn.Conv2d(channels, outputs, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps (N, channels, H, W) to (N, outputs, H / stride, W / stride)."""
         y = F.relu(self.bn1(x))
         shortcut = x if self.shortcut is None else self.shortcut(y)
         return shortcut + self.conv2(F.relu(self.bn2(self.conv1(y))))
@@ -74,7 +113,11 @@ class ResidualBlock(nn.Module):
 
 @contextmanager
 def modes_kept(*modules: nn.Module | None) -> Iterator[None]:
-    """Puts modules into evaluation mode inside the block, and every sub-module back into its own mode after it."""
+    """Puts modules into evaluation mode for the block, and restores the mode of every sub-module after it.
+
+    Args:
+        *modules: Modules; None is skipped.
+    """
     modes = {part: part.training for module in modules if module is not None for part in module.modules()}
     try:
         for module in modules:
@@ -90,18 +133,17 @@ def predict_labels(model: nn.Module, x: Tensor, batch_size: int = 64) -> Tensor:
     """Returns the classes that a classifier gives to images.
 
     Args:
-        model: (N, C, H, W) in [0, 1] -> (N, classes) logits; it is put into evaluation mode meanwhile.
-        x: (N, C, H, W) uint8, or floating point in [0, 1].
-        batch_size: Images at once.
+        model: (N, C, H, W) in [0, 1] -> (N, classes) logits. It is in evaluation mode meanwhile.
+        x: (N, C, H, W), uint8, or floating point in [0, 1].
+        batch_size: The number of images at once.
 
     Returns:
         (N,) int64, on the CPU.
     """
     device = device_of(model)
-    with modes_kept(model), torch.inference_mode():
-        parts = [
-            part.to(device) / 255 if part.dtype == torch.uint8 else part.to(device) for part in x.split(batch_size)
-        ]
-        return (
-            torch.cat([model(part).argmax(1).cpu() for part in parts]) if len(x) else torch.zeros(0, dtype=torch.long)
-        )
+    with modes_kept(model), torch.no_grad():  # not inference mode: its tensors could enter no graph
+        labels = [torch.zeros(0, dtype=torch.long)]
+        for part in x.split(batch_size) if len(x) else ():
+            images = part.to(device) / 255 if part.dtype == torch.uint8 else part.to(device)
+            labels.append(model(images).argmax(1).cpu())
+        return torch.cat(labels)

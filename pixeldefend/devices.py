@@ -1,4 +1,4 @@
-"""Where models run."""
+"""The devices that models run on."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def check_device(name: str | torch.device) -> torch.device:
-    """Returns a device that can be used.
+    """Returns a device after checking that it can be used.
 
     Args:
-        name: As torch names it: "cpu", "cuda", "cuda:1" ...
+        name: A name of torch, such as "cpu", "cuda" or "cuda:1".
 
     Returns:
         The device.

@@ -1,15 +1,18 @@
-"""What can be wrong with an input. Code looks at an error's type and `kind`, never at its message."""
+"""Errors that an input, an option or a file causes.
+
+Code looks at the type of an error and at its `kind`, never at its message.
+"""
 
 from __future__ import annotations
 
 
 class PixelDefendError(ValueError):
-    """The base of every error that something outside of pixeldefend causes: an input, an option, a file.
+    """The base of all errors that something outside of pixeldefend causes.
 
-    Any other exception but an `OSError` is a bug of pixeldefend.
+    Any other exception except an `OSError` is a bug of pixeldefend.
 
     Attributes:
-        kind: One of a few words for records and metrics, such as "damaged" or "size".
+        kind: A short name for records and metrics, such as "damaged" or "size".
     """
 
     kind = "input"
@@ -29,6 +32,8 @@ class ImageError(PixelDefendError):
         kind: A key of `IMAGE_ERROR_KINDS`.
     """
 
+    kind = "format"
+
     def __init__(self, message: str, kind: str = "format") -> None:
         super().__init__(message)
         self.kind = kind
@@ -36,17 +41,24 @@ class ImageError(PixelDefendError):
 
 # kind of an `ImageError` -> what it means
 IMAGE_ERROR_KINDS = {
-    "format": "it is not an image, or of a format that is not read",
+    "format": "it is not an image, or its format is not supported",
     "damaged": "the file is truncated or damaged",
     "empty": "the file has no bytes",
-    "too large": "the file has too many bytes or the image too many pixels",
-    "mode": "its pixels are of a kind that is not examined: animated, translucent, 16-bit, CMYK",
+    "too large": "the file has too many bytes, or the image has too many pixels, scans or segments",
+    "mode": "its pixels are of a type that is not examined: animated, translucent, 16-bit, CMYK, integers but uint8",
+    "range": "its pixel values do not lie in [0, 1]",
     "size": "no detector takes images of its size or colours",
 }
 
 
 class NoDetectorError(ImageError):
-    """No detector takes the image."""
+    """No detector takes the image.
+
+    Args:
+        message: The size of the image, and the sizes that there are detectors for.
+    """
+
+    kind = "size"
 
     def __init__(self, message: str) -> None:
         super().__init__(message, "size")
@@ -59,19 +71,19 @@ class DataError(PixelDefendError):
 
 
 class ModelError(PixelDefendError):
-    """A model file is damaged or of another kind, or a model gives no numbers."""
+    """A model file cannot be used, or a model returns NaN."""
 
     kind = "model"
 
 
 class CalibrationError(PixelDefendError):
-    """The calibration does not allow the promise that is asked of it."""
+    """The calibration images do not allow the promise that is asked for."""
 
     kind = "calibration"
 
 
 class MissingExtraError(PixelDefendError, ModuleNotFoundError):
-    """A package is missing that one of the extras brings.
+    """A package is missing that belongs to an extra.
 
     Args:
         module: The package that could not be imported.
@@ -82,4 +94,9 @@ class MissingExtraError(PixelDefendError, ModuleNotFoundError):
 
     def __init__(self, module: str, extra: str) -> None:
         super().__init__(f"{module} is missing; install it with: pip install 'pixeldefend[{extra}]'")
+        self.module = module
         self.extra = extra
+
+    # errors cross processes (Ray): the default passes the finished message to a constructor of two arguments
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+        return type(self), (self.module, self.extra)

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], align: str | None = None) -> str:
-    """Writes a table.
+    """Writes a table in Markdown.
 
     Args:
         header: The titles of the C columns.
-        rows: Rows of C cells each; their text is taken as it is, but for line breaks and bars.
+        rows: Rows of C cells each. Line breaks in a cell become spaces, and bars are escaped.
         align: C letters, "l", "r" or "c"; by default all columns are left-aligned.
 
     Returns:

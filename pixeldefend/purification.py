@@ -1,25 +1,25 @@
-"""Moving an image back towards the data: PixelDefend (Song et al. 2018, arXiv:1710.10766), algorithm 1.
+"""Purification moves an image back towards the data (PixelDefend, Song et al. 2018, arXiv:1710.10766).
 
-Site after site in raster order, and channel by channel, each sub-pixel becomes the most probable value within eps of
-what it was, given the purified ones before it. That is a fixed point, and is computed as one: see `densities.solve`.
+Each sub-pixel becomes the most probable value within eps of what it was, given the purified ones before it, in raster
+order and channel by channel. The result is a fixed point, and it is computed as one: see `densities.sampling`.
 """
 
 from __future__ import annotations
 
 import os
-import warnings
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .densities import Autoregressive, Density
-from .densities.sampling import METHODS, most_probable_within
-from .detectors import Detector, is_out_of_memory
-from .errors import ParameterError
+from .batching import in_batches
+from .densities import Autoregressive, Density, most_probable_within
+from .densities.sampling import METHODS
+from .detectors import Detector
+from .errors import ImageError, ParameterError
 from .images import match_channels, to_batch, to_uint8
-from .zoo import cached_detector, detector_for, load_detector
+from .zoo import cached_detector, cached_set, load_detector
 
 
 def purify(
@@ -31,62 +31,79 @@ def purify(
     method: str = "auto",
     batch_size: int = 64,
 ) -> Tensor:
-    """x: one image or a batch, as `pixeldefend.images.to_batch` takes them. eps: how far a sub-pixel may move, in steps
-    of the 8-bit grid, 0 to 255. density: of 8-bit images, or the detector that has it; a shipped or saved detector by
-    name or path; None for the shipped one that fits. adaptive: leave alone what the detector does not flag (the paper's
-    adaptive eps: 0 where the image is probable enough). method: as `densities.solve` takes it.
+    """Moves images towards what is probable.
 
-    Returns uint8 (N, C, H, W), or (C, H, W) for one image; of equally probable values the lowest is taken. Too large a
-    batch for the memory is split, with a warning. Raises ParameterError for another eps, no images, a density that does not
-    model 8-bit images of this shape, or if adaptive is asked of a density that is no detector.
+    Args:
+        x: One image or a batch, as `pixeldefend.images.to_batch` takes them.
+        eps: How far a sub-pixel may move, in 8-bit steps, 0 to 255.
+        density: A density of 8-bit images, a detector that has one, the name of a shipped detector, or the path of a
+            saved one; None for the shipped detector that takes the images.
+        adaptive: Whether images that the detector does not flag stay as they are (the paper's adaptive eps).
+        method: How the fixed point is found, as `densities.sampling.solve` takes it. All methods agree bit for bit.
+        batch_size: Images at once. A batch that does not fit into memory is split, with a warning.
+
+    Returns:
+        uint8 (N, C, H, W), or (C, H, W) for one image. Among equally probable values the lowest is taken.
+
+    Raises:
+        ParameterError: For another eps, method or batch_size, if there are no images, for a density that does not model
+            8-bit images, or if adaptive is asked of a density alone.
+        ImageError: If the density does not model images of this size.
+
+    Reference:
+        Song, Kim, Nowozin, Ermon & Kushman 2018, PixelDefend, arXiv:1710.10766, algorithm 1.
     """
     eps = checked_eps(eps)
     batch, single = to_batch(x)
     if not len(batch):
         raise ParameterError("there are no images to purify")
     if density is None:
-        density = detector_for(tuple(batch.shape[1:]))
+        density = cached_set()[cached_set().choose(batch[0])]
     if isinstance(density, str | os.PathLike):
         density = cached_detector(str(density))
     model = checked_density(density)
     batch = match_channels(batch, model.event_shape[0])
     if tuple(batch.shape[1:]) != model.event_shape:
-        raise ParameterError(f"the density models images of shape {model.event_shape}, got {tuple(batch.shape[1:])}")
+        raise ImageError(
+            f"the density models images of shape {model.event_shape}, got {tuple(batch.shape[1:])}", "size"
+        )
     if method not in METHODS:
         raise ParameterError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if not isinstance(batch_size, int | np.integer) or batch_size < 1:
         raise ParameterError(f"batch_size must be a whole number, at least 1, got {batch_size!r}")
     purified = to_uint8(batch)
-    todo = torch.arange(len(batch))
+    moving = torch.arange(len(batch))
     if adaptive:
         if not isinstance(density, Detector):
-            raise ParameterError(
-                "adaptive wants a Detector, which can say what is probable enough; got a density alone"
-            )
-        todo = torch.from_numpy(density.is_adversarial(batch)).nonzero()[:, 0]
-    while len(todo):
-        part, rest = todo[:batch_size], todo[batch_size:]
-        try:
-            moved = most_probable_within(model, batch[part].to(model.device, model.dtype), eps, method=method)
-            purified[part] = to_uint8(moved).cpu()
-        except (RuntimeError, MemoryError) as error:
-            if len(part) == 1 or not is_out_of_memory(error):
-                raise
-            batch_size = len(part) // 2
-            warnings.warn(
-                f"{len(part)} images at once do not fit into memory: going on with {batch_size}", stacklevel=2
-            )
-            continue
-        todo = rest
+            raise ParameterError("adaptive wants a Detector, which knows what is probable enough; got a density alone")
+        moving = torch.from_numpy(density.is_adversarial(batch)).nonzero()[:, 0]
+
+    def move(part: Tensor) -> Tensor:
+        moved = most_probable_within(model, part.to(model.device, model.dtype), eps, method=method)
+        return to_uint8(moved).cpu()
+
+    if len(moving):
+        purified[moving] = torch.cat(list(in_batches(move, batch[moving], batch_size)))
     return purified[0] if single else purified
 
 
 class PixelDefend(nn.Module):
-    """Purifies, then classifies: a drop-in for the classifier.
+    """Purifies images, then classifies them: a drop-in for the classifier.
 
-    (N, C, H, W) in [0, 1] -> its logits. The gradient passes through purification as if it were the identity
-    (straight-through; BPDA, Athalye et al. 2018), so that gradient attacks can aim at it. Arguments as for `purify`,
-    whose errors it raises; images off the 8-bit grid are rounded to it first.
+    (N, C, H, W) in [0, 1] -> the classifier's logits. Images off the 8-bit grid are rounded to it first. The gradient
+    passes through purification as if it were the identity, so that gradient attacks can aim at it.
+
+    Args:
+        classifier: A module, (N, C, H, W) in [0, 1] -> logits.
+        density: As for `purify`.
+        eps: As for `purify`.
+        adaptive: As for `purify`.
+
+    Raises:
+        ParameterError: As `purify` does.
+
+    Reference:
+        Athalye, Carlini & Wagner 2018, Obfuscated gradients give a false sense of security, arXiv:1802.00420 (BPDA).
     """
 
     def __init__(
@@ -107,7 +124,7 @@ class PixelDefend(nn.Module):
         self.adaptive = adaptive
 
     def purified(self, x: Tensor) -> Tensor:
-        """x: (N, C, H, W) in [0, 1]. Returns the same shape, on the 8-bit grid."""
+        """Returns the purified images, (N, C, H, W) on the 8-bit grid, of images (N, C, H, W) in [0, 1]."""
         clean = purify(x.detach().clamp(0, 1), self.eps, self.detector or self.model, adaptive=self.adaptive)
         return clean.to(x.device) / 255
 
@@ -117,7 +134,11 @@ class PixelDefend(nn.Module):
 
 
 def checked_eps(eps: Any) -> int:
-    """Returns eps as an int. Raises ParameterError unless it is a whole number from 0 to 255."""
+    """Returns eps, in 8-bit steps, as an int.
+
+    Raises:
+        ParameterError: Unless it is a whole number from 0 to 255.
+    """
     try:
         whole = int(eps)
     except (TypeError, ValueError, OverflowError):
@@ -128,7 +149,11 @@ def checked_eps(eps: Any) -> int:
 
 
 def checked_density(density: Density | Detector) -> Autoregressive:
-    """Returns the density, of a detector its own. Raises ParameterError unless its sites are 8-bit pixels."""
+    """Returns a density that can purify: the one given, or the one that a detector has.
+
+    Raises:
+        ParameterError: Unless it is autoregressive and its sites are 8-bit pixels.
+    """
     model = density.density if isinstance(density, Detector) else density
     if not isinstance(model, Autoregressive) or len(model.event_shape) != 3 or model.levels != 256:
         kind = type(model).__name__

@@ -1,4 +1,4 @@
-"""Model files: safetensors with JSON inside, verified by hash; and files written whole or not at all."""
+"""Model files, which are safetensors with JSON inside and a hash; and files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ from .errors import ModelError
 
 
 def check_writable(path: Path) -> None:
-    """Raises OSError if path cannot be a file: for who would rather know before the work that it is to hold."""
+    """Checks that a file can be created at a path, before the work whose result it is to hold.
+
+    Args:
+        path: Where the file is to be.
+
+    Raises:
+        OSError: If the path is a folder, or its folder does not exist.
+    """
     if path.is_dir():
         raise IsADirectoryError(f"cannot write {path}: it is a folder")
     if not path.parent.is_dir():
@@ -29,9 +36,21 @@ def check_writable(path: Path) -> None:
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
-    """Opens a temporary file beside `path` that takes its place when the block ends well, and goes if it does not:
-    readers see the old file or the whole new one, never half of it. Links are followed; devices are written to as
-    they are. Raises OSError, before anything is written, if path cannot be a file."""
+    """Opens a file that replaces the one at `path` when the block ends without an error.
+
+    Readers see the old file or the complete new one, never a part. The new one is a temporary file in the same folder
+    until then, and is deleted if the block fails. Links are followed. Devices are written to directly.
+
+    Args:
+        path: Where the file is to be.
+        mode: "w" for text in UTF-8, "wb" for bytes.
+
+    Yields:
+        The open file.
+
+    Raises:
+        OSError: If the path is a folder, or its folder does not exist; nothing is written then.
+    """
     path = Path(os.path.realpath(path))
     check_writable(path)
     kwargs: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "", "errors": "surrogateescape"}
@@ -39,8 +58,8 @@ def whole_file(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any
         with path.open(mode, **kwargs) as device:
             yield device
         return
-    # not by `tempfile`, whose files only their owner reads: to give them the mode of others one would have to know the
-    # umask, and so to change it for a moment, for all threads
+    # `tempfile` makes files that only their owner can read; to widen their mode one has to know the umask, and the only
+    # way to read the umask changes it for all threads
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     handle = temporary.open(mode.replace("w", "x"), **kwargs)
     try:
@@ -55,7 +74,16 @@ def whole_file(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any
 
 
 def save_tensors(path: str | os.PathLike[str], tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-    """Writes one safetensors file that holds the tensors, meta (plain JSON values) and a sha256 over both."""
+    """Writes a safetensors file that holds tensors, metadata and a sha256 of both.
+
+    Args:
+        path: Where the file is to be.
+        tensors: Tensors by name, on any device.
+        meta: Plain JSON values.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = {"meta": json.dumps(meta), "sha256": _digest(tensors, json.dumps(meta))}
     with whole_file(path, "wb") as handle:
@@ -63,8 +91,18 @@ def save_tensors(path: str | os.PathLike[str], tensors: dict[str, Tensor], meta:
 
 
 def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Returns the tensors and the meta that `save_tensors` wrote. Raises ModelError, naming the file, if it was
-    written by something else, is damaged, or was altered; FileNotFoundError if it is missing."""
+    """Reads a file that `save_tensors` wrote.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The tensors, on the CPU, and the metadata.
+
+    Raises:
+        ModelError: If the file is not one of pixeldefend, is damaged, or was altered.
+        FileNotFoundError: If there is no such file.
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no model file {path}")
     try:
@@ -81,7 +119,7 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
-    """Returns the hex sha256 of a file's bytes."""
+    """Returns the sha256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,7 +1,8 @@
-"""The shipped models, found by name and verified by hash."""
+"""The shipped models, found by name and verified by hash, and the choice of a detector for an image."""
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import os
@@ -14,8 +15,10 @@ from torch import nn
 from . import densities
 from .classifier import ResNet
 from .densities import Density
-from .detectors import Detector, density_of
-from .errors import ParameterError
+from .detectors import ConformalDetector, Detector, density_of
+from .detectors.samples import uint8_image
+from .devices import check_device
+from .errors import CalibrationError, ModelError, NoDetectorError, ParameterError
 from .serialization import load_tensors, sha256_of
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -23,35 +26,41 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 @functools.cache
 def shipped(kind: str) -> list[str]:
-    """kind: "detector" or "classifier". Returns the names of the shipped models of that kind."""
+    """Returns the names of the shipped models of a kind, "detector" or "classifier"."""
     return sorted(path.stem.removesuffix(f"-{kind}") for path in WEIGHTS.glob(f"*-{kind}.json"))
 
 
 @functools.cache
 def card(name: str, kind: str = "detector") -> dict[str, Any]:
-    """Returns the model card of a shipped model: architecture, recipe, metrics, calibration, sha256."""
+    """Returns the model card of a shipped model: architecture, recipe, metrics, calibration, sha256.
+
+    Args:
+        name: A name that `shipped` returns.
+        kind: "detector" or "classifier".
+
+    Raises:
+        ParameterError: If there is no such model.
+        ModelError: If the installation is damaged.
+    """
     if name not in shipped(kind):
         raise ParameterError(f"there is no shipped {kind} {name!r}; there are: {', '.join(shipped(kind)) or 'none'}")
     path = WEIGHTS / f"{name}-{kind}.json"
     try:
         return dict(json.loads(path.read_text()))
     except ValueError as error:
-        raise ParameterError(
+        raise ModelError(
             f"{path} cannot be read ({error}): the installation is damaged; reinstall pixeldefend"
         ) from None
 
 
-def recipe_of(name: str) -> dict[str, Any]:
+def recipe_of(name: str | os.PathLike[str]) -> dict[str, Any]:
     """Returns how the density of a detector was trained, as far as it is written down.
 
     Args:
-        name: A shipped detector or the path of a saved model; any other name has no recipe.
-
-    Returns:
-        Plain JSON values, {} if nothing is known.
+        name: A shipped detector, or the path of a detector's or a density's file. Other names have no recipe.
     """
-    if name in shipped("detector"):
-        return dict(card(name).get("recipe", {}))
+    if str(name) in shipped("detector"):
+        return dict(card(str(name)).get("recipe", {}))
     return dict(load_tensors(name)[1].get("recipe", {})) if Path(name).is_file() else {}
 
 
@@ -62,58 +71,175 @@ def load_detector(
     classifier: nn.Module | None = None,
     backend: str | None = None,
 ) -> Detector:
-    """name: of a shipped detector ("fashion-mnist"), or the path of a file that `Detector.save` wrote. classifier: the
-    one that the detector's score asks, if it does. backend: a key of `pixeldefend.detectors.backends.PRECISION`, which runs the
-    density; by default what the detector was saved with.
+    """Loads a detector.
 
-    Returns the fitted `Detector`; its model is `.density`. Raises ParameterError, naming the file, if the file is damaged;
-    ValueError or FileNotFoundError if there is no such detector.
+    Args:
+        name: A shipped detector, such as "fashion-mnist", or the path of a file that `Detector.save` wrote.
+        device: Where its density runs.
+        classifier: The classifier that its statistic asks, if it asks one.
+        backend: A key of `pixeldefend.detectors.backends.PRECISION`, which runs the density; by default what the
+            detector was saved with.
+
+    Returns:
+        The fitted detector; its density is `.density`.
+
+    Raises:
+        ModelError: If the file is damaged; the message names it.
+        CalibrationError: If the detector is not calibrated for the backend.
+        ParameterError: If there is no such shipped detector, backend or device.
+        FileNotFoundError: If there is no such file.
     """
     return Detector.load(_verified(name, "detector"), device=device, classifier=classifier, backend=backend)
 
 
 def load_classifier(name: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> ResNet:
-    """name: of a shipped classifier ("fashion-mnist"), or the path of a file that `ResNet.save` wrote. Raises as
-    `load_detector` does."""
-    return ResNet.load(_verified(name, "classifier")).to(device)
+    """Loads a classifier.
+
+    Args:
+        name: A shipped classifier, such as "fashion-mnist", or the path of a file that `ResNet.save` wrote.
+        device: Where it runs.
+
+    Raises:
+        ModelError, ParameterError, FileNotFoundError: As `load_detector` does.
+    """
+    return ResNet.load(_verified(name, "classifier")).to(check_device(device))
 
 
 def load_density(name: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Density:
-    """name: of a shipped detector, or the path of a file that `Detector.save` or `Density.save` wrote. Returns its
-    density. Raises as `load_detector` does."""
+    """Loads a density.
+
+    Args:
+        name: A shipped detector, or the path of a file that `Detector.save` or `Density.save` wrote.
+        device: Where it runs.
+
+    Raises:
+        ModelError, ParameterError, FileNotFoundError: As `load_detector` does.
+    """
     path = _verified(name, "detector")
     tensors, meta = load_tensors(path)
     if meta.get("kind") == "detector":
-        return density_of(path, tensors, meta).eval().to(device)
-    return densities.load(path).to(device)
+        return density_of(path, tensors, meta).eval().to(check_device(device))
+    return densities.load(path).to(check_device(device))
 
 
 @functools.cache
 def cached_detector(name: str, device: str = "cpu", backend: str | None = None) -> Detector:
-    """`load_detector`, once a process."""
+    """Loads a detector once a process.
+
+    Args:
+        name: As for `load_detector`.
+        device: As for `load_detector`.
+        backend: As for `load_detector`.
+    """
     return load_detector(name, device=device, backend=backend)
 
 
-def detector_sha256(name: str | os.PathLike[str]) -> str | None:
-    """name: of a shipped detector, or the path of a saved one. Returns its file's sha256; None for another name."""
-    if str(name) in shipped("detector"):
-        return str(card(str(name))["sha256"])
-    return sha256_of(name) if Path(name).is_file() else None
+class DetectorSet:
+    """The detectors that may be asked about an image, by name.
 
+    They are loaded when they are first needed.
 
-def detector_for(image_shape: tuple[int, ...]) -> str:
-    """image_shape: (C, H, W). Returns the name of the shipped detector for it, or else for H and W alone (an RGB file
-    may well hold a grey image). Raises ParameterError, listing those that exist, if there is none."""
-    shapes = {name: tuple(card(name)["density"]["event_shape"]) for name in shipped("detector")}
-    for same in (slice(0, 3), slice(1, 3)):
-        for name, shape in shapes.items():
-            if shape[same] == tuple(image_shape)[same]:
+    Args:
+        detector: A detector, the name of a shipped one, or the path of a saved one; None for all that are shipped.
+        fpr: The rate of false alarms, if not the detectors' own.
+        device: Where densities run.
+        classifier: The classifier that the statistic asks, if it asks one.
+        backend: A key of `pixeldefend.detectors.backends.PRECISION`, if not the detectors' own.
+
+    Raises:
+        CalibrationError: If a detector cannot promise fpr, or is not calibrated for the backend.
+        ModelError, ParameterError, FileNotFoundError: As `load_detector` does.
+    """
+
+    def __init__(
+        self,
+        detector: str | os.PathLike[str] | ConformalDetector | None = None,
+        *,
+        fpr: float | None = None,
+        device: str | torch.device = "cpu",
+        classifier: nn.Module | None = None,
+        backend: str | None = None,
+    ) -> None:
+        self._given = detector if isinstance(detector, ConformalDetector) else None
+        self._options: dict[str, Any] = dict(fpr=fpr, device=str(device), classifier=classifier, backend=backend)
+        self._loaded: dict[str, ConformalDetector] = {}
+        if self._given is not None:
+            self.names = ["custom"]
+        else:
+            self.names = shipped("detector") if detector is None else [str(detector)]
+        if fpr is not None or backend is not None or detector is not None:
+            _ = self.detectors  # what cannot be promised is refused now
+
+    @property
+    def detectors(self) -> dict[str, ConformalDetector]:
+        """Every detector, by name."""
+        return {name: self[name] for name in self.names}
+
+    def __getitem__(self, name: str) -> ConformalDetector:
+        if name not in self._loaded:
+            self._loaded[name] = self._made(name)
+        return self._loaded[name]
+
+    def choose(self, image: Any) -> str:
+        """Returns the name of the first detector that takes an image.
+
+        Args:
+            image: One image, as `pixeldefend.images.to_batch` takes it.
+
+        Raises:
+            NoDetectorError: If none takes it; the message says what those that exist take.
+            ImageError: If it is malformed.
+        """
+        x = uint8_image(image)
+        for name in self.names:
+            if self[name].accepts(x):
                 return name
-    existing = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-    raise ParameterError(
-        f"no shipped detector models images of shape (C, H, W) = {tuple(image_shape)}; there are: {existing}. "
-        "Resize the image, or train a detector of your own and pass detector="
-    )
+        colours = "grey" if x.shape[0] == 1 or bool((x[:1] == x).all()) else "colour"
+        there = ", ".join(f"{name} takes {self[name].takes}" for name in self.names)
+        raise NoDetectorError(
+            f"no detector takes a {colours} image of {x.shape[1]} x {x.shape[2]} (height x width): {there}. Resize the "
+            "image, or train a detector of your own"
+        )
+
+    def provenance(self, name: str) -> dict[str, Any]:
+        """Returns what tells a detector's scores in a log from others'.
+
+        Args:
+            name: One of `names`.
+
+        Returns:
+            `detector`, `detector_sha256` (of its file, None if it has none) and `precision`.
+        """
+        return {"detector": name, "detector_sha256": self.sha256(name), "precision": self[name].precision}
+
+    def sha256(self, name: str) -> str | None:
+        """Returns the hash of a detector's file; None for one that was given as an object."""
+        if self._given is not None:
+            return None
+        return str(card(name)["sha256"]) if name in shipped("detector") else sha256_of(name)
+
+    def _made(self, name: str) -> ConformalDetector:
+        fpr, device, classifier, backend = self._options.values()
+        made = self._given or cached_detector(name, device)
+        try:
+            if backend is not None:
+                if not isinstance(made, Detector):
+                    raise ParameterError(f"a {type(made).__name__} runs on no backend but its own")
+                made = made.with_backend(backend)
+            if classifier is not None:
+                made = copy.copy(made)
+                made.classifier = classifier
+            return made if fpr is None else made.with_fpr(fpr)
+        except CalibrationError as error:
+            if len(self.names) == 1:
+                raise
+            raise CalibrationError(f"detector {name}: {error}") from None
+
+
+@functools.cache
+def cached_set(detector: str | None = None) -> DetectorSet:
+    """Returns the set of one detector, or of those that are shipped, loaded once a process."""
+    return DetectorSet(detector)
 
 
 def _verified(name: str | os.PathLike[str], kind: str) -> Path:
@@ -125,5 +251,5 @@ def _verified(name: str | os.PathLike[str], kind: str) -> Path:
     path = WEIGHTS / f"{name}-{kind}.safetensors"
     if not path.is_file() or sha256_of(path) != expected:
         state = "does not match its sha256" if path.is_file() else "is missing"
-        raise ParameterError(f"{path} {state}: the installation is damaged; reinstall pixeldefend")
+        raise ModelError(f"{path} {state}: the installation is damaged; reinstall pixeldefend")
     return path

@@ -1,9 +1,14 @@
 import pytest
 import torch
 from helpers import clean_images
+from hypothesis import settings
 
 from pixeldefend.densities import PixelCNNPlusPlus
 from pixeldefend.detectors import Detector
+
+# how long an example takes says nothing: machines differ, and tests run beside other work
+settings.register_profile("pixeldefend", deadline=None)
+settings.load_profile("pixeldefend")
 
 
 @pytest.fixture(autouse=True)

@@ -1,21 +1,24 @@
 """What several test files use."""
 
+import math
 import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
-from pixeldefend.densities import Autoregressive, Density
+from pixeldefend.densities import DENSITIES, Autoregressive, Density
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "examples"
 SAMPLE = HERE / "data" / "fashion_mnist_test_500.npz"
 
 
-# name of a density -> small configurations that between them reach every branch
+# name of a density -> small configurations that between them reach every branch; one that is not here is tested with
+# its default arguments
 SMALL = {
     "fvsbn": [
         dict(event_shape=(1, 4, 5), head="bernoulli"),
@@ -79,6 +82,22 @@ SMALL = {
         dict(event_shape=(3, 4, 5), residual=8, skip=24, depth=3, stacks=1, head="logistics", mixtures=2),
     ],
 }
+
+
+def small_configs(name: str) -> list[dict]:
+    """The small configurations of a density: those of `SMALL`, or its default arguments on small events."""
+    if name in SMALL:
+        return SMALL[name]
+    density = DENSITIES[name]
+    side = max(3, density.min_side)
+    shapes = [(1, side, side), (3, side, side)] if "images" in density.events else []
+    return [dict(event_shape=shape) for shape in ([(7,)] if "rows" in density.events else []) + shapes]
+
+
+def slow_if_large(config: dict, name: str) -> object:
+    """A parameter of a test that goes through an event site by site, marked as slow if there are many sites."""
+    marks = [pytest.mark.slow] if math.prod(config["event_shape"]) > 100 else []
+    return pytest.param(config, id=name, marks=marks)
 
 
 def randomised(density: Density, seed: int = 0, scale: float = 0.3) -> Density:

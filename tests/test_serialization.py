@@ -4,7 +4,8 @@ import stat
 import pytest
 import torch
 
-from pixeldefend.serialization import load_tensors, save_tensors, sha256_of, whole_file
+from pixeldefend.errors import ModelError
+from pixeldefend.serialization import check_writable, load_tensors, save_tensors, sha256_of, whole_file
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -37,7 +38,7 @@ def test_the_mode_is_the_umask_s_which_is_left_alone(tmp_path, monkeypatch):
 
 def test_a_missing_folder_is_named(tmp_path):
     with (
-        pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere"),
+        pytest.raises(FileNotFoundError, match="nowhere"),
         whole_file(tmp_path / "nowhere" / "x"),
     ):
         pass
@@ -59,5 +60,25 @@ def test_a_foreign_safetensors_file_is_named(tmp_path):
     import safetensors.torch
 
     safetensors.torch.save_file({"a": torch.ones(1)}, tmp_path / "x.safetensors")
-    with pytest.raises(ValueError, match=r"x\.safetensors is a safetensors file, but not one that pixeldefend wrote"):
+    with pytest.raises(ModelError, match=r"x\.safetensors"):
         load_tensors(tmp_path / "x.safetensors")
+
+
+def test_a_damaged_or_altered_file_is_named(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_tensors(path, {"a": torch.ones(100)}, {"kind": "test"})
+    whole = path.read_bytes()
+    for damaged in (whole[:-1] + b"\0", whole[:-8], b"", whole.replace(b"test", b"rest")):
+        path.write_bytes(damaged)
+        with pytest.raises(ModelError, match=r"x\.safetensors"):
+            load_tensors(path)
+    with pytest.raises(FileNotFoundError):
+        load_tensors(tmp_path / "missing")
+
+
+def test_what_cannot_be_a_file_is_an_os_error(tmp_path):
+    check_writable(tmp_path / "new")
+    with pytest.raises(IsADirectoryError):
+        check_writable(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        check_writable(tmp_path / "nowhere" / "new")

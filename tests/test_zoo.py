@@ -8,7 +8,8 @@ from helpers import EXAMPLES, SAMPLE
 from PIL import Image
 
 import pixeldefend
-from pixeldefend import Detector, is_adversarial, load_classifier, load_detector, zoo
+from pixeldefend import Detector, FunctionDetector, is_adversarial, load_classifier, load_detector, zoo
+from pixeldefend.errors import CalibrationError, NoDetectorError, ParameterError
 
 CLEAN = sorted(EXAMPLES.glob("clean_*.png"))
 ATTACKED = sorted(set(EXAMPLES.glob("*.png")) - set(CLEAN))
@@ -39,7 +40,7 @@ def test_a_colour_image_of_32_pixels_has_a_detector():
     ramp = np.broadcast_to(np.linspace(60, 180, 32)[:, None, None], (32, 32, 3)).astype(np.uint8)
     noise = np.random.RandomState(0).randint(0, 256, (32, 32, 3), np.uint8)
     assert is_adversarial(noise)
-    assert zoo.detector_for((3, 32, 32)) == "cifar10"
+    assert zoo.cached_set().choose(noise) == "cifar10"
     assert load_detector("cifar10").bits_per_dim(noise)[0] > 8
     assert load_detector("cifar10").bits_per_dim(ramp)[0] < 2
 
@@ -94,13 +95,42 @@ def test_a_model_is_loaded_once(monkeypatch):
     is_adversarial(CLEAN[0])
 
 
-def test_a_shape_that_none_fits_lists_those_that_exist():
+def test_an_image_that_no_detector_takes_lists_those_that_exist():
     with pytest.raises(
-        ValueError, match=r"\(3, 20, 20\); there are: cifar10 \(3, 32, 32\), fashion-mnist \(1, 28, 28\)"
+        NoDetectorError, match=r"20 x 20.*cifar10 takes 32 x 32 images, fashion-mnist takes 28 x 28 grey"
     ):
         is_adversarial(np.zeros((20, 20, 3), np.uint8))
-    with pytest.raises(ValueError, match="in colour"):
+    with pytest.raises(NoDetectorError, match="colour"):
         is_adversarial(np.random.RandomState(0).randint(0, 256, (28, 28, 3), np.uint8))
+
+
+def test_a_list_may_hold_images_for_several_detectors():
+    noise = np.random.RandomState(0).randint(0, 256, (32, 32, 3), np.uint8)
+    assert is_adversarial([noise, str(CLEAN[0]), Image.open(ATTACKED[0])]).tolist() == [True, False, True]
+    assert is_adversarial([str(CLEAN[0]), str(ATTACKED[0])], detector="fashion-mnist").tolist() == [False, True]
+    assert is_adversarial([]).shape == (0,)
+
+
+def test_a_set_knows_its_detectors():
+    shipped = zoo.DetectorSet()
+    assert shipped.choose(np.zeros((28, 28), np.uint8)) == "fashion-mnist"
+    assert shipped.choose(np.zeros((32, 32), np.uint8)) == "cifar10"
+    assert shipped.provenance("cifar10") == {
+        "detector": "cifar10",
+        "detector_sha256": zoo.card("cifar10")["sha256"],
+        "precision": "float32",
+    }
+    assert {name: made.fpr for name, made in zoo.DetectorSet(fpr=0.05).detectors.items()} == {
+        "cifar10": 0.05,
+        "fashion-mnist": 0.05,
+    }
+    own = FunctionDetector(lambda x: x.mean((1, 2, 3)), fpr=0.1).fit(np.load(SAMPLE)["x"][:50])
+    assert zoo.DetectorSet(own).choose(np.zeros((5, 7, 3), np.uint8)) == "custom"
+    assert zoo.DetectorSet(own).sha256("custom") is None
+    with pytest.raises(CalibrationError, match="detector cifar10"):
+        zoo.DetectorSet(fpr=1e-6)
+    with pytest.raises(ParameterError):
+        zoo.DetectorSet(own, backend="bfloat16")
 
 
 def test_the_density_is_there():

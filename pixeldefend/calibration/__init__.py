@@ -1,4 +1,4 @@
-"""From anomaly scores to p-values and thresholds with a guarantee, and to alarms for streams."""
+"""Calibration: anomaly scores as p-values and thresholds with a guarantee, and as alarms for streams."""
 
 from .drift import ConformalMartingale
 

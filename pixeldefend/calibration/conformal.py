@@ -1,9 +1,12 @@
-"""From anomaly_score to a p-value and to a threshold with a guarantee.
+"""P-values and thresholds with a guarantee, from anomaly scores.
 
-All of it rests on one assumption: the clean images to come and the n calibration images are exchangeable, and neither
-the density nor the score was fitted on either. Then the rank of a new clean score among the calibration scores is
-uniform (split-conformal prediction: Vovk, Gammerman & Shafer 2005; the permutation test of PixelDefend, Song et al.
-2018, section 4.1).
+All of it rests on one assumption: future clean images and the n calibration images are exchangeable, and neither the
+density nor the statistic was fitted on either. Then the rank of a new clean score among the calibration scores is
+uniform.
+
+Reference:
+    Vovk, Gammerman & Shafer, Algorithmic learning in a random world, 2005 (split-conformal prediction); Song et al.,
+    PixelDefend, 2018, arXiv:1710.10766, section 4.1 (the same as a permutation test).
 """
 
 from __future__ import annotations
@@ -13,34 +16,53 @@ import math
 import numpy as np
 from scipy.stats import beta, false_discovery_control
 
-from ..errors import CalibrationError
+from ..errors import CalibrationError, ParameterError
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.floating]]
 
 
 def p_values(scores: Array, calibration_scores: Array) -> Array:
-    """scores: (N,), calibration_scores: (n,), higher = more suspicious.
+    """Computes conformal p-values, (1 + #{calibration scores at least as high}) / (n + 1).
 
-    Returns (N,): (1 + #{calibration scores at least as high}) / (n + 1), in [1 / (n + 1), 1]; for a clean image,
-    P(p <= a) <= a. Raises CalibrationError for NaN, which has no rank.
+    For a clean image, P(p <= a) <= a.
+
+    Args:
+        scores: (N,), higher = more anomalous.
+        calibration_scores: (n,), of clean images.
+
+    Returns:
+        (N,), in [1 / (n + 1), 1].
+
+    Raises:
+        ParameterError: If a score is NaN, which has no rank.
     """
-    if np.isnan(scores).any() or np.isnan(calibration_scores).any():
-        raise CalibrationError("scores must be numbers, got NaN")
+    _check_numbers(scores)
+    _check_numbers(calibration_scores)
     ordered = np.sort(calibration_scores)
     at_least_as_high = len(ordered) - np.searchsorted(ordered, scores, side="left")
     return (1 + at_least_as_high) / (len(ordered) + 1)
 
 
 def images_needed(fpr: float, confidence: float | None = None) -> int:
-    """Returns the least number of calibration images for which `rank` does not refuse fpr. Raises CalibrationError if fpr or
-    confidence is not in (0, 1)."""
+    """Computes the least number of calibration images for which `rank` accepts a rate of false alarms.
+
+    Args:
+        fpr: The rate, in (0, 1).
+        confidence: In (0, 1), or None, as `rank` takes it.
+
+    Returns:
+        The number, at least 1.
+
+    Raises:
+        ParameterError: If fpr or confidence is not in (0, 1).
+    """
     check_rate(fpr)
     if confidence is None:
         return math.ceil(1 / fpr - 1e-9) - 1
     check_rate(confidence, "confidence")
     # one calibration score is above the threshold; P(rate <= fpr) = 1 - (1 - fpr)^n
     n = max(1, math.ceil(math.log(1 - confidence) / math.log1p(-fpr)))
-    while beta.cdf(fpr, 1, n) < confidence:  # where rounding leaves it in the balance, `rank` decides
+    while beta.cdf(fpr, 1, n) < confidence:  # rounding may have left n one off: `rank` must agree
         n += 1
     while n > 1 and beta.cdf(fpr, 1, n - 1) >= confidence:
         n -= 1
@@ -48,15 +70,28 @@ def images_needed(fpr: float, confidence: float | None = None) -> int:
 
 
 def rank(fpr: float, n: int, confidence: float | None = None) -> int:
-    """Returns k: an image is flagged if its score is above the k-th highest of n calibration scores, equivalently if
-    its p-value is at most k / (n + 1).
+    """Computes the rank k of the threshold: images are flagged above the k-th highest calibration score.
 
-    Without confidence: the probability that a clean image is flagged, over the draw of the calibration images too, is
-    k / (n + 1) <= fpr. With it (say 0.95): the rate of false alarms at this very threshold is at most fpr with that
-    probability over the draw of the calibration images; the rate is Beta(k, n + 1 - k) distributed (the order
-    statistics of a sample; the interval of Clopper & Pearson 1934).
+    Equivalently, an image is flagged if its p-value is at most k / (n + 1).
 
-    fpr: in (0, 1). confidence: in (0, 1), or None. Raises CalibrationError if n images are too few, with the number needed.
+    Without confidence, the probability that a clean image is flagged, over the draw of the calibration images too, is
+    k / (n + 1) <= fpr. With it, the rate of false alarms at this very threshold is at most fpr, with that probability
+    over the draw of the calibration images: the rate has the distribution Beta(k, n + 1 - k) of an order statistic.
+
+    Args:
+        fpr: The rate of false alarms, in (0, 1).
+        n: The number of calibration images.
+        confidence: In (0, 1), for example 0.95, or None.
+
+    Returns:
+        k, in [1, n].
+
+    Raises:
+        ParameterError: If fpr or confidence is not in (0, 1).
+        CalibrationError: If n is too small. The message says how many images are needed.
+
+    Reference:
+        Clopper & Pearson, The use of confidence or fiducial limits illustrated in the case of the binomial, 1934.
     """
     check_rate(fpr)
     if confidence is not None:
@@ -76,10 +111,21 @@ def rank(fpr: float, n: int, confidence: float | None = None) -> int:
 
 
 def threshold(calibration_scores: Array, fpr: float, confidence: float | None = None) -> float:
-    """calibration_scores: (n,). Returns the score above which an image is flagged; see `rank`. Raises CalibrationError for
-    NaN, above which nothing is."""
-    if np.isnan(calibration_scores).any():
-        raise CalibrationError("scores must be numbers, got NaN")
+    """Computes the anomaly score above which an image is flagged.
+
+    Args:
+        calibration_scores: (n,), of clean images.
+        fpr: The rate of false alarms, in (0, 1).
+        confidence: In (0, 1), or None, as `rank` takes it.
+
+    Returns:
+        The threshold, which is one of the calibration scores.
+
+    Raises:
+        ParameterError: If fpr or confidence is not in (0, 1), or a score is NaN, above which nothing is.
+        CalibrationError: If there are too few scores for the rate.
+    """
+    _check_numbers(calibration_scores)
     k = rank(fpr, len(calibration_scores), confidence)
     return float(np.sort(calibration_scores)[-k])
 
@@ -87,11 +133,25 @@ def threshold(calibration_scores: Array, fpr: float, confidence: float | None = 
 def class_p_values(
     scores: Array, labels: np.ndarray, calibration_scores: Array, calibration_labels: np.ndarray
 ) -> Array:
-    """scores, labels: (N,). calibration_scores, calibration_labels: (n,).
+    """Computes each image's p-value among the calibration images of its own label.
 
-    Returns (N,): each image's p-value among the calibration images of its own label, so that P(p <= a) <= a for clean
-    images of every label and not only on average over them (Mondrian conformal prediction: Vovk et al. 2003). Raises
-    ValueError for a label without a calibration image.
+    P(p <= a) <= a then holds for the clean images of every label, and not only on average over labels.
+
+    Args:
+        scores: (N,), higher = more anomalous.
+        labels: (N,), integers.
+        calibration_scores: (n,), of clean images.
+        calibration_labels: (n,), integers.
+
+    Returns:
+        (N,), in (0, 1].
+
+    Raises:
+        CalibrationError: If a label has no calibration image.
+        ParameterError: If a score is NaN.
+
+    Reference:
+        Vovk et al., Mondrian confidence machine, 2003.
     """
     p = np.empty(len(scores))
     for label in np.unique(labels):
@@ -103,20 +163,46 @@ def class_p_values(
 
 
 def discoveries(p: Array, fdr: float) -> np.ndarray:
-    """p: (N,) p-values of the images of one batch, from one calibration. fdr: in (0, 1).
+    """Selects the images to flag in a batch at a false-discovery rate.
 
-    Returns (N,) bool: the images to flag so that, on average, at most a share fdr of those flagged are clean (the
-    procedure of Benjamini & Hochberg 1995; that it holds for conformal p-values, which share their calibration images
-    and so depend on each other, is theorem 2 of Bates et al. 2023). Raises CalibrationError if p is not in (0, 1].
+    On average, at most a share fdr of the flagged images are clean. Conformal p-values share their calibration images
+    and so depend on each other; the second reference proves in theorem 2 that the procedure holds for them.
+
+    Args:
+        p: (N,) in (0, 1], the p-values of one batch from one calibration.
+        fdr: The rate, in (0, 1).
+
+    Returns:
+        (N,) bool.
+
+    Raises:
+        ParameterError: If fdr is not in (0, 1), or a p-value is not in (0, 1].
+
+    Reference:
+        Benjamini & Hochberg, Controlling the false discovery rate, 1995; Bates et al., Testing for outliers with
+        conformal p-values, 2023, arXiv:2104.08279.
     """
     check_rate(fdr, "fdr")
     p = np.asarray(p, dtype=float)
     if not ((p > 0) & (p <= 1)).all():
-        raise CalibrationError(f"p-values must lie in (0, 1], got {p.min():.3g} to {p.max():.3g}")
+        raise ParameterError(f"p-values must lie in (0, 1], got {p.min():.3g} to {p.max():.3g}")
     return np.asarray(false_discovery_control(p) <= fdr + 1e-12) if len(p) else np.zeros(0, dtype=bool)
 
 
 def check_rate(rate: float, name: str = "fpr") -> None:
-    """Raises CalibrationError unless 0 < rate < 1."""
+    """Checks that a rate lies strictly between 0 and 1.
+
+    Args:
+        rate: Any number.
+        name: What the error calls it.
+
+    Raises:
+        ParameterError: If it does not.
+    """
     if not 0 < rate < 1:
-        raise CalibrationError(f"{name} must lie strictly between 0 and 1, got {rate}")
+        raise ParameterError(f"{name} must lie strictly between 0 and 1, got {rate}")
+
+
+def _check_numbers(scores: Array) -> None:
+    if np.isnan(scores).any():
+        raise ParameterError("scores must be numbers, got NaN")

@@ -1,4 +1,4 @@
-"""Has a stream of images ceased to look like the calibration images? Bets against it, whose winnings are evidence."""
+"""A test of whether a stream of images still resembles the calibration images."""
 
 from __future__ import annotations
 
@@ -7,27 +7,41 @@ import math
 
 import numpy as np
 
-from ..errors import CalibrationError
+from ..errors import ParameterError
 from .conformal import Array, check_rate
 
 
 class ConformalMartingale:
-    """Watches a stream of images: has what comes in ceased to look like what calibrated?
+    """Tests, image after image, whether a stream still resembles the calibration images.
 
-    Two bets against "the calibration images and the stream are exchangeable". `drift` wins when scores move up or down
-    as a whole, `attacks` when too many are extreme. Each starts with a wealth of 1, and while the assumption holds no
-    strategy can make it grow: P(wealth ever reaches 1 / a) <= a (Ville 1939), however long the stream and whenever one
-    looks. A wealth is an e-value: 100 says that the odds were 1 in 100.
+    Two bets are placed against the assumption that the calibration images and the stream are exchangeable. The bet
+    "drift" wins when scores move up or down as a whole, the bet "attacks" when too many are extreme. Each starts with a
+    wealth of 1. While the assumption holds, no strategy makes a wealth grow: P(wealth ever reaches 1 / a) <= a, however
+    long the stream is and whenever one looks. A wealth is an e-value: 100 means that the odds were 1 in 100.
 
-    The bets are on conformal p-values with ties broken at random, of each score among all before it, which are
-    independent and uniform if all are exchangeable (Vovk, Nouretdinov & Gammerman 2003). Wealth moves slowly between
-    betting and sitting out (the "simple jumper" of Vovk et al. 2021), so that a late change is noticed as well.
+    The bets are on conformal p-values, of each score among all before it, with ties broken at random. These are
+    independent and uniform if all images are exchangeable. A small share of the wealth moves between betting and not
+    betting at each image ("simple jumper"), so that a late change is noticed as well.
 
-    calibration_scores: (n,), higher = more suspicious. jump: share of the wealth that changes its bet at each image.
-    After `update`: wealth_, "drift" and "attacks" -> the wealth now; highest_, the same -> the highest so far.
+    Args:
+        calibration_scores: (n,), n at least 1, finite, higher = more anomalous.
+        jump: The share of the wealth that changes its bet at each image, in (0, 1).
+        random_state: The seed of the random breaking of ties.
+
+    Attributes:
+        wealth_: "drift" and "attacks" -> the wealth now.
+        highest_: "drift" and "attacks" -> the highest wealth so far.
+
+    Raises:
+        ParameterError: If the scores have another shape or are not finite, or jump is not in (0, 1).
+
+    Reference:
+        Ville, Étude critique de la notion de collectif, 1939; Vovk, Nouretdinov & Gammerman, Testing exchangeability
+        on-line, 2003; Vovk et al., Retrain or not retrain: Conformal test martingales for change-point detection, 2021,
+        arXiv:2102.10439.
     """
 
-    # p -> what a unit of wealth becomes; each has mean 1 over a uniform p. The first sits out.
+    # p -> what a unit of wealth becomes; each has mean 1 over a uniform p. The first does not bet.
     BETS = {
         "drift": (lambda p: 1.0, lambda p: 1.5 - p, lambda p: 0.5 + p),
         "attacks": (
@@ -40,45 +54,65 @@ class ConformalMartingale:
     def __init__(self, calibration_scores: Array, *, jump: float = 0.01, random_state: int = 0) -> None:
         scores = np.asarray(calibration_scores, dtype=float)
         if scores.ndim != 1 or len(scores) < 1 or not np.isfinite(scores).all():
-            raise CalibrationError(f"calibration_scores must be (n,) finite numbers, n >= 1, got shape {scores.shape}")
-        if not 0 < jump < 1:
-            raise CalibrationError(f"jump must lie strictly between 0 and 1, got {jump}")
+            raise ParameterError(f"calibration_scores must be (n,) finite numbers, n >= 1, got shape {scores.shape}")
+        check_rate(jump, "jump")
         self.jump = jump
         self.wealth_ = dict.fromkeys(self.BETS, 1.0)
         self.highest_ = dict.fromkeys(self.BETS, 1.0)
         self._seen = sorted(scores.tolist())
-        self._shares = {name: np.full(len(bets), 1 / len(bets)) for name, bets in self.BETS.items()}
+        self._shares = {name: [1 / len(bets)] * len(bets) for name, bets in self.BETS.items()}
         self._log = dict.fromkeys(self.BETS, 0.0)
         self._random = np.random.RandomState(random_state)
 
     def update(self, scores: Array) -> dict[str, Array]:
-        """scores: (N,), of the next images in the order in which they came. Returns "drift" and "attacks" -> (N,):
-        log10 of the wealth after each. Raises CalibrationError for NaN."""
+        """Bets on the next images of the stream.
+
+        Args:
+            scores: (N,), in the order in which the images came.
+
+        Returns:
+            "drift" and "attacks" -> (N,): log10 of the wealth after each image.
+
+        Raises:
+            ParameterError: If a score is NaN.
+        """
         scores = np.atleast_1d(np.asarray(scores, dtype=float))
         if np.isnan(scores).any():
-            raise CalibrationError("scores must not be NaN")
+            raise ParameterError("scores must be numbers, got NaN")
         path: dict[str, list[float]] = {name: [] for name in self.BETS}
         for score in scores.tolist():
             p = self._p_value(score)
             for name, bets in self.BETS.items():
-                shares = self._shares[name]
-                shares = (1 - self.jump) * shares + self.jump / len(bets)
-                shares = shares * [bet(p) for bet in bets]
-                self._log[name] += math.log(shares.sum())
-                self._shares[name] = shares / shares.sum()
+                moved = self.jump / len(bets)
+                shares = [
+                    ((1 - self.jump) * share + moved) * bet(p)
+                    for share, bet in zip(self._shares[name], bets, strict=True)
+                ]
+                total = sum(shares)
+                self._log[name] += math.log(total)
+                self._shares[name] = [share / total for share in shares]
                 path[name].append(self._log[name] / math.log(10))
                 self.wealth_[name] = math.exp(min(self._log[name], 700.0))
                 self.highest_[name] = max(self.highest_[name], self.wealth_[name])
         return {name: np.array(values) for name, values in path.items()}
 
     def alarms(self, level: float = 0.01) -> dict[str, bool]:
-        """level: in (0, 1). Returns "drift" and "attacks" -> whether the wealth has ever reached 2 / level: the
-        probability of any false alarm, ever, is at most `level` (a half for each bet)."""
+        """Returns whether each bet has ever won enough for an alarm.
+
+        Args:
+            level: The probability of any false alarm, ever, in (0, 1); a half of it for each bet.
+
+        Returns:
+            "drift" and "attacks" -> whether the wealth has ever reached 2 / level.
+
+        Raises:
+            ParameterError: If level is not in (0, 1).
+        """
         check_rate(level, "level")
         return {name: highest >= 2 / level for name, highest in self.highest_.items()}
 
     def _p_value(self, score: float) -> float:
-        """Of a score among all before it and itself, which then joins them."""
+        """Returns the p-value of a score among all before it and itself, and adds it to them."""
         first, last = bisect.bisect_left(self._seen, score), bisect.bisect_right(self._seen, score)
         higher, equal = len(self._seen) - last, last - first + 1
         self._seen.insert(last, score)

@@ -1,12 +1,131 @@
-"""What the commands write to the terminal."""
+"""What the commands write: rows to standard output or to a file, progress to the terminal."""
 
 from __future__ import annotations
 
+import io
 import sys
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from ..screening import records
 
 T = TypeVar("T")
+Row = Mapping[str, Any]
+
+
+class Format(StrEnum):
+    """How rows are written."""
+
+    table = "table"
+    jsonl = "jsonl"
+    csv = "csv"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table for people.
+
+    Attributes:
+        title: Its title.
+        text: Returns what it says about a row.
+        style: Returns how the text looks on a terminal, as rich names it; None for plain text.
+        right: Whether it is set flush right, as numbers are.
+        optional: Whether it is left out if it is empty in all rows.
+    """
+
+    title: str
+    text: Callable[[Row], str]
+    style: Callable[[Row], str] | None = None
+    right: bool = False
+    optional: bool = False
+
+
+def column_of(declared: records.Column, **how: Any) -> Column:
+    """Returns the column of a table that shows a column of records.
+
+    Args:
+        declared: The column of records, which has a title.
+        **how: Attributes of `Column` other than the default.
+    """
+    right = declared.type in (int, float)
+    return Column(declared.title or declared.name, lambda row: declared.to_text(row[declared.name]), right=right, **how)
+
+
+def opened(output: Path | None, mode: str = "w") -> AbstractContextManager[IO[Any]]:
+    """Opens a file that is written whole or not at all.
+
+    Args:
+        output: The file, or None for standard output.
+        mode: "w" or "wb".
+
+    Returns:
+        A context manager, which gives the open file.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    if output is None:
+        return _standard_output()
+    from ..serialization import whole_file
+
+    return whole_file(output, mode)
+
+
+@contextmanager
+def _standard_output() -> Iterator[IO[str]]:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # file names need not be valid UTF-8
+    yield sys.stdout
+    sys.stdout.flush()  # a reader that is gone is noticed here, and not when the program ends
+
+
+def print_table(rows: Sequence[Row], columns: Sequence[Column], file: IO[str]) -> None:
+    """Prints a table for people.
+
+    Args:
+        rows: What it shows.
+        columns: Its columns.
+        file: Where it is printed; the lines are folded on a terminal only.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    shown = [column for column in columns if not column.optional or any(column.text(row) for row in rows)]
+    for column in shown:
+        table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(c.text(row), c.style(row) if c.style else "") for c in shown))
+    console = Console(file=file, highlight=False)
+    if not console.is_terminal:  # no folding in pipes and files
+        console = Console(file=file, highlight=False, width=1000)
+    console.print(table)
+
+
+def check_picture(picture: Path | None) -> None:
+    """Makes sure, before the work begins, that a picture can be written.
+
+    Args:
+        picture: The file, or None for no picture.
+
+    Raises:
+        ParameterError: If it is no .png file in a folder that exists.
+        OSError: If it is a folder.
+    """
+    if picture is None:
+        return
+    from ..errors import ParameterError
+    from ..serialization import check_writable
+
+    if picture.suffix.lower() != ".png" or not picture.parent.is_dir():
+        raise ParameterError(f"--picture wants the name of a .png file in a folder that exists, got {picture}")
+    check_writable(picture)
 
 
 def progress(items: Iterable[T], title: str, total: int | None = None) -> Iterator[T]:

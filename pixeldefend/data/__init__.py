@@ -1,5 +1,20 @@
-"""Named data sets, images, tables, text and audio, as tensors in five parts that share no event."""
+"""Data sets as tensors: images, tables, text and audio."""
 
-from .datasets import DATASETS, DataSet, Images, Source, load_dataset, read_wav, write_wav
+from .audio import mu_law_decode, mu_law_encode, read_wav, write_wav
+from .datasets import DATASETS, load_dataset
+from .readers import READERS, Source
+from .splits import DataSet, Images, split
 
-__all__ = ["DATASETS", "DataSet", "Images", "Source", "load_dataset", "read_wav", "write_wav"]
+__all__ = [
+    "DATASETS",
+    "READERS",
+    "DataSet",
+    "Images",
+    "Source",
+    "load_dataset",
+    "mu_law_decode",
+    "mu_law_encode",
+    "read_wav",
+    "split",
+    "write_wav",
+]

@@ -1,4 +1,8 @@
-"""Models of many orders: one set of weights, a density in each order, and their mixture."""
+"""Models of many orders: one set of weights, a density in each order of sites, and their mixture.
+
+EoNADE and MADE can be asked for p(x) in more than one order of sites. Each order gives a density of its own, and the
+mean of several, an ensemble that costs no more weights, is usually more probable on new data than each.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +15,25 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ParameterError
-from .base import Density, Head, RowAutoregressive, SiteDistribution, at_least_float32, from_row, to_row
+from .autoregressive import RowAutoregressive
+from .base import Density
+from .distributions import SiteDistribution, at_least_float32
+from .heads import Head
+from .sites import from_row, to_row
 
 
 class Reorderable(RowAutoregressive):
     """A row model that is a density in any order of its sites, with the same weights.
 
-    ordering: 0 for raster order, k for the k-th random one (the same on every machine). trained_orderings: how many of
-    them training goes through; None for all that there are.
+    Args:
+        event_shape: Shape of one event, (D,) or (C, H, W).
+        net: (N, D) and `arrangement()` -> (N, D, P).
+        head: Makes the distributions.
+        ordering: 0 for raster order, k for the k-th random order, which is the same on every machine.
+        trained_orderings: How many orders training goes through; None for all that there are.
+
+    Raises:
+        ParameterError: If `ordering` is below 0 or not trained.
     """
 
     def __init__(
@@ -26,39 +41,50 @@ class Reorderable(RowAutoregressive):
         event_shape: tuple[int, ...],
         net: nn.Module,
         head: Head,
-        config: dict[str, Any],
         ordering: int,
         trained_orderings: int | None = None,
     ) -> None:
-        super().__init__(event_shape, net, head, config)
+        super().__init__(event_shape, net, head)
         self.trained_orderings = trained_orderings
         self.ordering = self._checked(ordering)
 
     def reordered(self, ordering: int) -> Self:
-        """Returns the density in another order; it shares the weights of this one. Raises ParameterError if ordering is
-        below 0 or not trained."""
+        """Gives the density in another order; it shares the weights of this one.
+
+        Args:
+            ordering: As for the class.
+
+        Returns:
+            The density.
+
+        Raises:
+            ParameterError: If `ordering` is below 0 or not trained.
+        """
         other = copy.copy(self)
         other.ordering = self._checked(ordering)
         other.config = {**(self.config or {}), "ordering": ordering}
         return other
 
     def order(self) -> Tensor:
-        """Returns (D,): the sites, as `to_row` numbers them, in the order in which they are modelled."""
+        """Returns (D,): the sites, as `sites.to_row` numbers them, in the order in which they are modelled."""
         d = math.prod(self.event_shape)
         return random_order(d, self.ordering).to(self.device)
 
     def arrangement(self) -> Any:
-        """Returns what the net needs beside x."""
+        """Returns what the net needs beside x: the order, unless a model needs more."""
         return self.order()
 
     def sites(self, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """Lists the index of every site of an event of this shape, in the model's order."""
         raster = super().sites(shape)
         return [raster[i] for i in self.order().tolist()]
 
     def parameters_of_sites(self, x: Tensor) -> Tensor:
+        """Runs the net on the rows of x, (N, *event). Returns (N, *event, P)."""
         return from_row(self.net(to_row(x), self.arrangement()), tuple(x.shape[1:]))
 
     def steps(self, x: Tensor) -> Iterator[SiteDistribution]:
+        """Computes the conditionals of one site after another; see `Autoregressive.steps`."""
         for parameters in self.net.steps(to_row(x), self.arrangement()):  # type: ignore[operator]
             yield self.head(at_least_float32(parameters), x)
 
@@ -73,18 +99,38 @@ class Reorderable(RowAutoregressive):
 
 
 def random_order(sites: int, ordering: int) -> Tensor:
-    """Returns (D,) int64: 0 ... D - 1 if ordering is 0, else a permutation that depends on it alone."""
+    """Draws an order of sites that depends on its number alone.
+
+    Args:
+        sites: D.
+        ordering: At least 0.
+
+    Returns:
+        (D,) int64: 0 ... D - 1 if ordering is 0, else a permutation of it.
+    """
     if ordering == 0:
         return torch.arange(sites)
     return torch.randperm(sites, generator=torch.Generator().manual_seed(ordering))
 
 
 class OrderEnsemble(Density):
-    """The mixture of one model's densities in several orders: p(x) = 1/K sum_k p_k(x) (EoNADE; MADE, section 6.1).
+    """The mixture of one model's densities in several orders, p(x) = 1/K sum_k p_k(x).
 
-    It has no conditionals of its own: each order has others.
-    density: a model of any order, trained over them. orderings: K, how many orders to mix: 0 ... K - 1.
+    It has no conditionals of its own, since each order has others.
+
+    Args:
+        density: An EoNADE or a MADE, trained over the orders.
+        orderings: The number K of orders to mix, 0 ... K - 1; at least 1.
+
+    Raises:
+        ParameterError: If the density has one order only, or fewer than K that are trained.
+
+    Reference:
+        Uria, Murray & Larochelle 2014, arXiv:1310.1757; Germain et al. 2015, arXiv:1502.03509, section 6.1.
     """
+
+    name = "order_ensemble"
+    events = frozenset({"images", "rows"})
 
     def __init__(self, density: Reorderable, orderings: int) -> None:
         if not isinstance(density, Reorderable):
@@ -95,23 +141,31 @@ class OrderEnsemble(Density):
             raise ParameterError(
                 f"this density was made for {density.trained_orderings} orderings, not for {orderings}"
             )
-        config = {"model": "order_ensemble", "density": density.config, "orderings": orderings}
-        super().__init__(density.event_shape, config)
+        super().__init__(density.event_shape)
         self.density = density
         self.levels = density.levels
         self.orderings = orderings
 
     def log_prob_by_order(self, x: Tensor) -> Tensor:
-        """x: (N, *event). Returns (N, K) nats: log p_k(x)."""
+        """Evaluates log p_k(x) for x, (N, *event). Returns (N, K) nats."""
         return torch.stack([self.density.reordered(k).log_prob(x) for k in range(self.orderings)], 1)
 
     def log_prob(self, x: Tensor) -> Tensor:
+        """Evaluates log p(x); see `Density.log_prob`."""
         return self.log_prob_by_order(x).logsumexp(1) - math.log(self.orderings)
 
     def log_prob_map(self, x: Tensor) -> Tensor:
-        """x: (N, *event). Returns (N, *event) nats, whose sum is `log_prob`: the maps of all orders, weighted by how
-        likely each order is given x, r_k = p_k(x) / sum_j p_j(x). What is left of log p(x), the entropy of r less
-        log K, belongs to no site and is spread over all."""
+        """Splits log p(x) among the sites.
+
+        The maps of all orders are weighted by how probable each order is given x, r_k = p_k(x) / sum_j p_j(x). What is
+        left of log p(x), the entropy of r less log K, belongs to no site and is spread over all.
+
+        Args:
+            x: (N, *event).
+
+        Returns:
+            (N, *event) nats, whose sum is `log_prob`.
+        """
         maps = torch.stack([self.density.reordered(k).log_prob_map(x) for k in range(self.orderings)], 1)
         r = maps.flatten(2).sum(2).log_softmax(1)
         rest = -(r.exp() * r).sum(1) - math.log(self.orderings)
@@ -120,7 +174,7 @@ class OrderEnsemble(Density):
 
     @torch.no_grad()
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Returns (n, *event) exact samples, each in an order drawn at random. Raises ParameterError if n is below 0."""
+        """Draws exact samples, each in an order drawn at random; see `Density.sample`."""
         if n < 0:
             raise ParameterError(f"n must be at least 0, got {n}")
         drawn = torch.randint(self.orderings, (n,), generator=generator, device=self.device)

@@ -1,4 +1,10 @@
-"""EoNADE, a deep and orderless NADE (Uria, Murray & Larochelle 2014, arXiv:1310.1757)."""
+"""EoNADE, a deep and orderless NADE.
+
+An autoregressive model has one order of sites; EoNADE (Uria, Murray & Larochelle 2014) has all of them. Its net is told
+the values of some sites and which sites these are, and predicts the others. Training shows a random set of sites and
+asks for the rest. The same weights then make a density in every order, and the average over several orders
+(`OrderEnsemble`, the "E" of the name) is better than any one of them.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +16,38 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ParameterError
-from .base import Head, at_least_float32, number_of_sites, to_row
+from .distributions import at_least_float32
 from .ensemble import Reorderable
-from .heads import make_head
+from .heads import Head, make_head
 from .nade import prefix_sums
+from .sites import number_of_sites, to_row
 
 
 class EoNADE(Reorderable):
-    """One net that learns p(x_i | any set of other sites), and so is a NADE in every order of sites.
+    """Predicts every site from any set of other sites, by one net, and so is a NADE in every order of sites.
 
-    `reordered(k)` is the density in another order, with the same weights, and `OrderEnsemble(density, orderings)`, the
-    "E" of the name, mixes many. Training shows a random set of sites and asks for all others.
+    `reordered(k)` is the density in another order, with the same weights; `OrderEnsemble(density, orderings)` mixes
+    many.
 
-    event_shape: of one event, (D,) or (C, H, W). hidden: number H of units in each hidden layer. layers: number of
-    hidden layers; with one, a likelihood costs O(D H) as NADE's does, with more O(D H^2). head: a key of `heads.HEADS`,
-    "bernoulli" in the paper. levels, mixtures: as `heads.make_head` takes them. ordering: 0 for raster order, k for the
-    k-th random one: training sees random sets of sites, among which the beginnings of raster order are rare.
+    Args:
+        event_shape: Shape of one event, (D,) or (C, H, W).
+        hidden: Number H of units in each hidden layer, at least 1.
+        layers: Number of hidden layers, at least 1. With one a likelihood costs O(D H), as NADE's does; with more it
+            costs O(D H^2).
+        head: A key of `heads.HEADS`, "bernoulli" in the paper.
+        levels: Number of values of a site, at least 2, for the head "categorical".
+        mixtures: Number of components of the heads that are mixtures, at least 1.
+        ordering: 0 for raster order, k for the k-th random order. A random one is the default, since training sees
+            random sets of sites, among which the beginnings of raster order are rare.
+
+    Raises:
+        ParameterError: If an argument is out of range.
+
+    Reference:
+        Uria, Murray & Larochelle 2014, "A deep and tractable density estimator", arXiv:1310.1757.
     """
 
+    name = "eonade"
     net: EoNADENet
 
     def __init__(
@@ -44,23 +64,23 @@ class EoNADE(Reorderable):
         if hidden < 1 or layers < 1:
             raise ParameterError(f"hidden and layers must be at least 1, got {hidden} and {layers}")
         made = make_head(head, levels=levels, mixtures=mixtures)
-        config = dict(
-            model="eonade",
-            event_shape=list(event_shape),
-            hidden=hidden,
-            layers=layers,
-            head=head,
-            levels=levels,
-            mixtures=mixtures,
-            ordering=ordering,
-        )
         net = EoNADENet(number_of_sites(event_shape), hidden, layers, made)
-        super().__init__(event_shape, net, made, config, ordering)
+        super().__init__(event_shape, net, made, ordering)
 
     def objective(self, x: Tensor) -> Tensor:
-        """x: (N, *event). Returns (N,) nats: an unbiased estimate of the mean over all orders of -log p(x), from one
-        random set of sites an event, the d that come first in some order. (Eq. 10: D / (D - d) times the sum over the
-        other sites, the next of which each is as often as any.)"""
+        """Estimates the mean of -log p(x) over all orders, without bias, from one random set of d sites an event.
+
+        It is D / (D - d) times the sum over the other sites (equation 10).
+
+        Args:
+            x: (N, *event).
+
+        Returns:
+            (N,) nats.
+
+        Raises:
+            ParameterError: As `check` does.
+        """
         self.check(x)
         row = to_row(x)
         n, d = row.shape
@@ -73,7 +93,7 @@ class EoNADE(Reorderable):
 
 
 class EoNADENet(nn.Module):
-    """(N, D), an order -> (N, D, P)."""
+    """(N, D), an order of the sites -> (N, D, P)."""
 
     def __init__(self, sites: int, hidden: int, layers: int, head: Head) -> None:
         super().__init__()
@@ -85,18 +105,19 @@ class EoNADENet(nn.Module):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
     def given(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x, mask: (N, D). Returns (N, D, P): the parameters of every site given those where mask is 1."""
+        """Computes the parameters, (N, D, P), of every site given those of x, (N, D), where mask, (N, D), is 1."""
         hidden = self.hidden(self.first(torch.cat([x * mask, mask], 1)))
         return F.linear(hidden, self.out.flatten(0, 1)).unflatten(1, self.bias.shape) + self.bias
 
     def hidden(self, sums: Tensor) -> Tensor:
-        """(..., H): the first layer before its non-linearity -> the last layer after it."""
+        """Runs the hidden layers, from the first before its non-linearity to the last after it: (..., H)."""
         hidden = torch.relu(sums)
         for layer in self.deeper:
             hidden = torch.relu(layer(hidden))
         return hidden
 
     def forward(self, x: Tensor, order: Tensor) -> Tensor:
+        """Computes the parameters of all sites, each given those before it in the order, (D,)."""
         values, seen, out = self._in(order)
         offsets = seen.cumsum(0) - seen + self.first.bias  # (D, H): which sites are seen is the same for all events
         outputs = [
@@ -106,6 +127,7 @@ class EoNADENet(nn.Module):
         return torch.cat(outputs, 1)[:, order.argsort()] + self.bias
 
     def steps(self, x: Tensor, order: Tensor) -> Iterator[Tensor]:
+        """Yields the parameters, (N, P), of one site after another in the order, (D,)."""
         values, seen, out = self._in(order)
         sums = self.first.bias.expand(len(x), -1)
         for i, site in enumerate(order):
@@ -113,6 +135,6 @@ class EoNADENet(nn.Module):
             sums = sums + x[:, site, None] * values[i] + seen[i]
 
     def _in(self, order: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the weights of values (D, H), of being seen (D, H) and out (D, P, H), sites in this order."""
+        """The weights of values (D, H), of being seen (D, H) and out (D, P, H), sites in this order."""
         values, seen = self.first.weight.T.chunk(2)
         return values[order], seen[order], self.out[order]

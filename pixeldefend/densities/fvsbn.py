@@ -1,4 +1,9 @@
-"""FVSBN, the fully visible sigmoid belief network (Frey, Hinton & Dayan 1996)."""
+"""FVSBN, the fully visible sigmoid belief network.
+
+The oldest model of the family (Frey, Hinton & Dayan 1996) has no hidden units: each pixel is predicted from all pixels
+before it by logistic regression. Its weights are a triangle of D (D - 1) / 2 numbers for D binary pixels, and it learns
+which pairs of pixels go together, and no more than that.
+"""
 
 from __future__ import annotations
 
@@ -7,27 +12,41 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from .base import Head, RowAutoregressive, number_of_sites
-from .heads import make_head
+from .autoregressive import RowAutoregressive
+from .heads import Head, make_head
+from .sites import number_of_sites
 
 
 class FVSBN(RowAutoregressive):
-    """Logistic regression of every site on all sites before it: p(x_i = 1 | x_<i) = sigmoid(b_i + sum_j<i W_ij x_j).
+    """Predicts every site from all sites before it by logistic regression.
 
-    event_shape: of one event, (D,) or (C, H, W). head: a key of `heads.HEADS`, "bernoulli" in the paper; other heads
-    get each of their parameters by the same linear map. levels, mixtures: as `heads.make_head` takes them.
+    p(x_i = 1 | x_<i) = sigmoid(b_i + sum_j<i W_ij x_j). Heads other than "bernoulli" get each of their parameters by
+    such a linear map.
+
+    Args:
+        event_shape: Shape of one event, (D,) or (C, H, W).
+        head: A key of `heads.HEADS`, "bernoulli" in the paper.
+        levels: Number of values of a site, at least 2, for the head "categorical".
+        mixtures: Number of components of the heads that are mixtures, at least 1.
+
+    Raises:
+        ParameterError: If an argument is out of range.
+
+    Reference:
+        Frey, Hinton & Dayan 1996, "Does the wake-sleep algorithm produce good density estimators?", NIPS 8.
     """
+
+    name = "fvsbn"
 
     def __init__(
         self, event_shape: tuple[int, ...], *, head: str = "bernoulli", levels: int = 256, mixtures: int = 5
     ) -> None:
         made = make_head(head, levels=levels, mixtures=mixtures)
-        config = dict(model="fvsbn", event_shape=list(event_shape), head=head, levels=levels, mixtures=mixtures)
-        super().__init__(event_shape, FVSBNNet(number_of_sites(event_shape), made), made, config)
+        super().__init__(event_shape, FVSBNNet(number_of_sites(event_shape), made), made)
 
 
 class FVSBNNet(nn.Module):
-    """(N, D) -> (N, D, P), linear in the sites before."""
+    """(N, D) -> (N, D, P): a linear map of the sites before."""
 
     mask: Tensor
 
@@ -38,9 +57,11 @@ class FVSBNNet(nn.Module):
         self.register_buffer("mask", torch.ones(sites, sites).tril(-1)[:, None], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Computes the parameters of all sites."""
         weight = self.weight * self.mask
         return nn.functional.linear(x, weight.flatten(0, 1)).unflatten(1, self.bias.shape) + self.bias
 
     def steps(self, x: Tensor) -> Iterator[Tensor]:
+        """Yields the parameters, (N, P), of one site after another."""
         for i in range(x.shape[1]):
             yield x[:, :i] @ self.weight[i, :, :i].T + self.bias[i]

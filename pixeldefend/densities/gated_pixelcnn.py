@@ -1,4 +1,10 @@
-"""The gated PixelCNN (van den Oord, Kalchbrenner, Vinyals, Espeholt, Graves & Kavukcuoglu 2016, arXiv:1606.05328)."""
+"""The gated PixelCNN, without a blind spot, and of classes.
+
+The gated PixelCNN (van den Oord, Kalchbrenner, Vinyals, Espeholt, Graves & Kavukcuoglu 2016) repairs PixelCNN in two
+ways. It has two stacks of convolutions, a vertical one that sees all rows above and a horizontal one that sees what is
+to the left, which together see every earlier pixel. And gates, tanh times sigmoid, take the place of relu, as in an
+LSTM. Given a class label it models p(x|y).
+"""
 
 from __future__ import annotations
 
@@ -11,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ParameterError
-from .base import Autoregressive, Head, SiteDistribution, at_least_float32
-from .heads import make_head
+from .autoregressive import Autoregressive
+from .distributions import SiteDistribution, at_least_float32
+from .heads import Head, make_head
 from .layers import (
-    CONSTANT,
-    CachedConv2d,
+    CONSTANT_GROUP,
     ChannelOutputs,
     MaskedConv2d,
     ShiftedConv2d,
@@ -23,19 +29,35 @@ from .layers import (
     channels_of,
     with_constant,
 )
+from .sampling import CachedConv2d
 
-FORGOTTEN = 0.1  # share of the labels that are withheld in training, so that p(x) is learnt beside p(x|y)
+WITHHELD_LABELS = 0.1  # share of the labels that training does not see, so that p(x) is learnt beside p(x|y)
 
 
 class GatedPixelCNN(Autoregressive):
-    """PixelCNN with gates, without a blind spot, and, if there are classes, p(x|y) beside p(x).
+    """PixelCNN with gates and two stacks; if there are classes, p(x|y) beside p(x).
 
-    event_shape: (C, H, W). filters: features of each stack, a multiple of C. blocks: layers. kernel: width of the
-    convolutions, odd, at least 3; they reach kernel // 2 pixels up and to each side. classes: number of classes, 0 if
-    there are no labels. head: a key of `heads.HEADS`. levels, mixtures: as `heads.make_head` takes them. label: the
-    class y of which this density is p(x|y); None for p(x).
+    Args:
+        event_shape: Shape of one image, (C, H, W), any C.
+        filters: Number of features of each stack, a multiple of C.
+        blocks: Number of layers, at least 1.
+        kernel: Width of the convolutions, odd, at least 3; they reach kernel // 2 pixels up and to each side.
+        classes: Number of classes, 0 if there are no labels.
+        head: A key of `heads.HEADS`.
+        levels: Number of values of a site, at least 2, for the head "categorical".
+        mixtures: Number of components of the heads that are mixtures, at least 1.
+        label: The class y of which this density is p(x|y); None for p(x).
+
+    Raises:
+        ParameterError: If an argument is out of range.
+
+    Reference:
+        van den Oord et al. 2016, "Conditional image generation with PixelCNN decoders", arXiv:1606.05328.
     """
 
+    name = "gated_pixelcnn"
+    full_context = False  # it reaches as far as its layers do
+    rows_at_once = 1
     net: GatedPixelCNNNet
 
     def __init__(
@@ -57,57 +79,63 @@ class GatedPixelCNN(Autoregressive):
         if kernel < 3 or kernel % 2 == 0:
             raise ParameterError(f"kernel must be odd and at least 3, got {kernel}")
         made = make_head(head, levels=levels, mixtures=mixtures)
-        config = dict(
-            model="gated_pixelcnn",
-            event_shape=list(event_shape),
-            filters=filters,
-            blocks=blocks,
-            kernel=kernel,
-            classes=classes,
-            head=head,
-            levels=levels,
-            mixtures=mixtures,
-            label=label,
-        )
         net = GatedPixelCNNNet(channels, made, filters, blocks, kernel, classes)
-        super().__init__(event_shape, net, made, config)
-        self.rows_at_once = 1
+        super().__init__(event_shape, net, made)
         self.classes = classes
         self.label: int | Tensor | None = None if label is None else self._checked(label)
 
     def conditioned(self, y: int | Tensor) -> Self:
-        """y: a class, or (N,) int64, one for each image that it will be asked about. Returns the density p(x|y); it
-        shares the weights of this one. Raises ParameterError if there is no such class."""
+        """Gives the density p(x|y); it shares the weights of this one.
+
+        Args:
+            y: A class, or (N,) int64, the class of each image that the density will be asked about.
+
+        Returns:
+            The density.
+
+        Raises:
+            ParameterError: If there is no such class.
+        """
         other = copy.copy(self)
         other.label = self._checked(y)
         other.config = {**(self.config or {}), "label": y} if isinstance(y, int) else None
         return other
 
     def objective(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """x: (N, *event). y: (N,) int64, labels if there are any. Returns (N,) nats: -log p(x|y), or -log p(x) for one
-        image in ten, and for all without labels."""
+        """Computes -log p(x|y); -log p(x) for one image in ten, and for all without labels.
+
+        Args:
+            x: (N, *event).
+            y: (N,) int64, the labels if there are any.
+
+        Returns:
+            (N,) nats.
+        """
         if y is None:
             return super().objective(x)
         conditioned = self.conditioned(y)
-        forgotten = torch.rand(y.shape, device=y.device) < FORGOTTEN
+        forgotten = torch.rand(y.shape, device=y.device) < WITHHELD_LABELS
         conditioned.label = y.masked_fill(forgotten, self.classes)
         return -conditioned.log_prob(x)
 
-    def of(self, images: Tensor, n: int) -> Autoregressive:
+    def for_images(self, images: Tensor, n: int) -> Autoregressive:
+        """Selects the labels of some images of a batch; see `Autoregressive.for_images`."""
         if isinstance(self.label, Tensor) and self.label.ndim:
             self._check_number(self.label, n)
             return self.conditioned(self.label.to(images.device)[images])
         return self
 
     def parameters_of_sites(self, x: Tensor) -> Tensor:
+        """Runs the net on x, (N, C, H, W), and the labels. Returns (N, C, H, W, P)."""
         return self.net(x, self._labels(x))
 
     def steps(self, x: Tensor) -> Iterator[SiteDistribution]:
+        """Computes the conditionals of one site after another; see `Autoregressive.steps`."""
         for parameters in self.net.steps(x, self._labels(x)):
             yield self.head(at_least_float32(parameters), x)
 
     def _labels(self, x: Tensor) -> Tensor | None:
-        """Returns (N,) int64 for the net, in which the class after the last stands for none."""
+        """(N,) int64 for the net, in which the class after the last stands for none."""
         if not self.classes:
             return None
         label = self.classes if self.label is None else self.label
@@ -139,17 +167,18 @@ class GatedPixelCNNNet(nn.Module):
         super().__init__()
         self.on_grid = head.levels not in (2, None)
         groups = channel_groups(filters, channels)
-        pixel = [*range(channels), CONSTANT]
+        pixel = [*range(channels), CONSTANT_GROUP]
         self.layers = nn.ModuleList(  # type: ignore[assignment]
             GatedLayer(groups if i else pixel, groups, kernel, classes, first=i == 0) for i in range(blocks)
         )
         self.outputs = ChannelOutputs(filters, channels, head)
 
     def inputs(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C + 1, H, W)."""
+        """Scales images, (N, C, H, W), and adds a plane of ones: (N, C + 1, H, W)."""
         return with_constant(2 * x - 1 if self.on_grid else x)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Computes the parameters of all sites."""
         above = left = self.inputs(x).to(memory_format=torch.channels_last)
         for layer in self.layers:
             above = layer.see_above(above, y)
@@ -157,8 +186,11 @@ class GatedPixelCNNNet(nn.Module):
         return self.outputs(left)
 
     def steps(self, x: Tensor, y: Tensor | None = None) -> Iterator[Tensor]:
-        """x: (n, C, H, W), y: (n,). Yields (n, P) for site after site: computes one pixel of the horizontal stack, and
-        whenever a row begins that row of the vertical one, from what the layers below kept of the pixels around."""
+        """Yields the parameters, (n, P), of one site of x, (n, C, H, W), with labels y, (n,), after another.
+
+        It computes one pixel of the horizontal stack, and whenever a row begins that row of the vertical stack, from
+        what the layers below kept of the pixels around.
+        """
         n, c, h, w = x.shape
         rows = [CachedConv2d(layer.vertical, n, h, w) for layer in self.layers]
         pixels = [CachedConv2d(layer.horizontal, n, h, w) for layer in self.layers]
@@ -179,11 +211,17 @@ class GatedPixelCNNNet(nn.Module):
 
 
 class GatedLayer(nn.Module):
-    """One layer of both stacks (figure 2): the vertical one sees all rows above, the horizontal one that and what is
-    left in its own row.
+    """One layer of both stacks (figure 2).
 
-    Only the horizontal stack sees channels of its own pixel, so its features alone are in groups. inputs: the group of
-    every feature that comes in. groups: of every feature that goes out. first: whether images come in.
+    The vertical stack sees all rows above, the horizontal one sees these and what is left in its own row. Only the
+    horizontal stack sees channels of its own pixel, so its features alone are in groups.
+
+    Args:
+        inputs: The group of every feature that comes in.
+        groups: The group of every feature that goes out.
+        kernel: Width of the convolutions.
+        classes: Number of classes.
+        first: Whether images come in.
     """
 
     def __init__(self, inputs: list[int], groups: list[int], kernel: int, classes: int, *, first: bool) -> None:
@@ -202,21 +240,37 @@ class GatedLayer(nn.Module):
                 self.label.weight.zero_()
 
     def see_above(self, x: Tensor, y: Tensor | None, vertical: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """x: what the layer before returned, or the image. Returns (N, 2F, H, W), before the gate: the next layer's
-        business, as the last one's would gate in vain. vertical: what stands in for the convolution in sampling."""
+        """Computes the vertical stack, before its gate, which the next layer applies.
+
+        Args:
+            x: What the layer before returned, or the image.
+            y: (N,) int64 labels, or None.
+            vertical: What stands in for the convolution in sampling.
+
+        Returns:
+            (N, 2F, H, W).
+        """
         above = (vertical or self.vertical)(x if self.first else gate(x))
         if self.label is not None:
             above = above + self.label(y)[:, :, None, None]  # eq. 4; reaches the horizontal stack through the link
         return above
 
     def see_left(self, x: Tensor, above: Tensor, horizontal: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """x: what the layer before returned, or the image. above: of this layer. Returns (N, F, H, W). horizontal: what
-        stands in for the convolution in sampling."""
+        """Computes the horizontal stack.
+
+        Args:
+            x: What the layer before returned, or the image.
+            above: The vertical stack of this layer.
+            horizontal: What stands in for the convolution in sampling.
+
+        Returns:
+            (N, F, H, W).
+        """
         y = self.last(gate((horizontal or self.horizontal)(x) + self.link(above)))
         return y if self.first else x + y
 
 
 def gate(x: Tensor) -> Tensor:
-    """(N, 2F, H, W) -> (N, F, H, W): eq. 2."""
+    """Multiplies the tanh of one half of the features by the sigmoid of the other: (N, 2F, H, W) -> (N, F, H, W)."""
     a, b = x.chunk(2, 1)
     return torch.tanh(a) * torch.sigmoid(b)

@@ -1,5 +1,10 @@
-"""MADE, the masked autoencoder for distribution estimation (Germain, Gregor, Murray & Larochelle 2015,
-arXiv:1502.03509)."""
+"""MADE, the masked autoencoder for distribution estimation.
+
+MADE (Germain, Gregor, Murray & Larochelle 2015) turns an ordinary autoencoder into a density by cutting connections:
+every unit has a degree, which says how many inputs it may see, and masks on the weights let information flow only so
+that output i depends on inputs before i. One pass then gives all conditionals. Several sets of masks, and several
+orders of the inputs, can be trained with the same weights and averaged (`OrderEnsemble`).
+"""
 
 from __future__ import annotations
 
@@ -12,24 +17,37 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ParameterError
-from .base import Head, number_of_sites
 from .ensemble import Reorderable, random_order
-from .heads import make_head
+from .heads import Head, make_head
+from .sites import number_of_sites
 
 
 class MADE(Reorderable):
-    """An autoencoder whose weights are masked so that output i depends on inputs before i only.
+    """Predicts every site by an autoencoder whose weights are masked: output i depends on inputs before i only.
 
-    Every unit has a degree. An input's is its place in the order, 1 ... D; a hidden unit's says how many inputs it may
-    see. A connection stays if the degree does not fall along it, or rises into an output.
+    The degree of an input is its place in the order, 1 ... D; that of a hidden unit says how many inputs it may see. A
+    connection between hidden units stays if the degree does not fall along it, one into an output if it rises.
 
-    event_shape: of one event, (D,) or (C, H, W). hidden: units of each hidden layer. masks: how many sets of degrees
-    are trained, a random one a batch (connectivity-agnostic if more than 1). order_agnostic: whether sets 1, 2 ... also
-    have a random order of inputs. direct: whether outputs also see inputs directly. head: a key of `heads.HEADS`,
-    "bernoulli" in the paper. levels, mixtures: as `heads.make_head` takes them. ordering: which set of degrees this
-    density has, below masks; set 0 is in raster order.
+    Args:
+        event_shape: Shape of one event, (D,) or (C, H, W).
+        hidden: Number of units of each hidden layer, one or more, all at least 1.
+        masks: How many sets of degrees are trained, at least 1; training draws one for each batch.
+        order_agnostic: Whether sets 1, 2 ... also have a random order of the inputs.
+        direct: Whether the outputs also see the inputs directly.
+        head: A key of `heads.HEADS`, "bernoulli" in the paper.
+        levels: Number of values of a site, at least 2, for the head "categorical".
+        mixtures: Number of components of the heads that are mixtures, at least 1.
+        ordering: Which set of degrees this density has, from 0 to masks - 1; set 0 is in raster order.
+
+    Raises:
+        ParameterError: If an argument is out of range.
+
+    Reference:
+        Germain, Gregor, Murray & Larochelle 2015, "MADE: masked autoencoder for distribution estimation",
+        arXiv:1502.03509.
     """
 
+    name = "made"
     net: MADENet
 
     def __init__(
@@ -50,29 +68,19 @@ class MADE(Reorderable):
         if masks < 1:
             raise ParameterError(f"masks must be at least 1, got {masks}")
         made = make_head(head, levels=levels, mixtures=mixtures)
-        config = dict(
-            model="made",
-            event_shape=list(event_shape),
-            hidden=list(hidden),
-            masks=masks,
-            order_agnostic=order_agnostic,
-            direct=direct,
-            head=head,
-            levels=levels,
-            mixtures=mixtures,
-            ordering=ordering,
-        )
         net = MADENet(number_of_sites(event_shape), tuple(hidden), direct, made)
-        super().__init__(event_shape, net, made, config, ordering, trained_orderings=masks)
+        super().__init__(event_shape, net, made, ordering, trained_orderings=masks)
         self.masks = masks
         self.order_agnostic = order_agnostic
 
     def objective(self, x: Tensor) -> Tensor:
+        """Computes -log p(x), (N,) nats, under one of the sets of degrees, drawn at random."""
         if self.masks == 1:
             return super().objective(x)
         return -self.reordered(int(torch.randint(self.masks, ()))).log_prob(x)
 
     def order(self) -> Tensor:
+        """Returns (D,): the sites in the order in which they are modelled."""
         d = math.prod(self.event_shape)
         return random_order(d, self.ordering if self.order_agnostic else 0).to(self.device)
 
@@ -89,7 +97,7 @@ class MADE(Reorderable):
 
 
 class MADENet(nn.Module):
-    """(N, D), degrees -> (N, D, P)."""
+    """(N, D), the degrees of every layer -> (N, D, P)."""
 
     hidden: Sequence[nn.Linear]
 
@@ -106,6 +114,7 @@ class MADENet(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor, degrees: list[Tensor]) -> Tensor:
+        """Computes the parameters of all sites."""
         hidden = x
         for layer, (below, above) in zip(self.hidden, pairwise(degrees), strict=True):
             hidden = torch.relu(F.linear(hidden, layer.weight * (above[:, None] >= below), layer.bias))
@@ -117,7 +126,10 @@ class MADENet(nn.Module):
         return outputs.unflatten(1, self.bias.shape) + self.bias
 
     def steps(self, x: Tensor, degrees: list[Tensor]) -> Iterator[Tensor]:
-        """Computes each hidden unit once, as soon as all inputs that it may see are there."""
+        """Yields the parameters, (N, P), of one site after another.
+
+        It computes each hidden unit once, as soon as all inputs that the unit may see are there.
+        """
         layers = [x, *(x.new_zeros(len(x), layer.out_features) for layer in self.hidden)]
         masked = [
             layer.weight * (above[:, None] >= below)

@@ -1,4 +1,9 @@
-"""NADE, the neural autoregressive distribution estimator (Larochelle & Murray 2011)."""
+"""NADE, the neural autoregressive distribution estimator.
+
+NADE (Larochelle & Murray 2011) gives every site hidden units of its own, all of which share one matrix of weights: the
+hidden units of site i are a weighted sum of the sites before i, through a sigmoid. From one site to the next the sum
+only grows by one term, so all D conditionals cost no more than one hidden layer of D inputs.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +14,31 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ParameterError
-from .base import Head, RowAutoregressive, number_of_sites
-from .heads import make_head
+from .autoregressive import RowAutoregressive
+from .heads import Head, make_head
+from .sites import number_of_sites
 
-BLOCK = 28  # sites whose hidden units are held at once: small enough for a cache
+SITES_PER_BLOCK = 28  # whose hidden units are held at once: few enough for a cache
 
 
 class NADE(RowAutoregressive):
-    """p(x_i | x_<i) from hidden units h_i = sigmoid(c + sum_j<i W_j x_j), whose weights W all sites share.
+    """Predicts every site from hidden units h_i = sigmoid(c + sum_j<i W_j x_j), whose weights W all sites share.
 
-    event_shape: of one event, (D,) or (C, H, W). hidden: number H of hidden units. head: a key of `heads.HEADS`,
-    "bernoulli" in the paper. levels, mixtures: as `heads.make_head` takes them.
+    Args:
+        event_shape: Shape of one event, (D,) or (C, H, W).
+        hidden: Number H of hidden units, at least 1.
+        head: A key of `heads.HEADS`, "bernoulli" in the paper.
+        levels: Number of values of a site, at least 2, for the head "categorical".
+        mixtures: Number of components of the heads that are mixtures, at least 1.
+
+    Raises:
+        ParameterError: If an argument is out of range.
+
+    Reference:
+        Larochelle & Murray 2011, "The neural autoregressive distribution estimator", AISTATS.
     """
+
+    name = "nade"
 
     def __init__(
         self,
@@ -34,15 +52,15 @@ class NADE(RowAutoregressive):
         if hidden < 1:
             raise ParameterError(f"hidden must be at least 1, got {hidden}")
         made = make_head(head, levels=levels, mixtures=mixtures)
-        config = dict(
-            model="nade", event_shape=list(event_shape), hidden=hidden, head=head, levels=levels, mixtures=mixtures
-        )
-        super().__init__(event_shape, NADENet(number_of_sites(event_shape), hidden, made), made, config)
+        super().__init__(event_shape, NADENet(number_of_sites(event_shape), hidden, made), made)
 
 
 class NADENet(nn.Module):
-    """(N, D) -> (N, D, P). The likelihood takes the hidden sums of all sites at once, O(D H); a sample adds one site
-    after another to them, O(H) a site."""
+    """(N, D) -> (N, D, P).
+
+    The likelihood takes the hidden sums of all sites at once, O(D H). A sample adds one site after another to them,
+    O(H) for each.
+    """
 
     def __init__(self, sites: int, hidden: int, head: Head) -> None:
         super().__init__()
@@ -52,6 +70,7 @@ class NADENet(nn.Module):
         self.bias = nn.Parameter(head.initial_bias().repeat(sites, 1))  # b
 
     def forward(self, x: Tensor) -> Tensor:
+        """Computes the parameters of all sites."""
         outputs = [
             torch.einsum("nbh,bph->nbp", self.activation(sums, block), self.out[block])
             for block, sums in prefix_sums(x, self.weight, self.hidden_bias)
@@ -59,27 +78,36 @@ class NADENet(nn.Module):
         return torch.cat(outputs, 1) + self.bias
 
     def steps(self, x: Tensor) -> Iterator[Tensor]:
+        """Yields the parameters, (N, P), of one site after another."""
         sums = self.hidden_bias.expand(len(x), -1)
         for i in range(x.shape[1]):
             yield self.activation(sums[:, None], slice(i, i + 1))[:, 0] @ self.out[i].T + self.bias[i]
             sums = sums + x[:, i, None] * self.weight[i]
 
     def activation(self, sums: Tensor, block: slice) -> Tensor:
-        """sums: (N, B, H) of the sites in `block`."""
+        """Applies the non-linearity to sums, (N, B, H), of the B sites in `block`."""
         return torch.sigmoid(sums)
 
 
 def prefix_sums(x: Tensor, weight: Tensor, bias: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Yields (block, (N, B, H)): bias + sum_j<i x_j weight_j for every site i of block after block, in parallel.
+    """Computes bias + sum_j<i x_j weight_j for every site i, one block of sites after another.
 
-    x: (N, D). weight: (D, H). bias: (H,). A block's first sum comes from the block before; within it the sums are
-    matrix products with a strict lower triangle, which are faster than running sums and keep no (N, D, H) table.
+    The first sum of a block comes from the block before. Within a block the sums are matrix products with a strict
+    lower triangle, which are faster than running sums and keep no (N, D, H) table.
+
+    Args:
+        x: (N, D).
+        weight: (D, H).
+        bias: (H,).
+
+    Yields:
+        A block of B sites, and their sums, (N, B, H).
     """
     n, d = x.shape
-    before = torch.ones(BLOCK, BLOCK, device=x.device, dtype=x.dtype).tril(-1)
+    before = torch.ones(SITES_PER_BLOCK, SITES_PER_BLOCK, device=x.device, dtype=x.dtype).tril(-1)
     start = bias.expand(n, -1)
-    for first in range(0, d, BLOCK):
-        block = slice(first, min(first + BLOCK, d))
+    for first in range(0, d, SITES_PER_BLOCK):
+        block = slice(first, min(first + SITES_PER_BLOCK, d))
         b = block.stop - first
         seen = x[:, None, block] * before[:b, :b]  # (N, B, B): row i holds the block's sites before i
         yield block, start[:, None] + (seen.reshape(n * b, b) @ weight[block]).unflatten(0, (n, b))

@@ -1,4 +1,9 @@
-"""PixelCNN (van den Oord, Kalchbrenner & Kavukcuoglu 2016, arXiv:1601.06759)."""
+"""PixelCNN, an image model of masked convolutions.
+
+PixelCNN (van den Oord, Kalchbrenner & Kavukcuoglu 2016) predicts every pixel from the pixels above it and to its left
+by a stack of convolutions, whose kernels are masked so that no output sees its own pixel or a later one. All pixels are
+computed at once, which makes it much faster to train than the recurrent models of the same paper (`pixelrnn`).
+"""
 
 from __future__ import annotations
 
@@ -10,22 +15,37 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ParameterError
-from .base import Autoregressive, Head, SiteDistribution, at_least_float32
-from .heads import make_head
-from .layers import CONSTANT, CachedConv2d, ChannelOutputs, MaskedConv2d, channel_groups, channels_of, with_constant
+from .autoregressive import Autoregressive
+from .distributions import SiteDistribution, at_least_float32
+from .heads import Head, make_head
+from .layers import CONSTANT_GROUP, ChannelOutputs, MaskedConv2d, channel_groups, channels_of, with_constant
+from .sampling import CachedConv2d
 
 
 class PixelCNN(Autoregressive):
-    """The first PixelCNN: residual blocks of masked convolutions, for images of any number of channels.
+    """The first PixelCNN: residual blocks of masked convolutions.
 
-    It has a blind spot: pixels above and to the right, d rows up and more than d + 2 columns away, are out of reach of
-    every number of blocks, since each 3 x 3 layer goes one column to the right only with a row up. `GatedPixelCNN` has
-    none.
+    It has a blind spot. Each 3 x 3 layer goes one column to the right only with a row up, so pixels d rows up and more
+    than d + 2 columns to the right are out of reach of every number of blocks. `GatedPixelCNN` has no blind spot.
 
-    event_shape: (C, H, W). filters: h, a multiple of C; there are 2h features between blocks and h within. blocks:
-    residual blocks. head: a key of `heads.HEADS`. levels, mixtures: as `heads.make_head` takes them.
+    Args:
+        event_shape: Shape of one image, (C, H, W), any C.
+        filters: h, a multiple of C; there are 2h features between blocks and h within.
+        blocks: Number of residual blocks, at least 1.
+        head: A key of `heads.HEADS`.
+        levels: Number of values of a site, at least 2, for the head "categorical".
+        mixtures: Number of components of the heads that are mixtures, at least 1.
+
+    Raises:
+        ParameterError: If an argument is out of range.
+
+    Reference:
+        van den Oord, Kalchbrenner & Kavukcuoglu 2016, "Pixel recurrent neural networks", arXiv:1601.06759.
     """
 
+    name = "pixelcnn"
+    full_context = False
+    rows_at_once = 1
     net: PixelCNNNet
 
     def __init__(
@@ -42,19 +62,10 @@ class PixelCNN(Autoregressive):
         if blocks < 1:
             raise ParameterError(f"blocks must be at least 1, got {blocks}")
         made = make_head(head, levels=levels, mixtures=mixtures)
-        config = dict(
-            model="pixelcnn",
-            event_shape=list(event_shape),
-            filters=filters,
-            blocks=blocks,
-            head=head,
-            levels=levels,
-            mixtures=mixtures,
-        )
-        super().__init__(event_shape, PixelCNNNet(channels, made, filters, blocks), made, config)
-        self.rows_at_once = 1
+        super().__init__(event_shape, PixelCNNNet(channels, made, filters, blocks), made)
 
     def steps(self, x: Tensor) -> Iterator[SiteDistribution]:
+        """Computes the conditionals of one site after another; see `Autoregressive.steps`."""
         for parameters in self.net.steps(x):
             yield self.head(at_least_float32(parameters), x)
 
@@ -69,23 +80,26 @@ class PixelCNNNet(nn.Module):
         self.on_grid = head.levels not in (2, None)
         groups = channel_groups(2 * filters, channels)
         # 7 x 7, of which the lower three rows are masked whole
-        self.first = MaskedConv2d([*range(channels), CONSTANT], groups, (4, 7), strict=True)
+        self.first = MaskedConv2d([*range(channels), CONSTANT_GROUP], groups, (4, 7), strict=True)
         self.blocks = nn.ModuleList(ResidualBlock(filters, channels) for _ in range(blocks))  # type: ignore[assignment]
         self.outputs = ChannelOutputs(2 * filters, channels, head)
 
     def inputs(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C + 1, H, W)."""
+        """Scales images, (N, C, H, W), and adds a plane of ones: (N, C + 1, H, W)."""
         return with_constant(2 * x - 1 if self.on_grid else x)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Computes the parameters of all sites."""
         y = self.first(self.inputs(x).to(memory_format=torch.channels_last))
         for block in self.blocks:
             y = block(y)
         return self.outputs(y)
 
     def steps(self, x: Tensor) -> Iterator[Tensor]:
-        """x: (n, C, H, W). Yields (n, P) for site after site: computes one pixel of every layer, from what the layers
-        below kept of the pixels around it."""
+        """Yields the parameters, (n, P), of one site of x, (n, C, H, W), after another.
+
+        It computes one pixel of every layer, from what the layers below kept of the pixels around it.
+        """
         n, c, h, w = x.shape
         first = CachedConv2d(self.first, n, h, w)
         caches = [CachedConv2d(block.middle, n, h, w) for block in self.blocks]
@@ -100,7 +114,10 @@ class PixelCNNNet(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """A bottleneck of half as many features around a 3 x 3 masked convolution (figure 5). (N, 2h, H, W) -> the same."""
+    """A bottleneck of half as many features around a 3 x 3 masked convolution (figure 5).
+
+    (N, 2h, H, W) -> the same shape.
+    """
 
     def __init__(self, filters: int, channels: int) -> None:
         super().__init__()
@@ -110,7 +127,12 @@ class ResidualBlock(nn.Module):
         self.expand = MaskedConv2d(narrow, wide, (1, 1))
 
     def forward(self, x: Tensor, middle: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """middle: what stands in for the 3 x 3 convolution when x is a single pixel, in sampling."""
+        """Adds to x what the block computes.
+
+        Args:
+            x: (N, 2h, H, W).
+            middle: What stands in for the 3 x 3 convolution when x is a single pixel, in sampling.
+        """
         y = torch.relu(self.shrink(torch.relu(x)))
         y = torch.relu((middle or self.middle)(y))
         return x + self.expand(y)

@@ -1,8 +1,13 @@
-"""PixelCNN++ (Salimans, Karpathy, Chen & Kingma 2017, arXiv:1701.05517)."""
+"""PixelCNN++, the model that the shipped detectors use.
+
+PixelCNN++ (Salimans, Karpathy, Chen & Kingma 2017) improves on the gated PixelCNN with a mixture of logistics for the
+values of a pixel (`logistic_mixture`), convolutions that are shifted and not masked, coarser scales with shortcuts
+between them (a U-net), and a net that works on whole pixels: the head makes green depend on red and blue on both.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import product
 from typing import Literal
@@ -12,29 +17,40 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ParameterError
-from .base import Autoregressive, Head, SiteDistribution, at_least_float32
-from .heads import PixelCategoricalHead, PixelLogisticMixtureHead
-from .layers import (
-    CachedConv2d,
-    MaskedConv2d,
-    PointwiseConv2d,
-    ShiftedConv2d,
-    ShiftedConvTranspose2d,
-    with_constant,
-)
-
-Convolution = Callable[[Tensor], Tensor]
+from .autoregressive import Autoregressive
+from .distributions import SiteDistribution, at_least_float32
+from .heads import Head, PixelCategoricalHead, PixelLogisticMixtureHead
+from .layers import MaskedConv2d, PointwiseConv2d, ShiftedConv2d, with_constant
+from .pixelcnnpp_blocks import Downsample, OneStreamBlock, StreamPair, Upsample, elu
+from .sampling import CachedConv2d
 
 
 class PixelCNNPlusPlus(Autoregressive):
     """PixelCNN++ for grey or RGB images of any size from 8 x 8 up.
 
-    event_shape: (C, H, W), C = 1 or 3.
-    filters: channels of every hidden layer. blocks: gated residual blocks a stage. scales: 1, 2 or 3 resolutions,
-    each half the one before. streams: 2, as in the paper; 1 is for small machines: see `OneStreamNet`.
-    dropout: inside every block, in training.
-    head: "logistics" (a discretized mixture of `mixtures` logistics) or "categorical" (256-way).
+    Args:
+        event_shape: Shape of one image, (C, H, W) with C = 1 or 3, H and W at least 8.
+        filters: Number of channels of every hidden layer, at least 1.
+        blocks: Number of gated residual blocks of each stage, at least 1.
+        scales: Number of resolutions, each half the one before: 1, 2 or 3.
+        streams: 2, as in the paper, or 1 for small machines, at one scale: see `OneStreamNet`.
+        dropout: Share of the units inside every block that training drops.
+        head: "logistics", a discretized mixture of logistics, or "categorical", 256-way.
+        mixtures: Number of logistics, at least 1.
+
+    Raises:
+        ParameterError: If an argument is out of range.
+
+    Reference:
+        Salimans, Karpathy, Chen & Kingma 2017, "PixelCNN++: improving the PixelCNN with discretized logistic mixture
+        likelihood and other modifications", arXiv:1701.05517.
     """
+
+    name = "pixelcnnpp"
+    only_levels = 256
+    heads = ("logistics", "categorical")
+    min_side = 8
+    full_context = False  # it reaches as far as its layers do
 
     def __init__(
         self,
@@ -64,32 +80,23 @@ class PixelCNNPlusPlus(Autoregressive):
         }
         if head not in heads:
             raise ParameterError(f"head must be one of {', '.join(heads)}, got {head!r}")
-        config = dict(
-            model="pixelcnnpp",
-            event_shape=list(event_shape),
-            filters=filters,
-            blocks=blocks,
-            scales=scales,
-            streams=streams,
-            dropout=dropout,
-            head=head,
-            mixtures=mixtures,
-        )
         net: nn.Module
         if streams == 1:
             net = OneStreamNet(channels, heads[head], filters, blocks, dropout)
         else:
             net = PixelCNNPlusPlusNet(channels, heads[head], filters, blocks, scales, dropout)
-        super().__init__(event_shape, net, heads[head], config)
+        super().__init__(event_shape, net, heads[head])
         self.rows_at_once = 2 ** (scales - 1)
 
     def steps(self, x: Tensor) -> Iterator[SiteDistribution]:
+        """Computes the conditionals of one site after another; see `Autoregressive.steps`."""
         places = ((i, j) for i in range(x.shape[2]) for j in range(x.shape[3]))
         for (i, j), parameters in zip(places, self.net.steps(x), strict=True):  # type: ignore[operator]
-            for conditionals in self.head.in_turn(at_least_float32(parameters), x[:, :, i, j, None, None]):
+            for conditionals in self.head.by_channel(at_least_float32(parameters), x[:, :, i, j, None, None]):
                 yield conditionals.part((slice(None), 0, 0, 0))
 
-    def steps_anew(self, x: Tensor) -> Iterator[SiteDistribution]:
+    def sequential_steps(self, x: Tensor) -> Iterator[SiteDistribution]:
+        """Computes everything again for every site; see `Autoregressive.sequential_steps`."""
         for channel, row, column in self.sites(tuple(x.shape[1:])):
             parameters = at_least_float32(self.net(x)[:, :, row, column, None, None])
             yield self.head(parameters, x[:, :, row, column, None, None]).part((slice(None), channel, 0, 0))
@@ -98,8 +105,8 @@ class PixelCNNPlusPlus(Autoregressive):
 class PixelCNNPlusPlusNet(nn.Module):
     """(N, C, H, W) in [0, 1] -> (N, P, H, W), the parameters of `head`.
 
-    Two streams: `down` sees all rows above, `right` that and what is left in its own row. They go down through the
-    scales and up again, with shortcuts from each layer of the first half to its mirror image in the second.
+    There are two streams: `down` sees all rows above, `right` sees these and what is left in its own row. They go down
+    through the scales and up again, with shortcuts from each layer of the first half to its mirror image in the second.
     """
 
     def __init__(self, channels: int, head: Head, filters: int, blocks: int, scales: int, dropout: float) -> None:
@@ -126,6 +133,7 @@ class PixelCNNPlusPlusNet(nn.Module):
             self.last.bias = nn.Parameter(head.initial_bias())
 
     def forward(self, x: Tensor) -> Tensor:
+        """Computes the parameters of all pixels."""
         x = F.pad(2 * x - 1, (0, 0, 0, 0, 0, 1), value=1.0)  # a plane of ones tells the image from its padding
         x = x.to(memory_format=torch.channels_last)
         down = self.first_down(x)
@@ -144,9 +152,12 @@ class PixelCNNPlusPlusNet(nn.Module):
         return self.last(elu(right))
 
     def steps(self, x: Tensor) -> Iterator[Tensor]:
-        """x: (n, C, H, W). Yields (n, P, 1, 1) for pixel after pixel (Ramachandran et al. 2017, arXiv:1704.06001):
-        computes whenever a row begins that row of the down stream, then one pixel of the right one, and of coarser
-        scales only where a new row or pixel of theirs begins."""
+        """Yields the parameters, (n, P, 1, 1), of one pixel of x, (n, C, H, W), after another.
+
+        Whenever a row begins it computes that row of the down stream, then one pixel of the right stream after another,
+        and of coarser scales only where a new row or pixel of theirs begins (Ramachandran et al. 2017,
+        arXiv:1704.06001).
+        """
         n, _, h, w = x.shape
         size = (n, h, w)
         first = [CachedConv2d(conv, *size) for conv in (self.first_down, self.first_above, self.first_left)]
@@ -183,10 +194,13 @@ class PixelCNNPlusPlusNet(nn.Module):
 
 
 class CachedLayer:
-    """A layer of `PixelCNNPlusPlusNet`, computed a row of its down stream and a pixel of its right one at a time.
+    """A layer of `PixelCNNPlusPlusNet`, computed a row of its down stream and a pixel of its right stream at a time.
 
-    size: (n, h, w) of its input (of an `Upsample`: its output). scale: of these, 0 for the finest. shortcut: which
-    output, counted from that of the first convolutions, it also takes.
+    Args:
+        layer: A `StreamPair`, `Downsample` or `Upsample`.
+        size: (n, h, w) of its input; of an `Upsample`, of its output.
+        scale: Of `size`, 0 for the finest.
+        shortcut: Which output, counted from that of the first convolutions, the layer also takes.
     """
 
     def __init__(self, layer: nn.Module, size: tuple[int, int, int], scale: int, shortcut: int | None = None) -> None:
@@ -204,8 +218,15 @@ class CachedLayer:
         self.pixels: Tensor | None = None  # of the right one's, those of the last row
 
     def down_row(self, i: int, before: list[Tensor]) -> Tensor:
-        """i: the row of the image. before: what the layers before returned for it. Returns (n, F, 1, w'): the output's
-        row that holds it."""
+        """Computes the output of the down stream.
+
+        Args:
+            i: The row of the image.
+            before: What the layers before returned for it.
+
+        Returns:
+            (n, F, 1, w'): the row of the output that holds it.
+        """
         x, row = before[-1], i >> self.scale
         if isinstance(self.layer, Upsample):
             self.row = self.layer.down(x)[:, :, row % 2, None, : self.size[2]]
@@ -224,8 +245,17 @@ class CachedLayer:
         return self.row
 
     def right_pixel(self, i: int, j: int, before: list[Tensor], down: Tensor) -> Tensor:
-        """i, j: the pixel of the image. before: what the layers before returned for it. down: the row that `down_row`
-        returned. Returns (n, F, 1, 1): the output's pixel that holds it."""
+        """Computes the output of the right stream.
+
+        Args:
+            i: The row of the image.
+            j: Its column.
+            before: What the layers before returned for this pixel.
+            down: The row that `down_row` returned.
+
+        Returns:
+            (n, F, 1, 1): the pixel of the output that holds it.
+        """
         x, row, column = before[-1], i >> self.scale, j >> self.scale
         if isinstance(self.layer, Upsample):  # whose right kernel is as wide as its stride: no outputs overlap
             kernel, bias = self.layer.right.weight[:, :, row % 2, column % 2], self.layer.right.bias
@@ -253,8 +283,8 @@ class CachedLayer:
 class OneStreamNet(nn.Module):
     """The same head on a plainer net: gated residual blocks of masked 2 x 3 convolutions, one after the other.
 
-    Half the layers of two streams. The price is a blind spot, PixelCNN's: pixels above and to the right, d rows up and
-    more than d + 2 columns away, are out of reach. (N, C, H, W) in [0, 1] -> (N, P, H, W), the parameters of `head`.
+    (N, C, H, W) in [0, 1] -> (N, P, H, W), the parameters of `head`. It has half the layers of two streams, and
+    PixelCNN's blind spot: pixels d rows up and more than d + 2 columns to the right are out of reach.
     """
 
     blocks: Sequence[OneStreamBlock]
@@ -271,6 +301,7 @@ class OneStreamNet(nn.Module):
             self.direct.weight.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Computes the parameters of all pixels."""
         x = with_constant(2 * x - 1).to(memory_format=torch.channels_last)
         y = first = self.first(x)
         for block in self.blocks:
@@ -278,8 +309,10 @@ class OneStreamNet(nn.Module):
         return self.last(elu(y)) + self.direct(first)
 
     def steps(self, x: Tensor) -> Iterator[Tensor]:
-        """x: (n, C, H, W). Yields (n, P, 1, 1) for pixel after pixel: computes one pixel of every layer, from what the
-        layers below kept of those around it."""
+        """Yields the parameters, (n, P, 1, 1), of one pixel of x, (n, C, H, W), after another.
+
+        It computes one pixel of every layer, from what the layers below kept of the pixels around it.
+        """
         n, _, h, w = x.shape
         first = CachedConv2d(self.first, n, h, w)
         caches = [[CachedConv2d(conv, n, h, w) for conv in (block.first, block.second)] for block in self.blocks]
@@ -289,107 +322,3 @@ class OneStreamNet(nn.Module):
                 y = block(y, *(partial(cache, row=i, column=j) for cache in pair))
             yield self.last(elu(y)) + self.direct(seen)
             first.write(with_constant(2 * x[:, :, i : i + 1, j : j + 1] - 1), i, j)
-
-
-class OneStreamBlock(nn.Module):
-    """x + a sigmoid(b). (N, F, H, W) -> the same."""
-
-    def __init__(self, filters: int, dropout: float) -> None:
-        super().__init__()
-        group = [0] * filters
-        self.first = MaskedConv2d(group, group, (2, 3))
-        self.dropout = nn.Dropout(dropout)
-        self.second = MaskedConv2d(group, 2 * group, (2, 3))
-
-    def forward(self, x: Tensor, first: Convolution | None = None, second: Convolution | None = None) -> Tensor:
-        """first, second: what stands in for the convolutions in sampling."""
-        y = self.dropout(elu((first or self.first)(elu(x))))
-        a, b = (second or self.second)(y).chunk(2, 1)
-        return x + a * torch.sigmoid(b)
-
-
-class StreamPair(nn.Module):
-    """One gated residual block of each stream; the right one also sees the down one."""
-
-    def __init__(self, filters: int, dropout: float, *, shortcut: bool = False) -> None:
-        super().__init__()
-        f = filters
-        self.down = GatedResidualBlock(f, (2, 3), False, dropout, f if shortcut else 0)
-        self.right = GatedResidualBlock(f, (2, 2), True, dropout, 2 * f if shortcut else f)
-
-    def forward(self, down: Tensor, right: Tensor, *shortcut: Tensor) -> tuple[Tensor, Tensor]:
-        down = self.down(down, *shortcut[:1])
-        return down, self.right(right, down, *shortcut[1:])
-
-
-class GatedResidualBlock(nn.Module):
-    """x + a sigmoid(b), where a and b are two convolutions of x and of what else the block is shown."""
-
-    def __init__(self, filters: int, kernel: tuple[int, int], right: bool, dropout: float, others: int) -> None:
-        super().__init__()
-        self.first = ShiftedConv2d(2 * filters, filters, kernel, right=right)
-        self.others = PointwiseConv2d(2 * others, filters) if others else None
-        self.dropout = nn.Dropout(dropout)
-        self.second = ShiftedConv2d(2 * filters, 2 * filters, kernel, right=right)
-
-    def forward(self, x: Tensor, *others: Tensor, convolutions: Sequence[Convolution] | None = None) -> Tensor:
-        """convolutions: what stands in for the two in sampling."""
-        first, second = convolutions or (self.first, self.second)
-        y = first(concat_elu(x))
-        if self.others is not None:
-            y = y + self.others(concat_elu(torch.cat(others, 1)))
-        a, b = second(self.dropout(concat_elu(y))).chunk(2, 1)
-        return x + a * torch.sigmoid(b)
-
-
-class Downsample(nn.Module):
-    """Halves the resolution of both streams, rounding up."""
-
-    def __init__(self, filters: int) -> None:
-        super().__init__()
-        self.down = ShiftedConv2d(filters, filters, (2, 3), stride=2)
-        self.right = ShiftedConv2d(filters, filters, (2, 2), right=True, stride=2)
-
-    def forward(self, down: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-        return self.down(down), self.right(right)
-
-
-class Upsample(nn.Module):
-    """Doubles the resolution of both streams."""
-
-    def __init__(self, filters: int) -> None:
-        super().__init__()
-        self.down = ShiftedConvTranspose2d(filters, filters, (2, 3), right=False)
-        self.right = ShiftedConvTranspose2d(filters, filters, (2, 2), right=True)
-
-    def forward(self, down: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-        return self.down(down), self.right(right)
-
-
-LEAST_EXPONENT = (
-    -80.0
-)  # what lies below has an exponential that is nothing beside 1, and so small that it takes long to compute
-
-
-def elu(x: Tensor) -> Tensor:
-    """F.elu. On the CPU torch takes expm1 of value after value, for which exp takes a tenth of the time."""
-    if _leave_to_torch(x):
-        return F.elu(x)
-    if x.requires_grad:
-        return torch.where(x >= 0, x, x.clamp(LEAST_EXPONENT, 0).exp() - 1)
-    return torch.maximum(x, x.clamp(LEAST_EXPONENT, 0).exp_().sub_(1))  # the same: exp(x) - 1 is at least x
-
-
-def concat_elu(x: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, 2C, H, W): elu of x and of -x, as in the paper's code."""
-    if _leave_to_torch(x) or x.requires_grad:
-        return elu(torch.cat([x, -x], 1))
-    negative = (
-        x.abs().neg_().clamp_(min=LEAST_EXPONENT).exp_().sub_(1)
-    )  # serves both; where it is not wanted, it is the lesser
-    return torch.cat([torch.maximum(x, negative), torch.maximum(-x, negative)], 1)
-
-
-def _leave_to_torch(x: Tensor) -> bool:
-    """Elsewhere than on the CPU F.elu is fast, and where it is traced, for OpenVINO, it is known by its name."""
-    return x.device.type != "cpu" or torch.jit.is_tracing()  # type: ignore[attr-defined]

@@ -1,5 +1,10 @@
-"""Row LSTM and Diagonal BiLSTM (van den Oord, Kalchbrenner & Kavukcuoglu 2016, "Pixel Recurrent Neural Networks",
-arXiv:1601.06759)."""
+"""PixelRNN: the Row LSTM and the Diagonal BiLSTM.
+
+PixelRNN (van den Oord, Kalchbrenner & Kavukcuoglu 2016) reads an image with LSTMs that run over whole rows or diagonals
+at once. A Row LSTM goes down row by row, and sees a triangle above each pixel. A Diagonal BiLSTM goes along the
+diagonals, from both upper corners, and sees every earlier pixel. Both reach further than convolutions, and are slower
+to train.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +18,34 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ParameterError
-from .base import Autoregressive, Head, SiteDistribution, at_least_float32
-from .heads import make_head
-from .layers import CONSTANT, ChannelOutputs, MaskedConv2d, channel_groups, channels_of, with_constant
+from .autoregressive import Autoregressive
+from .distributions import SiteDistribution, at_least_float32
+from .heads import Head, make_head
+from .layers import CONSTANT_GROUP, ChannelOutputs, MaskedConv2d, channel_groups, channels_of, with_constant
 
-REACH = 3  # rows above a pixel, and columns on either side, that the first convolution sees
+CONV_REACH = 3  # rows above a pixel, and columns on either side, that the first convolution sees
 
 
 class PixelRNN(Autoregressive):
     """What both models share: all but the kind of LSTM layer.
 
-    event_shape: (C, H, W), any C: sub-pixels are modelled one by one, R, G given R, B given both, by as many groups of
-    features. filters: number h of features of an LSTM's state; the stream that the layers add to has 2h. layers: LSTM
-    layers. head: a key of `heads.HEADS`. levels, mixtures: as `heads.make_head` takes them.
+    The channels of a pixel are modelled one by one, R, G given R, B given both, by as many groups of features.
+
+    Args:
+        event_shape: Shape of one image, (C, H, W), any C.
+        filters: Number h of features of an LSTM's state, a multiple of C; the stream that the layers add to has 2h.
+        layers: Number of LSTM layers, at least 1.
+        head: A key of `heads.HEADS`.
+        levels: Number of values of a site, at least 2, for the head "categorical".
+        mixtures: Number of components of the heads that are mixtures, at least 1.
+
+    Raises:
+        ParameterError: If an argument is out of range.
+
+    Reference:
+        van den Oord, Kalchbrenner & Kavukcuoglu 2016, "Pixel recurrent neural networks", arXiv:1601.06759.
     """
 
-    name: str  # a key of `DENSITIES`
     layer: type[LSTMLayer]
     net: PixelRNNNet
 
@@ -46,22 +63,14 @@ class PixelRNN(Autoregressive):
         if layers < 1:
             raise ParameterError(f"layers must be at least 1, got {layers}")
         made = make_head(head, levels=levels, mixtures=mixtures)
-        config = dict(
-            model=self.name,
-            event_shape=list(event_shape),
-            filters=filters,
-            layers=layers,
-            head=head,
-            levels=levels,
-            mixtures=mixtures,
-        )
-        super().__init__(event_shape, PixelRNNNet(channels, made, filters, layers, self.layer), made, config)
+        super().__init__(event_shape, PixelRNNNet(channels, made, filters, layers, self.layer), made)
 
     def steps(self, x: Tensor) -> Iterator[SiteDistribution]:
+        """Computes the conditionals of one site after another; see `Autoregressive.steps`."""
         _, channels, height, width = x.shape
         above = None
         for row in range(height):
-            band = x[:, :, max(row - REACH, 0) : row + 1]
+            band = x[:, :, max(row - CONV_REACH, 0) : row + 1]
             for column, channel in itertools.product(range(width), range(channels)):
                 parameters = self.net.rows(band, 1, above)[0][:, channel, 0, column]
                 yield self.head(at_least_float32(parameters), x[:, channel, row, column])
@@ -81,17 +90,27 @@ class PixelRNNNet(nn.Module):
         self.beyond = layer.beyond
         groups = channel_groups(2 * filters, channels)
         # 7 x 7, of which the lower three rows are masked whole
-        self.first = MaskedConv2d([*range(channels), CONSTANT], groups, (REACH + 1, 2 * REACH + 1), strict=True)
+        kernel = (CONV_REACH + 1, 2 * CONV_REACH + 1)
+        self.first = MaskedConv2d([*range(channels), CONSTANT_GROUP], groups, kernel, strict=True)
         self.layers = nn.ModuleList(layer(channels, filters) for _ in range(layers))
         self.last = MaskedConv2d(groups, groups, (1, 1))
         self.outputs = ChannelOutputs(2 * filters, channels, head)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Computes the parameters of all sites."""
         return self.rows(x, x.shape[2])[0]
 
     def rows(self, x: Tensor, count: int, above: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
-        """x: (N, C, R, W), `count` rows and up to REACH ones above them. above: what the layers remember of the rows
-        above those `count`; None if there are none. Returns (N, C, count, W, P) and what they remember now."""
+        """Computes the parameters of some rows.
+
+        Args:
+            x: (N, C, R, W): the last `count` rows, and up to CONV_REACH rows above them.
+            count: Number of rows.
+            above: What the layers remember of the rows above; None if there are none.
+
+        Returns:
+            (N, C, count, W, P), and what the layers remember now.
+        """
         w = x.shape[3]
         x = F.pad(with_constant(2 * x - 1 if self.on_grid else x), (0, self.beyond))
         x = x.to(memory_format=torch.channels_last)
@@ -104,15 +123,24 @@ class PixelRNNNet(nn.Module):
 
 
 class LSTMLayer(nn.Module, ABC):
-    """(N, 2h, H, W), memory of the row above -> (N, 2h, H, W), memory of the last row: the input plus an LSTM over it.
+    """Adds an LSTM over the map to its input.
 
-    Layouts inside are (directions, N, H, W, features). memory: (2, N, W, h); None means zeros.
-    beyond: columns of padding that the layer wants at the right edge of the map.
+    Layouts inside are (directions, N, H, W, features).
+
+    Args:
+        channels: C.
+        filters: h.
+
+    Attributes:
+        directions: In how many directions the LSTM runs.
+        taps: How many earlier states a state sees.
+        kernel: Columns of the convolution of the inputs.
+        beyond: Columns of padding that the layer wants at the right edge of the map.
     """
 
     directions: int
-    taps: int  # states that a state sees
-    kernel: int  # columns of the convolution of the inputs
+    taps: int
+    kernel: int
     beyond = 0
 
     def __init__(self, channels: int, filters: int) -> None:
@@ -130,6 +158,15 @@ class LSTMLayer(nn.Module, ABC):
         self.input_to_state.bias = nn.Parameter(bias.flatten())
 
     def forward(self, x: Tensor, above: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Runs the layer.
+
+        Args:
+            x: (N, 2h, H, W).
+            above: (2, N, W, h), the memory of the row above; None means zeros.
+
+        Returns:
+            (N, 2h, H, W), and the memory of the last row.
+        """
         n, f, _, w = x.shape
         gates = self.input_to_state(x).movedim(1, -1).unflatten(-1, (self.directions, -1)).movedim(-2, 0)
         if above is None:
@@ -139,12 +176,27 @@ class LSTMLayer(nn.Module, ABC):
 
     @abstractmethod
     def scan(self, gates: Tensor, above: Tensor) -> tuple[Tensor, Tensor]:
-        """gates: (directions, N, H, W, 4h), what the inputs add to them. Returns the hidden states (N, H, W, h) and the
-        memory of the last row."""
+        """Runs the LSTM.
+
+        Args:
+            gates: (directions, N, H, W, 4h), what the inputs add to the gates.
+            above: The memory of the row above.
+
+        Returns:
+            The hidden states, (N, H, W, h), and the memory of the last row.
+        """
 
     def step(self, gates: Tensor, seen: list[Tensor], cell: Tensor) -> tuple[Tensor, Tensor]:
-        """gates: (directions, N, places, 4h). seen: `taps` hidden states and cell: a cell state, (directions, N,
-        places, h). Returns the next hidden and cell state (equation 3; gates in the order o, f, i, g)."""
+        """Makes one step of the LSTM (equation 3; gates in the order o, f, i, g).
+
+        Args:
+            gates: (directions, N, places, 4h).
+            seen: `taps` hidden states, (directions, N, places, h).
+            cell: A cell state, (directions, N, places, h).
+
+        Returns:
+            The next hidden state and the next cell state.
+        """
         from_states = torch.bmm(torch.cat(seen, -1).flatten(1, 2), self.state_to_state)
         h = cell.shape[-1]
         # split, not slices: the gradient of each slice would first be filled up with zeros
@@ -155,13 +207,17 @@ class LSTMLayer(nn.Module, ABC):
 
 
 class RowLSTMLayer(LSTMLayer):
-    """Row after row; a state sees the three states above it. Its memory: the hidden and the cell state of a row."""
+    """Runs row after row; a state sees the three states above it.
+
+    Its memory is the hidden and the cell state of a row.
+    """
 
     directions = 1
     taps = 3
     kernel = 3
 
     def scan(self, gates: Tensor, above: Tensor) -> tuple[Tensor, Tensor]:
+        """Runs the LSTM; see `LSTMLayer.scan`."""
         hidden, cell = above[:1], above[1:]
         rows = []
         for row in gates.unbind(2):
@@ -172,12 +228,12 @@ class RowLSTMLayer(LSTMLayer):
 
 
 class DiagonalBiLSTMLayer(LSTMLayer):
-    """Diagonal after diagonal, for the map and for its mirror image at once; a state sees the one above it and the one
-    behind it. Its memory: the hidden states of a row, in both directions.
+    """Runs diagonal after diagonal, for the map and for its mirror image at once.
 
-    In the mirror image "behind" is to the right: the future. A pixel therefore takes the mirrored state of the pixel
-    above it. One column beyond the right edge, whose inputs see a row's last pixel, is where the mirrored states start:
-    without it (as in the paper) a pixel would see all of the row above but its end, which is hidden from itself.
+    A state sees the state above it and the state behind it. Its memory is the hidden states of a row, in both
+    directions. In the mirror image "behind" is to the right, where later pixels are, so a pixel takes the mirrored
+    state of the pixel above it. The mirrored states start one column beyond the right edge, whose inputs see a row's
+    last pixel; without that column (as in the paper) a pixel would see all of the row above but its last pixel.
     """
 
     directions = 2
@@ -186,6 +242,7 @@ class DiagonalBiLSTMLayer(LSTMLayer):
     beyond = 1
 
     def scan(self, gates: Tensor, above: Tensor) -> tuple[Tensor, Tensor]:
+        """Runs the LSTM; see `LSTMLayer.scan`."""
         h, w = gates.shape[2:4]
         gates = skew(torch.stack([gates[0], gates[1].flip(2)]))  # (2, N, H, W + H - 1, 4h)
         hidden = cell = gates.new_zeros(*gates.shape[:3], above.shape[-1])
@@ -202,30 +259,53 @@ class DiagonalBiLSTMLayer(LSTMLayer):
 class RowLSTM(PixelRNN):
     """Reads an image row by row, each pixel from the states of the three pixels above it.
 
-    So it sees a triangle above the pixel, widened by the convolutions, but not what lies outside it, such as pixels of
-    the same row that are further to the left than the convolutions reach. Arguments: as of `PixelRNN`.
+    It sees a triangle above the pixel, widened by the convolutions, and nothing outside, such as pixels of the same row
+    that are further to the left than the convolutions reach. Its arguments are those of `PixelRNN`.
+
+    Reference:
+        van den Oord, Kalchbrenner & Kavukcuoglu 2016, arXiv:1601.06759, section 3.1.
     """
 
     name = "row_lstm"
+    full_context = False
     layer = RowLSTMLayer
 
 
 class DiagonalBiLSTM(PixelRNN):
-    """Reads an image along its diagonals, from both upper corners: every pixel sees all before it. Arguments: as of
-    `PixelRNN`."""
+    """Reads an image along its diagonals, from both upper corners: every pixel sees all pixels before it.
+
+    Its arguments are those of `PixelRNN`.
+
+    Reference:
+        van den Oord, Kalchbrenner & Kavukcuoglu 2016, arXiv:1601.06759, section 3.2.
+    """
 
     name = "diagonal_bilstm"
     layer = DiagonalBiLSTMLayer
 
 
 def skew(x: Tensor) -> Tensor:
-    """(..., H, W, F) -> (..., H, W + H - 1, F): each row one place further to the right than the row above it, so that
-    diagonals become columns; zeros around them."""
+    """Moves each row one place further to the right than the row above it: diagonals become columns.
+
+    Args:
+        x: (..., H, W, F).
+
+    Returns:
+        (..., H, W + H - 1, F), with zeros around the rows.
+    """
     h, w = x.shape[-3:-1]
     return F.pad(x, (0, 0, 0, h)).flatten(-3, -2)[..., :-h, :].unflatten(-2, (h, w + h - 1))
 
 
 def unskew(x: Tensor, width: int) -> Tensor:
-    """(..., H, W + H - 1, F) -> (..., H, W, F): the inverse of `skew`."""
+    """Undoes `skew`.
+
+    Args:
+        x: (..., H, W + H - 1, F).
+        width: W.
+
+    Returns:
+        (..., H, W, F).
+    """
     h = x.shape[-3]
     return F.pad(x.flatten(-3, -2), (0, 0, 0, h)).unflatten(-2, (h, width + h))[..., :width, :]

@@ -1,4 +1,8 @@
-"""Recurrent nets that generate sequences (Graves 2013, arXiv:1308.0850; of characters, Karpathy 2015)."""
+"""Recurrent nets that generate sequences.
+
+A recurrent net (Graves 2013; of characters, Karpathy 2015) reads a sequence one value after another and keeps a state
+of fixed size, from which it predicts the next value. What it knows of the values long ago has to fit into that state.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +13,35 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ParameterError
-from .base import Head
-from .heads import make_head
+from .heads import Head, make_head
 from .sequences import SequenceModel, SiteEmbedding, at_least_one, levels_of
 
 CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
 
 class RNN(SequenceModel):
-    """p(x_i | x_<i) from the state of a recurrent net that has read the sites before, one after another.
+    """Predicts every site from the state of a recurrent net that has read the sites before.
 
-    event_shape: of one event, (D,), which is then any length, or (C, H, W), read in raster order, channel by channel
-    within a pixel. cell: a key of `CELLS`. hidden: units of each of the `layers`. dropout: share of the units after
-    each layer that training drops. head: a key of `heads.HEADS`. levels, mixtures: as `heads.make_head` takes them.
-    vocabulary: the characters, all distinct, that the levels stand for: there are then as many levels.
+    Args:
+        event_shape: Shape of one event: (D,), and then events may have any length, or (C, H, W).
+        cell: A key of `CELLS`: "rnn", "gru" or "lstm".
+        hidden: Number of units of each layer, at least 1.
+        layers: Number of layers, at least 1.
+        dropout: Share of the units after each layer that training drops, from 0 to below 1.
+        head: A key of `heads.HEADS`.
+        levels: Number of values of a site, at least 2, for the head "categorical".
+        mixtures: Number of components of the heads that are mixtures, at least 1.
+        vocabulary: The characters, all distinct, that the levels stand for; there are then as many levels.
+
+    Raises:
+        ParameterError: If an argument is out of range.
+
+    Reference:
+        Graves 2013, "Generating sequences with recurrent neural networks", arXiv:1308.0850; Karpathy 2015, "The
+        unreasonable effectiveness of recurrent neural networks".
     """
+
+    name = "rnn"
 
     def __init__(
         self,
@@ -45,21 +63,7 @@ class RNN(SequenceModel):
             raise ParameterError(f"dropout must be at least 0 and below 1, got {dropout}")
         levels = levels_of(vocabulary, levels)
         made = make_head(head, levels=levels, mixtures=mixtures)
-        config = dict(
-            model="rnn",
-            event_shape=list(event_shape),
-            cell=cell,
-            hidden=hidden,
-            layers=layers,
-            dropout=dropout,
-            head=head,
-            levels=levels,
-            mixtures=mixtures,
-            vocabulary=vocabulary,
-        )
-        super().__init__(
-            event_shape, RNNNet(event_shape, cell, hidden, layers, dropout, made), made, config, vocabulary
-        )
+        super().__init__(event_shape, RNNNet(event_shape, cell, hidden, layers, dropout, made), made, vocabulary)
 
 
 class RNNNet(nn.Module):
@@ -81,22 +85,33 @@ class RNNNet(nn.Module):
             self.out.bias.copy_(head.initial_bias())
 
     def forward(self, x: Tensor) -> Tensor:
+        """Computes the parameters of all sites."""
         return self.read(self.embedding(x), [None] * len(self.cells))
 
     def steps(self, x: Tensor) -> Iterator[Tensor]:
+        """Yields the parameters, (N, P), of one site after another."""
         states: list[object] = [None] * len(self.cells)
         for i in range(x.shape[1]):
             yield self.read(self.embedding.at(x, i), states)[:, 0]
 
     def read(self, h: Tensor, states: list[object]) -> Tensor:
-        """h: (N, T, H), the next sites. states: of each layer, after the sites before (None: there are none); replaced
-        by those after these. Returns (N, T, P)."""
+        """Reads the next T sites.
+
+        Args:
+            h: (N, T, H), their embeddings.
+            states: The state of each layer after the sites before; None if there are none. It is replaced by the state
+                after these sites.
+
+        Returns:
+            (N, T, P).
+        """
         for k, layer in enumerate(self.cells):
             h, states[k] = layer(h, states[k])
             h = self.dropout(h)
         return self.out(h)
 
     def train(self, mode: bool = True) -> Self:
+        """Sets the mode of all but the recurrent layers."""
         super().train(mode)
-        self.cells.train()  # the same to a single layer, but cuDNN takes gradients in this mode only
+        self.cells.train()  # it is the same to a single layer, but cuDNN takes gradients in this mode only
         return self

@@ -1,30 +1,41 @@
-"""Whatever is determined site after site, from the conditionals: samples, purified images.
+"""How samples and purified images are computed: values that are determined one site after another.
 
-An autoregressive model asks for one pass a site. Since what is wanted is the only x with x_i = rule(p(. | x_<i)) for
-every i, it can also be found as a fixed point (Song et al. 2021, arXiv:2002.03629; Wiggers & Hoogeboom 2020): all sites
-in parallel from the last iterate, until nothing changes. Every pass settles at least one more site, and in practice
-many. Of images in raster order, rows that are settled are left behind, and rows far ahead are not yet looked at.
+A sample, or a purified image, is the only x with x_i = rule(p(. | x_<i)) for every site i. Read literally that takes
+one pass of the net for every site. There are two faster ways to the same x:
+
+- as a fixed point (Song et al. 2021, arXiv:2002.03629; Wiggers & Hoogeboom 2020, arXiv:2002.09928): all sites are
+  computed in parallel from the last iterate, until nothing changes. Every pass settles at least one more site, and in
+  practice many. Of images the rows that are settled are left behind, and rows far ahead are not yet looked at
+  (`RowStream`).
+- site after site, keeping what the layers have computed before (`CachedConv2d`; Ramachandran et al. 2017,
+  arXiv:1704.06001).
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import ModelError, ParameterError
-from .base import Autoregressive, GridDistribution, SiteDistribution, at_least_float32
+from .distributions import SiteDistribution, at_least_float32
 from .layers import ShiftedConv2d
+from .sites import at
+
+if TYPE_CHECKING:
+    from .autoregressive import Autoregressive
 
 # conditionals of some sites, and the index of these sites in x -> their values
 Rule = Callable[[SiteDistribution, tuple[Any, ...]], Tensor]
 Progress = Callable[[list[Any]], Iterable[Any]]
-FEW = 3
-WINDOW = 8  # rows at a time: with fewer, more passes; with more, most of them in vain
+# up to so many images the fixed point is the faster way on the CPU, as measured
+FIXED_POINT_IMAGES = 3
+# rows at a time: with fewer, more passes are needed; with more, most of them are in vain
+WINDOW_ROWS = 8
 METHODS = ("auto", "fixed_point", "cached", "sequential")
 
 
@@ -32,19 +43,31 @@ METHODS = ("auto", "fixed_point", "cached", "sequential")
 def solve(
     density: Autoregressive, x: Tensor, rule: Rule, *, method: str = "auto", progress: Progress = lambda steps: steps
 ) -> Tensor:
-    """x: (n, *event), from which a fixed point is looked for; the closer, the sooner it is found.
+    """Finds the x with x_i = rule(p(. | x_<i)) for every site i.
 
-    method: "fixed_point"; "cached", site after site, computing only what is new; "sequential", site after site, a whole pass
-    each; "auto", the one that was measured to be the fastest: for convolutional models of images the first, on the CPU
-    for up to `FEW` at once, else the second. For these models all agree bit for bit, if a net rounds the same whatever
-    part of a batch it sees; for others "cached" may differ where a rule hangs in the balance.
-    progress: wraps the list of sites, or of rows, as tqdm does.
-    Returns (n, *event) with x_i = rule(p(. | x_<i)). Raises ParameterError for an unknown method, and if a value is NaN.
+    For convolutional models of images all methods agree bit for bit, if the net rounds the same whatever part of a
+    batch it sees. For other models "cached" may differ where the rule hangs in the balance.
+
+    Args:
+        density: Of the conditionals.
+        x: (n, *event), from which a fixed point is looked for; the closer, the sooner it is found.
+        rule: Gives the values of some sites, from their conditionals and their index in x.
+        method: "fixed_point"; "cached", site after site, computing only what is new; "auto", whichever of the two was
+            measured to be faster. ("sequential", a whole pass for every site, is what tests and benchmarks compare
+            with.)
+        progress: Wraps the list of sites, or of rows, as tqdm does.
+
+    Returns:
+        (n, *event).
+
+    Raises:
+        ParameterError: If there is no such method.
+        ModelError: If a value is NaN.
     """
     if method not in METHODS:
         raise ParameterError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if method == "auto":
-        few = len(x) <= FEW or x.device.type != "cpu"
+        few = len(x) <= FIXED_POINT_IMAGES or x.device.type != "cpu"
         method = "fixed_point" if density.rows_at_once and few else "cached"
     x = density.blank(len(x), tuple(x.shape[1:])).copy_(x)
     training = density.training
@@ -56,10 +79,9 @@ def solve(
             _whole(density, x, rule)
         else:
             sites = density.sites(tuple(x.shape[1:]))
-            steps = density.steps(x) if method == "cached" else density.steps_anew(x)
+            steps = density.steps(x) if method == "cached" else density.sequential_steps(x)
             for site, conditional in zip(progress(sites), steps, strict=True):
-                where = (slice(None), *site)
-                x[where] = rule(conditional, where)
+                x[at(site)] = rule(conditional, at(site))
             _check_numbers(x)
         if method != "sequential" and density.rows_at_once and len(x):
             # parts of an image may be rounded otherwise than the whole: what holds is what whole passes say
@@ -69,25 +91,13 @@ def solve(
     return x.contiguous()
 
 
-def most_probable_within(density: Autoregressive, x: Tensor, eps: int, *, method: str = "auto") -> Tensor:
-    """x: (N, C, H, W) on the 8-bit grid. eps: in its steps. Returns the same shape: every sub-pixel the most probable
-    value within eps of what it was, given those before it: PixelDefend (Song et al. 2018, arXiv:1710.10766), algorithm
-    1. Raises ParameterError as `solve` does."""
-    low, high = (((255 * x).round() + move).clamp(0, 255) / 255 for move in (-eps, eps))
-
-    def rule(conditionals: SiteDistribution, where: tuple[Any, ...]) -> Tensor:
-        assert isinstance(conditionals, GridDistribution)
-        return conditionals.most_probable(low[where], high[where]).to(x)
-
-    return solve(density, x, rule, method=method)
-
-
 def _whole(density: Autoregressive, x: Tensor, rule: Rule) -> None:
+    """Iterates over whole events until none changes."""
     active = torch.arange(len(x), device=x.device)
     while len(active):
         # alone an image may be rounded otherwise than among others
         among = active if len(active) > 1 else active.repeat(min(2, len(x)))
-        new = rule(density.of(among, len(x)).conditionals(x[among]), (among,))[: len(active)]
+        new = rule(density.for_images(among, len(x)).conditionals(x[among]), (among,))[: len(active)]
         _check_numbers(new)
         changed = (new != x[active]).flatten(1).any(1)
         x[active] = new
@@ -95,9 +105,10 @@ def _whole(density: Autoregressive, x: Tensor, rule: Rule) -> None:
 
 
 def _by_rows(density: Autoregressive, x: Tensor, rule: Rule, progress: Progress) -> None:
+    """Iterates over a window of rows, which moves down as its upper rows settle."""
     n, _, h, w = x.shape
     align = density.rows_at_once or 1
-    window = align * (WINDOW // align)
+    window = align * (WINDOW_ROWS // align)
     stream = RowStream(density, n, w, window)
     bar = iter(progress(list(range(h))))
     start = 0
@@ -124,17 +135,22 @@ def _by_rows(density: Autoregressive, x: Tensor, rule: Rule, progress: Progress)
 
 
 def _check_numbers(x: Tensor) -> None:
-    """Raises ParameterError for NaN, which would never settle, since it is not equal to itself."""
+    """Refuses NaN, which would never settle, since it is not equal to itself."""
     if torch.isnan(x).any():
         raise ModelError("the density gives NaN: it has diverged in training, or its weights are damaged")
 
 
 class RowStream:
-    """A density of images, whose net works on a few rows at a time: where a causal convolution would pad the top of the
-    image with zeros, it is given the rows above, which it was shown before.
+    """A density of images whose net works on a few rows at a time.
 
-    It shares the weights of `density` and leaves it as it is. n, w: number of images, and their width. window: the most
-    rows at a time.
+    Where a causal convolution would pad the top of the image with zeros, it is given the rows above, which it was shown
+    before. The stream shares the weights of the density and leaves it as it is.
+
+    Args:
+        density: Of images, with `rows_at_once`.
+        n: Number of images.
+        w: Their width.
+        window: The most rows at a time.
     """
 
     def __init__(self, density: Autoregressive, n: int, w: int, window: int) -> None:
@@ -148,28 +164,53 @@ class RowStream:
                 module.rows_above = RowsAbove(self, module)
 
     def parameters(self, x: Tensor, images: Tensor, start: int) -> Tensor:
-        """x: (m, C, R, W), rows from `start` on of the images numbered `images`, all of them if `start` has moved since
-        the last call, by at most its rows. Returns the net's parameters for these rows."""
+        """Runs the net on some rows.
+
+        Args:
+            x: (m, C, R, W), the rows from `start` on.
+            images: (m,) int64, which images these are; all of them if `start` has moved since the last call, by at
+                most the rows of that call.
+            start: The first row.
+
+        Returns:
+            The net's parameters for these rows.
+        """
         self.advance, self.start = start - self.start, start
         self.images = slice(None) if len(images) == self.n else images
-        return self.density.of(images, self.n).parameters_of_sites(x)
+        return self.density.for_images(images, self.n).parameters_of_sites(x)
 
     def solve_pixels(self, x: Tensor, rule: Rule, where: tuple[Any, ...], start: int) -> Tensor:
-        """x: (m, C, R, W), as for `parameters`. Returns new rows, of the same shape, from one pass of the net: if the
-        head is what joins the channels of a pixel, each of these sees the new ones before it."""
+        """Computes new rows from one pass of the net.
+
+        If the head is what joins the channels of a pixel, each channel sees the new ones before it.
+
+        Args:
+            x: (m, C, R, W), as for `parameters`.
+            rule: As for `solve`.
+            where: The index of these rows in the batch: images, channels, rows.
+            start: The first row.
+
+        Returns:
+            (m, C, R, W).
+        """
         parameters = at_least_float32(self.parameters(x, where[0], start))
         head = self.density.head
         if parameters.ndim > 4 or x.shape[1] == 1:
             return rule(head(parameters, x), where)
         images, _, rows = where
         x = x.clone()
-        for k, conditionals in enumerate(head.in_turn(parameters, x)):
+        for k, conditionals in enumerate(head.by_channel(parameters, x)):
             x[:, k : k + 1] = rule(conditionals, (images, slice(k, k + 1), rows))
         return x
 
 
 class RowsAbove:
-    """What a convolution was shown of its padded input, as far as it may be needed again."""
+    """What a convolution of a `RowStream` was shown of its padded input, as far as it may be needed again.
+
+    Args:
+        stream: The stream.
+        conv: The convolution.
+    """
 
     def __init__(self, stream: RowStream, conv: ShiftedConv2d) -> None:
         self.stream = stream
@@ -177,7 +218,7 @@ class RowsAbove:
         self.seen: Tensor | None = None
 
     def __call__(self, conv: ShiftedConv2d, x: Tensor) -> Tensor:
-        """x: (m, C, R, W), rows. Returns the convolution's output in the same rows."""
+        """Convolves some rows, x (m, C, R, W), with what was above them. Returns the output in the same rows."""
         left, right, top, bottom = conv.pads
         rows, w = x.shape[2:]
         if not top:
@@ -193,3 +234,47 @@ class RowsAbove:
         self.seen[images, :, top : top + rows, left : left + w] = x
         window = self.seen[images, :, : top + rows + bottom, : left + w + right]
         return F.conv2d(window, self.kernel, conv.bias, conv.stride)
+
+
+class CachedConv2d:
+    """A `ShiftedConv2d` that is computed piece by piece, as samples are drawn.
+
+    It keeps what it was shown of its input (zeros at first) and computes only what is asked for, as a matrix product:
+    of so few pixels a convolution would mostly be overhead.
+
+    Args:
+        conv: The convolution.
+        n: Number of images of its whole input.
+        h: Height of its whole input.
+        w: Width of its whole input.
+    """
+
+    def __init__(self, conv: ShiftedConv2d, n: int, h: int, w: int) -> None:
+        left, right, self.top, _ = conv.pads
+        kernel = conv.kernel()
+        self.left, self.stride, self.bias = left, conv.stride[0], conv.bias
+        self.size = kernel.shape[2:]
+        self.matrix = kernel.permute(2, 3, 1, 0).reshape(-1, conv.out_channels).contiguous()  # (kh kw C, C')
+        self.seen = kernel.new_zeros(n, self.top + h, left + w + max(right, 0), conv.in_channels)
+
+    def write(self, x: Tensor, row: int, column: int) -> None:
+        """Shows it a piece of its input: x, (N, C, 1, M), in one row, from `column` on."""
+        start = self.left + column
+        self.seen[:, row + self.top, start : start + x.shape[3]] = x[:, :, 0].transpose(1, 2)
+
+    def output(self, row: int, column: int, columns: int) -> Tensor:
+        """Computes a piece of its output: (N, C', 1, columns), in one row, from `column` on."""
+        kh, kw = self.size
+        row, column, span = row * self.stride, column * self.stride, (columns - 1) * self.stride + kw
+        window = self.seen[:, row : row + kh, column : column + span]
+        if columns > 1:
+            window = window.unfold(2, kw, self.stride).permute(0, 2, 1, 4, 3)  # (N, columns, kh, kw, C)
+        out = window.reshape(-1, len(self.matrix)) @ self.matrix
+        if self.bias is not None:
+            out += self.bias
+        return out.reshape(len(self.seen), columns, 1, -1).permute(0, 3, 2, 1)
+
+    def __call__(self, x: Tensor, row: int, column: int) -> Tensor:
+        """Writes x, (N, C, 1, M), and computes the output in the same places, of a convolution of stride 1."""
+        self.write(x, row, column)
+        return self.output(row, column, x.shape[3])

@@ -1,4 +1,8 @@
-"""What models of sequences share: what their nets see at each site, and text."""
+"""What models of sequences share: what their nets see at each site, and text.
+
+A recurrent net and WaveNet both read a sequence from left to right and predict the next value from what they have read.
+They model text (a value is a character), audio (a value is a sample) and images, read as sequences of their sub-pixels.
+"""
 
 from __future__ import annotations
 
@@ -6,33 +10,53 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ParameterError
-from .base import Head, RowAutoregressive, number_of_sites
-from .heads import LEVELS, CategoricalHead
+from .autoregressive import RowAutoregressive
+from .distributions import BYTE_LEVELS
+from .heads import CategoricalHead, Head
+from .sites import number_of_sites
 
 
 class SequenceModel(RowAutoregressive):
     """An autoregressive model of sequences of any length, and of images as sequences of their sub-pixels.
 
-    vocabulary: the characters that the levels stand for; None if they are numbers.
+    Args:
+        event_shape: Shape of one event: (D,), and then events may have any length, or (C, H, W).
+        net: (N, D) -> (N, D, P), for any D if the event is a sequence.
+        head: Makes the distributions.
+        vocabulary: The characters that the levels stand for; None if they are numbers.
+
+    Raises:
+        ParameterError: If the vocabulary has another number of characters than the head has levels.
     """
 
-    any_length = True
+    events = frozenset({"images", "rows", "sequences"})
 
     def __init__(
         self,
         event_shape: tuple[int, ...],
         net: nn.Module,
         head: Head,
-        config: dict[str, object],
         vocabulary: str | None,
     ) -> None:
         if vocabulary is not None and head.levels != len(vocabulary):
             raise ParameterError(f"the vocabulary has {len(vocabulary)} characters, the head {head.levels} levels")
-        super().__init__(event_shape, net, head, config)
+        super().__init__(event_shape, net, head)
         self.vocabulary = vocabulary
+        if vocabulary is not None and self.config is not None:
+            self.config["levels"] = len(vocabulary)  # whatever the argument was
 
     def encode(self, text: str) -> Tensor:
-        """Returns (1, T) in [0, 1]: places in the vocabulary. Raises ParameterError at a character that is not in it."""
+        """Encodes a text.
+
+        Args:
+            text: T characters.
+
+        Returns:
+            (1, T) in [0, 1]: places in the vocabulary.
+
+        Raises:
+            ParameterError: If there is no vocabulary, or a character is not in it.
+        """
         place = {character: k for k, character in enumerate(self._characters())}
         unknown = next((character for character in text if character not in place), None)
         if unknown is not None:
@@ -41,8 +65,17 @@ class SequenceModel(RowAutoregressive):
         return indices / (len(place) - 1)
 
     def decode(self, x: Tensor) -> str | list[str]:
-        """x: (T,) or (N, T) in [0, 1]. Returns one text or N, of the characters nearest to the values. Raises
-        ValueError if x has another shape or leaves [0, 1]."""
+        """Decodes sequences.
+
+        Args:
+            x: (T,) or (N, T) in [0, 1].
+
+        Returns:
+            One text or N, of the characters nearest to the values.
+
+        Raises:
+            ParameterError: If there is no vocabulary, or x has another shape or leaves [0, 1].
+        """
         characters = self._characters()
         if x.ndim not in (1, 2):
             raise ParameterError(f"x must be (T,) or (N, T), got {tuple(x.shape)}")
@@ -59,31 +92,56 @@ class SequenceModel(RowAutoregressive):
 
 
 def levels_of(vocabulary: str | None, levels: int) -> int:
-    """Returns the number of levels: as many as the vocabulary, if there is one, has characters. Raises ParameterError if a
-    character is repeated, or if levels is neither that number nor left at its default, 256."""
+    """Decides the number of levels of a model that may have a vocabulary.
+
+    Args:
+        vocabulary: Characters, or None.
+        levels: As given to the model.
+
+    Returns:
+        The number of characters, or `levels` if there is no vocabulary.
+
+    Raises:
+        ParameterError: If a character is repeated, or `levels` is neither the number of characters nor left at its
+            default, 256.
+    """
     if vocabulary is None:
         return levels
     repeated = next((character for k, character in enumerate(vocabulary) if character in vocabulary[:k]), None)
     if repeated is not None:
         raise ParameterError(f"the vocabulary repeats {repeated!r}")
-    if levels not in (LEVELS, len(vocabulary)):
+    if levels not in (BYTE_LEVELS, len(vocabulary)):
         raise ParameterError(f"the vocabulary has {len(vocabulary)} characters, but levels is {levels}")
     return len(vocabulary)
 
 
 def at_least_one(**sizes: int) -> None:
-    """Raises ParameterError if one of the sizes is below 1."""
+    """Checks sizes.
+
+    Args:
+        **sizes: By the names that messages give them.
+
+    Raises:
+        ParameterError: If one of them is below 1.
+    """
     for name, size in sizes.items():
         if size < 1:
             raise ParameterError(f"{name} must be at least 1, got {size}")
 
 
 class SiteEmbedding(nn.Module):
-    """What a net sees at a site: the value of the site before it (at the first one a learnt start) and, in images,
-    the row, the column and the channel, of which raster order says nothing.
+    """What a net sees at a site: the value of the site before it and, in images, its row, column and channel.
 
-    Values of a categorical head have a learnt vector each, with linear interpolation off the grid, so that gradients
-    reach x; other values go through a linear map.
+    At the first site a learnt vector takes the place of the value before. Each value of a categorical head has a learnt
+    vector, with linear interpolation off the grid, so gradients reach x; other values go through a linear map.
+
+    Args:
+        event_shape: Shape of one event.
+        features: F.
+        head: The head of the model.
+
+    Raises:
+        ParameterError: If the event has no sites.
     """
 
     def __init__(self, event_shape: tuple[int, ...], features: int, head: Head) -> None:
@@ -99,18 +157,18 @@ class SiteEmbedding(nn.Module):
         self.places = nn.ParameterList(nn.Parameter(0.1 * torch.randn(size, features)) for size in axes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (N, D). Returns (N, D, F)."""
+        """Embeds all sites of x, (N, D). Returns (N, D, F)."""
         n, d = x.shape
         before = torch.cat([self.start.expand(n, 1, -1), self.embed(x[:, :-1])], 1)
         return self.placed(before, torch.arange(d, device=x.device))
 
     def at(self, x: Tensor, site: int) -> Tensor:
-        """x: (N, D), read before `site` only. Returns (N, 1, F)."""
+        """Embeds one site of x, (N, D), of which it reads only what comes before. Returns (N, 1, F)."""
         before = self.embed(x[:, site - 1 : site]) if site else self.start.expand(len(x), 1, -1)
         return self.placed(before, torch.tensor([site], device=x.device))
 
     def embed(self, x: Tensor) -> Tensor:
-        """x: (N, T) values. Returns (N, T, F)."""
+        """Embeds values, (N, T). Returns (N, T, F)."""
         if isinstance(self.value, nn.Linear):
             return self.value((x if self.levels is None else 2 * x - 1).unsqueeze(-1))
         last = self.value.num_embeddings - 1
@@ -120,7 +178,7 @@ class SiteEmbedding(nn.Module):
         return torch.lerp(self.value(index), self.value(index + 1), (position - below).unsqueeze(-1))
 
     def placed(self, features: Tensor, sites: Tensor) -> Tensor:
-        """features: (N, T, F) of these sites, (T,)."""
+        """Adds to features, (N, T, F), where their sites, (T,), are in the image."""
         if not self.places:
             return features
         c, _, w = self.event_shape

@@ -1,9 +1,13 @@
-"""WaveNet (van den Oord et al. 2016, arXiv:1609.03499), sampled as in Fast WaveNet (Le Paine et al. 2016,
-arXiv:1611.09482)."""
+"""WaveNet, a convolutional model of sequences, made for audio.
+
+WaveNet (van den Oord et al. 2016) predicts the next value from causal convolutions whose inputs lie 1, 2, 4, 8 ...
+sites apart, so a few layers see many sites: the receptive field doubles with every layer. All sites are computed in
+parallel in training. Sampling keeps of every layer what it computed before in a queue (Fast WaveNet, Le Paine et al.
+2016).
+"""
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterator
 
@@ -11,21 +15,34 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import ParameterError
-from .base import Head
-from .heads import LEVELS, make_head
+from .heads import Head, make_head
 from .sequences import SequenceModel, SiteEmbedding, at_least_one, levels_of
 
 
 class WaveNet(SequenceModel):
-    """p(x_i | x_<i) from causal convolutions over two sites each, 1, 2, 4 ... 2^(depth - 1) sites apart.
+    """Predicts every site by causal convolutions over two sites each, 1, 2, 4 ... 2^(depth - 1) sites apart.
 
-    event_shape: of one event, (D,), which is then any length, or (C, H, W), read in raster order, channel by channel
-    within a pixel. residual: channels of the convolutions. skip: channels that the output is made from. stacks: how
-    often the `depth` dilations are repeated. head: a key of `heads.HEADS`. levels, mixtures: as `heads.make_head` takes
-    them. vocabulary: the characters, all distinct, that the levels stand for: there are then as many levels.
+    Args:
+        event_shape: Shape of one event: (D,), and then events may have any length, or (C, H, W).
+        residual: Number of channels of the convolutions, at least 1.
+        skip: Number of channels that the output is made from, at least 1.
+        depth: Number of dilations, at least 1.
+        stacks: How often the dilations are repeated, at least 1.
+        head: A key of `heads.HEADS`.
+        levels: Number of values of a site, at least 2, for the head "categorical".
+        mixtures: Number of components of the heads that are mixtures, at least 1.
+        vocabulary: The characters, all distinct, that the levels stand for; there are then as many levels.
+
+    Raises:
+        ParameterError: If an argument is out of range.
+
+    Reference:
+        van den Oord et al. 2016, "WaveNet: a generative model for raw audio", arXiv:1609.03499; Le Paine et al. 2016,
+        "Fast Wavenet generation algorithm", arXiv:1611.09482.
     """
 
+    name = "wavenet"
+    full_context = False
     net: WaveNetNet
 
     def __init__(
@@ -44,32 +61,21 @@ class WaveNet(SequenceModel):
         at_least_one(residual=residual, skip=skip, depth=depth, stacks=stacks)
         levels = levels_of(vocabulary, levels)
         made = make_head(head, levels=levels, mixtures=mixtures)
-        config = dict(
-            model="wavenet",
-            event_shape=list(event_shape),
-            residual=residual,
-            skip=skip,
-            depth=depth,
-            stacks=stacks,
-            head=head,
-            levels=levels,
-            mixtures=mixtures,
-            vocabulary=vocabulary,
-        )
         dilations = [2**i for i in range(depth)] * stacks
-        super().__init__(
-            event_shape, WaveNetNet(event_shape, residual, skip, dilations, made), made, config, vocabulary
-        )
+        super().__init__(event_shape, WaveNetNet(event_shape, residual, skip, dilations, made), made, vocabulary)
 
     @property
     def receptive_field(self) -> int:
-        """How many of the sites just before it a site depends on."""
+        """The number of sites just before a site that its conditional depends on."""
         return 1 + sum(self.net.dilations)
 
 
 class WaveNetNet(nn.Module):
-    """(N, D) -> (N, D, P). The likelihood convolves all sites at once; a sample takes of each layer what a queue has
-    kept of it, O(layers) a site."""
+    """(N, D) -> (N, D, P).
+
+    The likelihood convolves all sites at once. A sample takes of each layer what a queue has kept of it, O(layers) for
+    each site.
+    """
 
     def __init__(
         self, event_shape: tuple[int, ...], residual: int, skip: int, dilations: list[int], head: Head
@@ -88,12 +94,15 @@ class WaveNetNet(nn.Module):
             self.out.bias.copy_(head.initial_bias())
 
     def forward(self, x: Tensor) -> Tensor:
+        """Computes the parameters of all sites."""
+
         def delay(h: Tensor, layer: int) -> Tensor:
             return F.pad(h, (0, 0, self.dilations[layer], 0))[:, : h.shape[1]]
 
         return self.convolve(self.embedding(x), delay)
 
     def steps(self, x: Tensor) -> Iterator[Tensor]:
+        """Yields the parameters, (N, P), of one site after another."""
         before = torch.zeros_like(self.embedding.at(x, 0))
         queues = [deque([before] * dilation, dilation) for dilation in self.dilations]
 
@@ -106,8 +115,16 @@ class WaveNetNet(nn.Module):
             yield self.convolve(self.embedding.at(x, i), delay)[:, 0]
 
     def convolve(self, h: Tensor, delay: Callable[[Tensor, int], Tensor]) -> Tensor:
-        """h: (N, T, R). delay: given what enters a layer, (N, T, R), and which layer it is, returns what entered it
-        `dilations[layer]` sites earlier, zeros before the first site. Returns (N, T, P)."""
+        """Runs all layers on T sites.
+
+        Args:
+            h: (N, T, R), the embeddings of the sites.
+            delay: Given what enters a layer, (N, T, R), and which layer it is, returns what entered that layer
+                `dilations[layer]` sites earlier, zeros before the first site.
+
+        Returns:
+            (N, T, P).
+        """
         outputs: list[Tensor] = []
         for layer, gate in enumerate(self.gates):
             if layer:
@@ -116,20 +133,3 @@ class WaveNetNet(nn.Module):
             outputs.append(torch.tanh(signal) * torch.sigmoid(opening))  # eq. 2
         skips = torch.relu(self.skip(torch.cat(outputs, -1)))
         return self.out(torch.relu(self.hidden(skips)))
-
-
-def mu_law_encode(audio: Tensor, levels: int = LEVELS) -> Tensor:
-    """audio: any shape, in [-1, 1]. Returns it companded, finest around silence, and rounded to the `levels` values
-    k / (levels - 1) in [0, 1] (section 2.2 of the paper). Raises ParameterError if audio leaves [-1, 1]."""
-    if audio.numel() and not audio.abs().max() <= 1:
-        raise ParameterError(f"audio must lie in [-1, 1], got min {audio.min():.3g} and max {audio.max():.3g}")
-    mu = levels - 1
-    companded = audio.sign() * torch.log1p(mu * audio.abs()) / math.log1p(mu)
-    return ((companded + 1) / 2 * mu).round() / mu
-
-
-def mu_law_decode(x: Tensor, levels: int = LEVELS) -> Tensor:
-    """x: any shape, in [0, 1]. Returns the audio in [-1, 1] that `mu_law_encode` rounds to x, if x is on the grid."""
-    mu = levels - 1
-    companded = 2 * x - 1
-    return companded.sign() * torch.expm1(companded.abs() * math.log1p(mu)) / mu

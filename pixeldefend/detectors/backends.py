@@ -17,24 +17,35 @@ import torch
 from torch import Tensor, nn
 
 from ..densities import Autoregressive, Density
-from ..errors import ParameterError
+from ..errors import MissingExtraError, ParameterError
 
 # backend -> the precision it computes in: those of the same share a calibration
 PRECISION = {"float32": "float32", "bfloat16": "bfloat16", "openvino": "float32"}
 
 
 def check_backend(backend: str) -> str:
-    """Returns it. Raises ParameterError unless it is one of `PRECISION`."""
+    """Returns the name of a backend.
+
+    Raises:
+        ParameterError: If it is no key of `PRECISION`.
+    """
     if backend not in PRECISION:
         raise ParameterError(f"backend must be one of {', '.join(PRECISION)}, got {backend!r}")
     return backend
 
 
 def on_backend(density: Density, backend: str) -> Density:
-    """Returns the density with its net run by `backend`, sharing its weights as they are now; for "float32" itself.
+    """Returns the density with its net run by a backend, sharing its weights as they are now.
 
-    It is for `conditionals`, in evaluation: it has no gradient, and no loop to sample by. Raises ParameterError for an
-    unknown backend or a density that it cannot run, ModuleNotFoundError if OpenVINO is not installed.
+    The result is for `conditionals`, in evaluation. It has no gradient and no loop to sample by.
+
+    Args:
+        density: A trained density.
+        backend: A key of `PRECISION`; "float32" returns the density itself.
+
+    Raises:
+        ParameterError: If the backend is unknown or cannot run the density.
+        MissingExtraError: If OpenVINO is not installed.
     """
     if check_backend(backend) == "float32":
         return density
@@ -66,9 +77,8 @@ def _by_openvino(density: Autoregressive) -> Callable[[Tensor], Tensor]:
         import openvino
         from openvino.frontend import FrontEndManager
         from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
-    except ModuleNotFoundError as error:
-        message = "the backend 'openvino' needs the extra 'fast': pip install 'pixeldefend[fast]'"
-        raise ModuleNotFoundError(message, name="openvino") from error
+    except ModuleNotFoundError:
+        raise MissingExtraError("openvino", "fast") from None
 
     example = torch.zeros(2, *density.event_shape)
     with torch.no_grad(), warnings.catch_warnings():

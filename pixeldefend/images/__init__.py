@@ -1,6 +1,6 @@
-"""One door for whatever a user holds as an image: files, PIL images, numpy arrays, torch tensors."""
+"""Images as users hold them: files, PIL images, numpy arrays and torch tensors."""
 
-from .batch import match_channels, to_batch, to_uint8
+from .batch import match_channels, quantize, to_batch, to_uint8
 from .decoding import (
     FORMATS,
     MAX_BYTES,
@@ -20,6 +20,7 @@ __all__ = [
     "image_size",
     "looks_like_an_image",
     "match_channels",
+    "quantize",
     "read_bytes",
     "read_image",
     "to_batch",

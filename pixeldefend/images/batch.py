@@ -1,4 +1,4 @@
-"""Whatever a user holds as an image -> a batch (N, C, H, W) in [0, 1], on the 8-bit grid."""
+"""Images of any kind as a batch of tensors, and the 8-bit grid on which their pixels lie."""
 
 from __future__ import annotations
 
@@ -14,20 +14,27 @@ from .decoding import read_image, strictly, to_array
 if TYPE_CHECKING:
     from torch import Tensor
 
-WANTED = (
+ACCEPTED_INPUTS = (
     "a path, a PIL image, a numpy array (H, W), (H, W, 3), (N, H, W) or (N, H, W, C), or a torch tensor (C, H, W) or "
     "(N, C, H, W), with C = 1 or 3; uint8, or floating point in [0, 1]"
 )
 
 
 def to_batch(x: Any) -> tuple[Tensor, bool]:
-    """x: a path, a PIL image, a numpy array (H, W), (H, W, 3), (N, H, W) or (N, H, W, C), or a torch tensor (C, H, W)
-    or (N, C, H, W), with C = 1 or 3; uint8, or floating point in [0, 1].
+    """Converts an image or several of one size to a batch.
 
-    A numpy array (A, B, 3) is one RGB image, any other with three axes is a batch of grey ones.
-    Returns the images as float32 (N, C, H, W) in [0, 1], each pixel the nearest of the 8-bit grid, and whether x was
-    a single image.
-    Raises ImageError, saying what came and what is wanted, for any other type, shape, dtype or range.
+    Args:
+        x: A path, the bytes of an image file, a PIL image, a numpy array (H, W), (H, W, 3), (N, H, W) or (N, H, W, C),
+            or a torch tensor (C, H, W) or (N, C, H, W), with C = 1 or 3; uint8, or floating point in [0, 1]. A numpy
+            array (A, B, 3) is one RGB image; any other array with three axes is a batch of grey images.
+
+    Returns:
+        The images, float32 (N, C, H, W) in [0, 1], each pixel rounded to the 8-bit grid; and whether x was one image.
+
+    Raises:
+        ImageError: If x is of another type, shape, dtype or range, or a file that cannot be decoded. The message says
+            what came and what is wanted.
+        OSError: If a file cannot be read.
     """
     import torch
 
@@ -41,25 +48,29 @@ def to_batch(x: Any) -> tuple[Tensor, bool]:
     elif isinstance(x, torch.Tensor):
         tensor, single = _from_torch(x)
     else:
-        raise ImageError(f"got {type(x).__module__}.{type(x).__qualname__}; wanted {WANTED}")
+        raise ImageError(f"got {type(x).__module__}.{type(x).__qualname__}; wanted {ACCEPTED_INPUTS}")
     if tensor.dtype == torch.uint8:
         return tensor / 255, single
     if not tensor.is_floating_point():
-        raise ImageError(f"got dtype {tensor.dtype}; wanted uint8, or floating point in [0, 1]")
+        raise ImageError(f"got dtype {tensor.dtype}; wanted uint8, or floating point in [0, 1]", "mode")
     tensor = tensor.float()
-    if tensor.numel():
-        if not torch.isfinite(tensor).all():
-            raise ImageError("got NaN or infinite pixels; wanted floating point in [0, 1]")
-        low, high = tensor.min().item(), tensor.max().item()
-        if low < 0 or high > 1:
-            hint = "; divide by 255 or pass uint8" if low >= 0 and 1 < high <= 255 else ""
-            raise ImageError(f"got floating point pixels from {low:.4g} to {high:.4g}; wanted [0, 1]{hint}")
-    return to_uint8(tensor) / 255, single
+    _check_range(tensor)
+    return quantize(tensor), single
 
 
 def match_channels(x: Tensor, channels: int) -> Tensor:
-    """x: (N, 1 or 3, H, W). Returns (N, channels, H, W) with the same colours: grey images as RGB, or RGB images whose
-    channels are equal as grey. Raises ImageError if x is in colour and channels is 1."""
+    """Converts images between grey and RGB where no colour is lost.
+
+    Args:
+        x: (N, 1 or 3, H, W).
+        channels: 1 or 3.
+
+    Returns:
+        (N, channels, H, W) with the same colours: grey images as RGB, or RGB images whose channels are equal as grey.
+
+    Raises:
+        ImageError: If an image is in colour and channels is 1.
+    """
     if x.shape[1] == channels:
         return x
     if channels == 3:
@@ -72,17 +83,60 @@ def match_channels(x: Tensor, channels: int) -> Tensor:
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """x: floating point in [0, 1]. Returns the nearest values of the 8-bit grid, as uint8."""
+    """Rounds values to 8 bits.
+
+    Args:
+        x: Floating point in [0, 1], of any shape. Values outside are clipped.
+
+    Returns:
+        uint8 in [0, 255], of the same shape.
+    """
     import torch
 
     return (x * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def quantize(x: Tensor) -> Tensor:
+    """Rounds values to the 8-bit grid {0, 1/255, ..., 1}.
+
+    Args:
+        x: Floating point, of any shape. Values outside [0, 1] are not clipped.
+
+    Returns:
+        The nearest multiples of 1/255, of the same shape and dtype.
+    """
+    return (255 * x).round() / 255
+
+
+def _check_range(x: Tensor) -> None:
+    import torch
+
+    if not x.numel():
+        return
+    if not torch.isfinite(x).all():
+        raise ImageError("got NaN or infinite pixels; wanted floating point in [0, 1]", "range")
+    low, high = x.min().item(), x.max().item()
+    if low < 0 or high > 1:
+        hint = ""
+        if low >= -0.01 and high <= 1.01:
+            hint = "; clip what rounding left over"
+        elif low >= 0 and high <= 255:
+            hint = "; divide by 255 or pass uint8"
+        raise ImageError(
+            f"got floating point pixels from {_digits(low)} to {_digits(high)}; wanted [0, 1]{hint}", "range"
+        )
+
+
+def _digits(value: float) -> str:
+    """Returns a float32 in as many digits as tell it from its neighbours."""
+    return str(np.float32(value)).removesuffix(".0")
 
 
 def _from_numpy(x: np.ndarray) -> tuple[Tensor, bool]:
     import torch
 
     if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
-        raise ImageError(f"got a numpy array of dtype {x.dtype}; wanted uint8, or floating point in [0, 1]")
+        raise ImageError(f"got a numpy array of dtype {x.dtype}; wanted uint8, or floating point in [0, 1]", "mode")
     if x.ndim == 2:
         batch, single = x[None, None], True
     elif x.ndim == 3 and x.shape[2] == 3:

@@ -1,6 +1,11 @@
-"""What happens to clean images on their way: recompression, rescaling, blur, noise, light. None of it is an attack, and
-all of it may be flagged: `pixeldefend benchmark --controls` says how often, and `Detector.fit(corruptions=...)`
-calibrates for those of one's own pipeline."""
+"""Benign corruptions: what happens to clean images on their way, such as recompression, rescaling, blur and noise.
+
+None of it is an attack, and all of it may be flagged. `pixeldefend benchmark --corruptions` measures how often.
+`Detector.fit(corruptions=...)` calibrates a detector for the corruptions of one's own pipeline.
+
+`CORRUPTIONS` names them. A new one is an entry there: a function of images (N, C, H, W) in [0, 1], C = 1 or 3, and of a
+`torch.Generator`, from which any randomness is drawn. It returns images of the same shape; `corrupt` clips and rounds.
+"""
 
 from __future__ import annotations
 
@@ -14,24 +19,51 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import ParameterError
-from .batch import to_uint8
+from ..errors import ImageError, ParameterError
+from .batch import quantize, to_uint8
 
-Transformation = Callable[[Tensor, torch.Generator], Tensor]
+Corruption = Callable[[Tensor, torch.Generator], Tensor]
 
 
 def jpeg(x: Tensor, generator: torch.Generator, *, quality: int) -> Tensor:
-    """Written as JPEG of this quality (1 to 95, Pillow's default chroma subsampling) and read again."""
+    """Writes images as JPEG files and reads them again.
+
+    Args:
+        x: (N, C, H, W) in [0, 1], C = 1 or 3.
+        generator: Not used.
+        quality: 1 to 95, with Pillow's default chroma subsampling.
+
+    Returns:
+        (N, C, H, W) in [0, 1].
+    """
     return _through_files(x, format="JPEG", quality=quality)
 
 
 def webp(x: Tensor, generator: torch.Generator, *, quality: int) -> Tensor:
-    """Written as lossy WebP of this quality (0 to 100) and read again."""
+    """Writes images as lossy WebP files and reads them again.
+
+    Args:
+        x: (N, C, H, W) in [0, 1], C = 1 or 3.
+        generator: Not used.
+        quality: 0 to 100.
+
+    Returns:
+        (N, C, H, W) in [0, 1].
+    """
     return _through_files(x, format="WEBP", quality=quality)
 
 
 def blur(x: Tensor, generator: torch.Generator, *, sigma: float) -> Tensor:
-    """A Gaussian blur, sigma in pixels, images mirrored at their edges."""
+    """Blurs images with a Gaussian, mirroring them at their edges.
+
+    Args:
+        x: (N, C, H, W) in [0, 1], C = 1 or 3.
+        generator: Not used.
+        sigma: The standard deviation in pixels, above 0.
+
+    Returns:
+        (N, C, H, W) in [0, 1].
+    """
     from torchvision.transforms.functional import gaussian_blur
 
     reach = [min(max(1, round(3 * sigma)), side - 1) for side in (x.shape[3], x.shape[2])]
@@ -39,23 +71,50 @@ def blur(x: Tensor, generator: torch.Generator, *, sigma: float) -> Tensor:
 
 
 def noise(x: Tensor, generator: torch.Generator, *, deviation: float) -> Tensor:
-    """Independent normal noise, its standard deviation in 8-bit steps."""
+    """Adds independent normal noise.
+
+    Args:
+        x: (N, C, H, W) in [0, 1], C = 1 or 3.
+        generator: The source of the noise.
+        deviation: The standard deviation in 8-bit steps.
+
+    Returns:
+        (N, C, H, W), not clipped.
+    """
     return x + deviation / 255 * torch.randn(x.shape, generator=generator).to(x)
 
 
 def rescale(x: Tensor, generator: torch.Generator, *, factor: float) -> Tensor:
-    """Resized by this factor and back again, bilinearly and antialiased."""
+    """Resizes images and resizes them back, bilinearly with antialiasing.
+
+    Args:
+        x: (N, C, H, W) in [0, 1], C = 1 or 3.
+        generator: Not used.
+        factor: The factor of both sides, above 0.
+
+    Returns:
+        (N, C, H, W) in [0, 1].
+    """
     size = [max(1, round(factor * side)) for side in x.shape[2:]]
     small = F.interpolate(x, size=size, mode="bilinear", antialias=True)
     return F.interpolate(small, size=x.shape[2:], mode="bilinear", antialias=True)
 
 
 def brightness(x: Tensor, generator: torch.Generator, *, factor: float) -> Tensor:
-    """All values times this factor, clipped."""
+    """Multiplies all pixel values.
+
+    Args:
+        x: (N, C, H, W) in [0, 1], C = 1 or 3.
+        generator: Not used.
+        factor: At least 0.
+
+    Returns:
+        (N, C, H, W), not clipped.
+    """
     return x * factor
 
 
-CORRUPTIONS: dict[str, Transformation] = {
+CORRUPTIONS: dict[str, Corruption] = {
     "jpeg-95": partial(jpeg, quality=95),
     "jpeg-85": partial(jpeg, quality=85),
     "jpeg-75": partial(jpeg, quality=75),
@@ -73,20 +132,37 @@ CORRUPTIONS: dict[str, Transformation] = {
 
 
 def corrupt(x: Tensor, name: str, *, seed: int = 0) -> Tensor:
-    """x: (N, C, H, W) in [0, 1], C = 1 or 3. name: a key of `CORRUPTIONS`. seed: of noise. Returns the images as
-    they come out, of the same shape and on the 8-bit grid. Raises ParameterError for an unknown name, or what are no
-    images."""
-    check_name(name)
+    """Applies a benign corruption to images.
+
+    Args:
+        x: (N, C, H, W) in [0, 1], C = 1 or 3.
+        name: A key of `CORRUPTIONS`.
+        seed: The seed of any randomness.
+
+    Returns:
+        (N, C, H, W) in [0, 1], on the 8-bit grid.
+
+    Raises:
+        ParameterError: If there is no corruption of this name.
+        ImageError: If x has another shape.
+    """
+    check_corruption(name)
     if x.ndim != 4 or x.shape[1] not in (1, 3):
-        raise ParameterError(f"x must be images (N, 1 or 3, H, W), got shape {tuple(x.shape)}")
-    made = CORRUPTIONS[name](x, torch.Generator().manual_seed(seed))
-    return to_uint8(made.clamp(0, 1)) / 255
+        raise ImageError(f"x must be images (N, 1 or 3, H, W), got shape {tuple(x.shape)}")
+    return quantize(CORRUPTIONS[name](x, torch.Generator().manual_seed(seed)).clamp(0, 1))
 
 
-def check_name(name: str) -> None:
-    """Raises ParameterError unless there is a transformation of this name."""
+def check_corruption(name: str) -> None:
+    """Checks that there is a corruption of a name.
+
+    Args:
+        name: Any text.
+
+    Raises:
+        ParameterError: If it is not a key of `CORRUPTIONS`.
+    """
     if name not in CORRUPTIONS:
-        raise ParameterError(f"unknown transformation {name!r}; there are: {', '.join(CORRUPTIONS)}")
+        raise ParameterError(f"unknown corruption {name!r}; there are: {', '.join(CORRUPTIONS)}")
 
 
 def _through_files(x: Tensor, **settings: int | str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Image files and PIL images -> uint8 arrays (H, W) or (H, W, 3)."""
+"""Image files and PIL images as uint8 arrays (H, W) or (H, W, 3)."""
 
 from __future__ import annotations
 
@@ -19,23 +19,35 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 16 * 2**20
-MAX_SCANS = 100  # of a JPEG, progressive ones have about ten; each costs a pass over all pixels, however few its bytes
-MAX_SEGMENTS = 10_000  # of a JPEG; empty ones, millions of them, would cost seconds
+# A progressive JPEG has about ten scans. Each costs a pass over all pixels, however few bytes it has.
+MAX_SCANS = 100
+# Millions of empty segments in a JPEG would cost seconds.
+MAX_SEGMENTS = 10_000
 
-# where a segment of a JPEG begins: 00 stands for an FF among the data, 01 and D0 to D8 have no segment
+# A segment of a JPEG begins here. 00 stands for an FF among the data; 01 and D0 to D8 have no segment.
 MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 SCAN, END = 0xDA, 0xD9
 
 
 def read_image(file: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decodes one image file (or its bytes): PNG, JPEG, WebP or BMP, by content and not by name.
+    """Decodes one image file: PNG, JPEG, WebP or BMP.
 
-    Returns uint8 (H, W) for grey images or (H, W, 3). EXIF orientation is applied; palettes and 1-bit images are
-    expanded; an alpha channel that is fully opaque is dropped.
-    Raises ImageError if the file is of another format, empty, truncated or damaged, above 64 MiB, max_pixels, or the
-    scans and segments of a JPEG that are read (all checked before anything is decoded), animated, 16-bit, CMYK or of
-    another mode, or if it is translucent: what a classifier would see of those depends on a conversion that is not ours
-    to choose. Raises OSError if the file cannot be read.
+    The content of the file decides its format, not its name. EXIF orientation is applied, palettes and 1-bit images are
+    expanded, and an alpha channel that is fully opaque is dropped. Everything about size is checked before anything is
+    decoded.
+
+    Args:
+        file: A path, or the bytes of a file.
+        max_pixels: The largest width times height that is decoded.
+
+    Returns:
+        uint8, (H, W) for a grey image or (H, W, 3) for an RGB one.
+
+    Raises:
+        ImageError: If the file is empty, damaged, of another format, above `MAX_BYTES` or `max_pixels`, or a JPEG of
+            too many scans or segments; or if the image is animated, translucent, 16-bit, CMYK or of another mode. What
+            a classifier would see of those depends on a conversion that only its owner can choose.
+        OSError: If the file cannot be read.
     """
     data = file if isinstance(file, bytes) else read_bytes(file)
     with _opened(data, max_pixels) as image:
@@ -43,8 +55,18 @@ def read_image(file: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PI
 
 
 def image_size(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """data: of an image file. Returns its height and width as its header has them, before EXIF orientation; nothing is
-    decoded. Raises ImageError as `read_image` does before it decodes."""
+    """Reads the size of an image from its header, without decoding it.
+
+    Args:
+        data: The bytes of an image file.
+        max_pixels: The largest width times height that is accepted.
+
+    Returns:
+        Height and width, before EXIF orientation is applied.
+
+    Raises:
+        ImageError: As `read_image` does before it decodes.
+    """
     with _opened(data, max_pixels) as image:
         return image.height, image.width
 
@@ -56,7 +78,7 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
         raise ImageError("the file is empty (0 bytes)", "empty")
     if len(data) > MAX_BYTES:
         raise ImageError(f"the file has {len(data)} bytes, more than the {MAX_BYTES} that are read", "too large")
-    if data.startswith(b"\x89PNG") and b"IEND" not in data:  # Pillow does not miss the end
+    if data.startswith(b"\x89PNG") and b"IEND" not in data:  # Pillow ignores a missing end
         raise ImageError("truncated or damaged: the PNG has no end", "damaged")
     if data.startswith(b"\xff\xd8"):
         _check_jpeg(data)
@@ -73,12 +95,15 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
     except UnidentifiedImageError:
         if looks_like_an_image(data):
             raise ImageError("truncated or damaged: its header cannot be read", "damaged") from None
-        raise ImageError(f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image", "format") from None
+        raise ImageError(f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image") from None
 
 
 def _check_jpeg(data: bytes) -> None:
-    """Raises ImageError for more scans or segments than are decoded. They are counted up to the end of the image, past
-    segments (thumbnails, profiles) whose bytes may look like some."""
+    """Raises ImageError for more scans or segments than are decoded.
+
+    They are counted up to the end of the image. Segments are skipped whole: thumbnails and profiles may contain the
+    bytes of a marker.
+    """
     scans, place = 0, 2
     for _ in range(MAX_SEGMENTS):
         found = MARKER.search(data, place)
@@ -86,13 +111,23 @@ def _check_jpeg(data: bytes) -> None:
             return
         scans += found[0][1] == SCAN
         if scans > MAX_SCANS:
-            raise ImageError(f"the JPEG has more than {MAX_SCANS} scans; save it as a plain JPEG", "format")
+            raise ImageError(f"the JPEG has more than {MAX_SCANS} scans; save it as a plain JPEG", "too large")
         place = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2], "big"))
-    raise ImageError(f"the JPEG has more than {MAX_SEGMENTS} segments; save it as a plain JPEG", "format")
+    raise ImageError(f"the JPEG has more than {MAX_SEGMENTS} segments; save it as a plain JPEG", "too large")
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """Returns the bytes of a regular file, one more than `MAX_BYTES` of them at most. Raises OSError."""
+    """Reads a regular file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its bytes, at most `MAX_BYTES` + 1 of them.
+
+    Raises:
+        OSError: If there is no such file, it is not a regular file, or it cannot be read.
+    """
     path = Path(path)
     if not path.is_file():  # a device or a pipe would block, or never end
         raise FileNotFoundError(f"there is no file {path}") if not path.exists() else OSError(f"{path} is not a file")
@@ -102,7 +137,11 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 @contextmanager
 def strictly() -> Iterator[None]:
-    """Whatever Pillow raises, or only warns of, becomes an ImageError that says what is wrong with the image."""
+    """Turns every error of Pillow inside the block into an `ImageError`.
+
+    Raises:
+        ImageError: If the image is damaged, or is a decompression bomb (of which Pillow only warns).
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -116,13 +155,28 @@ def strictly() -> Iterator[None]:
 
 
 def looks_like_an_image(start: bytes) -> bool:
-    """start: the first 32 bytes of a file, or more. Returns whether a PNG, JPEG, WebP or BMP begins so."""
+    """Returns whether a file begins like a PNG, JPEG, WebP or BMP.
+
+    Args:
+        start: The first 32 bytes of the file, or more.
+    """
     webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
     bmp = start[:2] == b"BM" and int.from_bytes(start[14:18], "little") in (12, 40, 52, 56, 64, 108, 124)
     return webp or bmp or start.startswith((b"\x89PNG", b"\xff\xd8\xff"))
 
 
 def to_array(image: Image.Image) -> np.ndarray:
+    """Converts a PIL image, as `read_image` converts files.
+
+    Args:
+        image: A still image of any mode.
+
+    Returns:
+        uint8, (H, W) for a grey image or (H, W, 3) for an RGB one.
+
+    Raises:
+        ImageError: If the image is animated, translucent, 16-bit, CMYK or of another mode.
+    """
     if getattr(image, "n_frames", 1) > 1:
         raise ImageError(f"the image is animated ({image.n_frames} frames)", "mode")  # type: ignore[attr-defined]
     image = ImageOps.exif_transpose(image)

@@ -1,7 +1,7 @@
-"""From p(x) to anomaly scores: numbers that are higher the less an image looks like the clean ones.
+"""Statistics: what turns a density p(x) into anomaly scores, which are higher the less an image looks like clean ones.
 
-A statistic is a function of `Evidence`, which computes what it is asked for, once: `bits_per_dim(Evidence(density, x))`.
-`SCORES` names them. A new one is a function and a line there: help, docs and contract tests follow.
+A statistic is a function of `Evidence`, for example `bits_per_dim(Evidence(density, x))`. `SCORES` names them. A new
+one is a function and a line there; help, docs and contract tests follow.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 from ..errors import ParameterError
 from .combined import Combined, Fused, NoiseContrast, Pooled
 from .evidence import Evidence, Score
-from .learned import LearnedScore, SurprisalGiven, Typicality, teach, with_noise
+from .learned import LearnedScore, SurprisalGiven, Typicality, with_noise
 from .perturbation import PurifiedDisagreement, gradient_norm, likeliest_gain, smoothing_gain
 from .pit import PitLag, pit_tails, pit_uniformity
 from .surprisal import (
@@ -48,7 +48,7 @@ SCORES: dict[str, Score] = {
     "pit_uniformity": pit_uniformity,
     "pit_tails": pit_tails,
     "pit_lag_channels": PitLag(channels=1),
-    # named by the direction they run along: "along columns" is one row before
+    # the name is the direction of the lag: along a column lies the site one row before
     "pit_lag_columns": PitLag(rows=1),
     "pit_lag_rows": PitLag(columns=1),
     "pit_lag_diagonal": PitLag(rows=1, columns=1),
@@ -58,8 +58,8 @@ SCORES: dict[str, Score] = {
     "mean_entropy": mean_entropy,
 }
 
-# The members are listed, and not "all there are": a new statistic must not change the shipped detectors.
-CONTRASTED = (
+# The members are listed: a new statistic in SCORES must not change the shipped detectors.
+NOISE_CONTRAST_MEMBERS = (
     "excess_surprisal",
     "low_entropy_excess_surprisal",
     "excess_surprisal_1_2",
@@ -82,7 +82,7 @@ CONTRASTED = (
     "pit_lag_2_rows",
     "mean_entropy",
 )
-POOLED = (
+POOLED_MEMBERS = (
     "low_entropy_excess_surprisal",
     "excess_surprisal_1_2",
     "excess_surprisal_2_2.75",
@@ -91,13 +91,13 @@ POOLED = (
     "pit_lag_columns",
     "pit_lag_rows",
 )
-SCORES["noise_contrast"] = NoiseContrast({name: SCORES[name] for name in CONTRASTED})
-SCORES["pooled"] = Pooled({name: SCORES[name] for name in POOLED})
-# a little of everything, changed as noise changes it; much of something; all of it in a few pixels
-FUSED = {name: SCORES[name] for name in ("noise_contrast", "pooled", "top_pixels")}
-SCORES["fused"] = Fused(FUSED)
+SCORES["noise_contrast"] = NoiseContrast({name: SCORES[name] for name in NOISE_CONTRAST_MEMBERS})
+SCORES["pooled"] = Pooled({name: SCORES[name] for name in POOLED_MEMBERS})
+# for a faint change of everything, as noise makes it; for a clear change of something; for a change of a few pixels
+FUSED_PARTS = {name: SCORES[name] for name in ("noise_contrast", "pooled", "top_pixels")}
+SCORES["fused"] = Fused(FUSED_PARTS)
 
-# these take further passes of the density, or a gradient
+# statistics that take further passes of the density, or a gradient
 EXPENSIVE: dict[str, Score] = {
     "smoothing_gain": smoothing_gain,
     "likeliest_gain": likeliest_gain,
@@ -105,9 +105,9 @@ EXPENSIVE: dict[str, Score] = {
 }
 SCORES |= EXPENSIVE
 
-# these also ask the classifier that is to be protected
+# statistics that also need the classifier that is to be protected
 CLASSIFIER_SCORES: dict[str, Score] = {"purified_disagreement": PurifiedDisagreement(4, 8)}
-CLASSIFIER_SCORES["fused_with_classifier"] = Fused({**FUSED, **CLASSIFIER_SCORES})
+CLASSIFIER_SCORES["fused_with_classifier"] = Fused({**FUSED_PARTS, **CLASSIFIER_SCORES})
 
 
 def make_score(name: str) -> Score:
@@ -117,15 +117,15 @@ def make_score(name: str) -> Score:
         name: A key of `SCORES` or `CLASSIFIER_SCORES`.
 
     Returns:
-        The statistic, yet to be fitted if it learns.
+        The statistic; if it learns, a copy of its own that is not fitted yet.
 
     Raises:
         ParameterError: If there is no statistic of this name.
     """
-    there = SCORES | CLASSIFIER_SCORES
-    if name not in there:
-        raise ParameterError(f"unknown statistic {name!r}; there are: {', '.join(there)}")
-    score = there[name]
+    statistics = SCORES | CLASSIFIER_SCORES
+    if name not in statistics:
+        raise ParameterError(f"unknown statistic {name!r}; there are: {', '.join(statistics)}")
+    score = statistics[name]
     return copy.deepcopy(score) if isinstance(score, LearnedScore) else score
 
 
@@ -142,6 +142,5 @@ __all__ = [
     "Score",
     "bits_per_dim",
     "make_score",
-    "teach",
     "with_noise",
 ]

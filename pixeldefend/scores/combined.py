@@ -12,19 +12,22 @@ from scipy.stats import norm
 from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
-from ..errors import CalibrationError, ModelError
-from .evidence import TINY, Evidence, Score
-from .learned import LearnedScore
+from ..errors import CalibrationError, ModelError, ParameterError
+from .evidence import MIN_DIVISOR, Evidence, Score
+from .learned import LearnedScore, check_state
 
-SHARES = np.linspace(0.02, 0.98, 49)  # of clean images, at which quantiles are taken
+QUANTILE_LEVELS = np.linspace(0.02, 0.98, 49)  # shares of the clean images
 
 
 class Combined(LearnedScore):
-    """Several scores, each made standard normal by the distribution of clean images: by its quantiles, and beyond the
-    outermost fiftieths ever more slowly, so that what is far counts as far, but one score does not drown all others.
+    """Several statistics, each made standard normal by its quantiles over clean images.
 
-    members: scores that learn nothing, by name. Those that are the same for nearly all clean images (of
-    grey ones, those between channels) are left out.
+    Beyond the outermost quantiles the normal numbers grow logarithmically: an image far outside counts as far, and one
+    statistic still does not drown all others. Members that are equal for nearly all clean images are left out, such as
+    those between channels for grey images.
+
+    Args:
+        members: Statistics that learn nothing, by name.
     """
 
     members_: list[str]
@@ -36,95 +39,144 @@ class Combined(LearnedScore):
         self.members = dict(members)
 
     def features(self, evidence: Evidence) -> Tensor:
-        """Returns (N, K): the members."""
+        """Computes the K members: (N, K), float64."""
         return torch.stack([evidence.once(score).double() for score in self.members.values()], 1)
 
     def fit(self, features: Tensor, noisy: Tensor | None = None) -> Combined:
-        """features: (N, K). Learns which members differ, and their quantiles. Raises ValueError if N is below 50,
-        or none differs between images."""
+        """Learns which members differ between clean images, and their quantiles.
+
+        Args:
+            features: (N, K), the members for clean images.
+            noisy: Not used.
+
+        Returns:
+            Itself.
+
+        Raises:
+            CalibrationError: If N is below `LEAST_IMAGES`, or no member differs between images.
+        """
         if len(features) < self.LEAST_IMAGES:
             raise CalibrationError(
-                f"scores are combined on at least {self.LEAST_IMAGES} clean images to fit on, got {len(features)}: "
-                "give more (X_fit), or take one score"
+                f"combined statistics need at least {self.LEAST_IMAGES} clean images to fit on, got {len(features)}: "
+                "give more (X_fit), or use a single statistic"
             )
-        quantiles = dict(zip(self.members, map(quantiles_of, features.unbind(1)), strict=True))
+        quantiles = dict(zip(self.members, map(clean_quantiles, features.unbind(1)), strict=True))
         differ = {name: values for name, values in quantiles.items() if np.ptp(values) > 0}
         if not differ:
-            raise CalibrationError("no score differs between the images to fit on: they are constant, or copies of one")
+            raise CalibrationError(
+                "no statistic differs between the images to fit on: they are constant, or copies of one"
+            )
         self.members_, self.quantiles_ = list(differ), list(differ.values())
         return self
 
-    def normal(self, features: Tensor) -> Tensor:
-        """features: (N, K). Returns (N, K'), float64: the members that differ, standard normal over clean images."""
+    def standardise(self, features: Tensor) -> Tensor:
+        """Makes the members standard normal over clean images.
+
+        Args:
+            features: (N, K), as `features` returns them.
+
+        Returns:
+            (N, K'), float64: the K' members that differ between clean images.
+        """
         places = list(self.members)
         columns = [features[:, places.index(name)] for name in self.members_]
-        return torch.stack([to_normal(*pair) for pair in zip(columns, self.quantiles_, strict=True)], 1)
+        return torch.stack([to_standard_normal(*pair) for pair in zip(columns, self.quantiles_, strict=True)], 1)
 
 
 class Pooled(Combined):
-    """The length of the vector of what is too high, sqrt(sum_k max(z_k, 0)^2); if nothing is, the highest.
+    """The length of the vector of the members that are too high, sqrt(sum_k max(z_k, 0)^2).
 
-    Of independent normal numbers whose means may have moved up, whichever and however far, it is the likelihood-ratio
-    statistic (Kudo 1963). It looks one way, unlike the density of states of Morningstar et al. (2021,
-    arXiv:2006.09273) or a Mahalanobis distance, for which an image is as odd if it is too smooth.
+    If no member z_k is above zero, it is the highest of them. For independent normal numbers whose means may have moved
+    up, in unknown proportions, it is the likelihood-ratio statistic. It is one-sided, unlike the density of states
+    (Morningstar et al. 2021, arXiv:2006.09273) or a Mahalanobis distance, which also react to images that are too
+    smooth.
+
+    Args:
+        members: Statistics that learn nothing, by name.
+
+    Reference:
+        Kudo, A multivariate analogue of the one-sided test, 1963.
     """
 
-    def of(self, features: Tensor) -> Tensor:
-        return too_high(self.normal(features), 2)
+    def evaluate(self, features: Tensor) -> Tensor:
+        """Computes the statistic from (N, K) features: (N,), float64."""
+        return norm_of_positive_part(self.standardise(features), 2)
 
 
 class NoiseContrast(Combined):
-    """The direction in which the least noise moves the members together, against how they vary from one clean image to
-    the next: Fisher's linear discriminant (1936), w = Sigma^-1 delta.
+    """Fisher's linear discriminant between clean images and the same images with the least noise, w = Sigma^-1 delta.
 
     delta is the mean shift of the members when half of the sub-pixels of clean images move by -1, 0 or 1 step of 8
-    bits, and Sigma their covariance over clean images (shrunk: Ledoit & Wolf 2004): for small shifts that way, the most
-    powerful test of normal numbers. Members that noise does not move help nevertheless, by telling how complex an image
-    is. No attack is seen: noise in their place is the idea of outlier exposure (Hendrycks et al. 2019,
-    arXiv:1812.04606).
+    bits. Sigma is their covariance over clean images, shrunk as by Ledoit & Wolf (2004). For normal numbers it is the
+    most powerful test of small shifts in that direction. Members that noise does not move help as well, because they
+    tell how complex an image is. No attack is used: noise takes its place, as in outlier exposure.
+
+    Args:
+        members: Statistics that learn nothing, by name.
+
+    Reference:
+        Fisher, The use of multiple measurements in taxonomic problems, 1936; Hendrycks et al., Deep anomaly detection
+        with outlier exposure, 2019, arXiv:1812.04606.
     """
 
     weights_: list[float]
 
-    contrasted = True
-    FAR = 3.0  # standard deviations; what lies beyond tells the direction no better, and speaks no louder against it
+    uses_noise = True
+    # standard deviations: values beyond neither sharpen the direction nor count more against an alarm
+    CLIP_AT = 3.0
 
     def fit(self, features: Tensor, noisy: Tensor | None = None) -> NoiseContrast:
-        """features, noisy: (N, K), in the same order. Also learns the weights, which are 0 if noise moves nothing."""
+        """Learns the quantiles of the members, and their weights.
+
+        Args:
+            features: (N, K), the members for clean images.
+            noisy: (N, K), the members for the same images with noise, in the same order.
+
+        Returns:
+            Itself. The weights are 0 if noise moves no member.
+
+        Raises:
+            CalibrationError: If N is below `LEAST_IMAGES`, or no member differs between images.
+            ParameterError: If noisy is missing.
+        """
         super().fit(features)
         if noisy is None:
-            raise CalibrationError(
-                "a contrast is learned from the features of clean images, and of the same with noise"
-            )
-        clean, moved = (self.normal(part).clamp(-self.FAR, self.FAR).numpy() for part in (features, noisy))
+            raise ParameterError("a noise contrast learns from the features of clean images and of the same with noise")
+        clean, moved = (self.standardise(part).clamp(-self.CLIP_AT, self.CLIP_AT).numpy() for part in (features, noisy))
         covariance = LedoitWolf().fit(clean).covariance_
         weights = np.linalg.solve(covariance, (moved - clean).mean(0))
-        self.weights_ = (weights / max(math.sqrt(weights @ covariance @ weights), TINY)).tolist()
+        self.weights_ = (weights / max(math.sqrt(weights @ covariance @ weights), MIN_DIVISOR)).tolist()
         return self
 
-    def of(self, features: Tensor) -> Tensor:
-        z = self.normal(features)
+    def evaluate(self, features: Tensor) -> Tensor:
+        """Computes the statistic from (N, K) features: (N,), float64, of variance 1 over clean images."""
+        z = self.standardise(features)
         weights = z.new_tensor(self.weights_)
-        return torch.where(weights < 0, z.clamp(-self.FAR, self.FAR), z) @ weights
+        return torch.where(weights < 0, z.clamp(-self.CLIP_AT, self.CLIP_AT), z) @ weights
 
 
 class Fused(LearnedScore):
-    """Several scores as one, (sum_k max(z_k, 0)^4)^(1/4), each made standard normal by clean images; if none is above
-    zero, the highest.
+    """Several statistics as one, (sum_k max(z_k, 0)^4)^(1/4), each made standard normal over clean images.
 
-    Little more than the highest of them: a union of tests (Roy 1953), which sees what any one of them sees, at the
-    price of the false alarms that all share, and with a gradient that leads away from all. parts: scores
-    that are `Combined` or learn nothing, by name. Those that are the same for nearly all clean images are left out.
+    If no z_k is above zero, it is the highest of them. It is little more than the maximum: a union of tests, which sees
+    what any of its parts sees, at the price of their shared false alarms. Unlike the maximum it has a gradient that
+    leads away from all parts at once. Parts that are equal for nearly all clean images are left out.
+
+    Args:
+        parts: Statistics by name, each of which is a `Combined` or learns nothing.
+
+    Reference:
+        Roy, On a heuristic method of test construction and its use in multivariate analysis, 1953.
     """
 
     quantiles_: dict[str, list[float]]
-    contrasted = True
+    uses_noise = True
 
     def __init__(self, parts: Mapping[str, Score]) -> None:
         self.parts = dict(parts)
 
     def features(self, evidence: Evidence) -> Tensor:
-        """Returns (N, K): what the parts learn from, one after the other."""
+        """Computes the features of all parts, one after the other: (N, K), float64."""
         found = []
         for part in self.parts.values():
             score = part.features(evidence) if isinstance(part, Combined) else evidence.once(part)[:, None]
@@ -132,37 +184,63 @@ class Fused(LearnedScore):
         return torch.cat(found, 1)
 
     def fit(self, features: Tensor, noisy: Tensor | None = None) -> Fused:
-        """features, noisy: (N, K). Learns all that the parts learn, which of them differ, and their quantiles. Raises
-        ValueError as they do."""
+        """Fits the parts, and learns which of them differ between clean images, and their quantiles.
+
+        Args:
+            features: (N, K), the features of clean images.
+            noisy: (N, K), the features of the same images with noise, in the same order.
+
+        Returns:
+            Itself.
+
+        Raises:
+            CalibrationError: If N is below `Combined.LEAST_IMAGES`, or no member of a part differs between images.
+            ParameterError: If noisy is missing.
+        """
         if noisy is None:
-            raise CalibrationError(
-                "fused scores are learned from the features of clean images, and of the same with noise"
-            )
+            raise ParameterError("fused statistics learn from the features of clean images and of the same with noise")
         both = (self._split(features), self._split(noisy))
         for name, part in self.parts.items():
             if isinstance(part, LearnedScore):
                 part.fit(*(columns[name] for columns in both))
-        quantiles = {name: quantiles_of(self._part(name, columns)) for name, columns in both[0].items()}
+        quantiles = {name: clean_quantiles(self._part(name, columns)) for name, columns in both[0].items()}
         self.quantiles_ = {name: values for name, values in quantiles.items() if np.ptp(values) > 0}
         return self
 
-    def of(self, features: Tensor) -> Tensor:
+    def evaluate(self, features: Tensor) -> Tensor:
+        """Computes the statistic from (N, K) features: (N,), float64."""
         columns = self._split(features)
-        z = [to_normal(self._part(name, columns[name]), quantiles) for name, quantiles in self.quantiles_.items()]
-        return too_high(torch.stack(z, 1), 4)
+        z = [
+            to_standard_normal(self._part(name, columns[name]), quantiles)
+            for name, quantiles in self.quantiles_.items()
+        ]
+        return norm_of_positive_part(torch.stack(z, 1), 4)
 
-    def learned(self) -> dict[str, Any]:
-        parts = {name: part.learned() for name, part in self.parts.items() if isinstance(part, LearnedScore)}
+    def state(self) -> dict[str, Any]:
+        """Returns what it and its parts have learned, as plain JSON values."""
+        parts = {name: part.state() for name, part in self.parts.items() if isinstance(part, LearnedScore)}
         return {"quantiles_": self.quantiles_, "parts_": parts}
 
-    def recall(self, learned: dict[str, Any]) -> Fused:
-        if learned.keys() != {"quantiles_", "parts_"}:
-            raise ModelError(f"what its score learned is of another version: {sorted(learned)}")
-        for name, values in learned["parts_"].items():
-            part = self.parts[name]
-            assert isinstance(part, LearnedScore)
-            part.recall(values)
-        self.quantiles_ = learned["quantiles_"]
+    def restore(self, state: dict[str, Any]) -> Fused:
+        """Takes over what another `Fused` of the same parts has learned.
+
+        Args:
+            state: What `state` returned.
+
+        Returns:
+            Itself.
+
+        Raises:
+            ModelError: If it is the state of other parts, or of another version.
+        """
+        check_state(state, {"quantiles_", "parts_"})
+        learners = {name: part for name, part in self.parts.items() if isinstance(part, LearnedScore)}
+        check_state(state["parts_"], set(learners))
+        if not state["quantiles_"].keys() <= self.parts.keys():
+            raise ModelError(f"the statistic has no parts {sorted(state['quantiles_'].keys() - self.parts.keys())}")
+        for name, part in learners.items():
+            part.restore(state["parts_"][name])
+        self.quantiles_ = state["quantiles_"]
         return self
 
     def _split(self, features: Tensor) -> dict[str, Tensor]:
@@ -172,35 +250,62 @@ class Fused(LearnedScore):
 
     def _part(self, name: str, features: Tensor) -> Tensor:
         part = self.parts[name]
-        return part.of(features) if isinstance(part, LearnedScore) else features[:, 0]
+        return part.evaluate(features) if isinstance(part, LearnedScore) else features[:, 0]
 
 
-def too_high(z: Tensor, power: int) -> Tensor:
-    """z: (N, K). Returns (N,): the norm (sum_k max(z_k, 0)^power)^(1/power), continued below zero by the highest z_k,
-    for the images in which nothing is too high must not all be tied."""
+def norm_of_positive_part(z: Tensor, power: int) -> Tensor:
+    """Computes the norm (sum_k max(z_k, 0)^power)^(1/power), or the highest z_k if none is above zero.
+
+    Without this continuation, all images in which nothing is too high would be tied.
+
+    Args:
+        z: (N, K).
+        power: At least 1.
+
+    Returns:
+        (N,).
+    """
     highest = z.amax(1)
-    scale = highest.clamp(min=TINY)
+    scale = highest.clamp(min=MIN_DIVISOR)
     total = (z / scale[:, None]).clamp(min=0).pow(power).sum(1)
     return torch.where(highest > 0, scale * total.clamp(min=1).pow(1 / power), highest)
 
 
-def quantiles_of(values: Tensor) -> list[float]:
-    """values: (N,), of clean images. Returns their quantiles at `SHARES`."""
-    return np.quantile(values.double().cpu().numpy(), SHARES).tolist()
+def clean_quantiles(values: Tensor) -> list[float]:
+    """Computes the quantiles of a statistic over clean images.
+
+    Args:
+        values: (N,), the statistic of clean images.
+
+    Returns:
+        The quantiles at `QUANTILE_LEVELS`.
+    """
+    return np.quantile(values.double().cpu().numpy(), QUANTILE_LEVELS).tolist()
 
 
-def to_normal(values: Tensor, quantiles: list[float]) -> Tensor:
-    """values: (N,). quantiles: of clean images, at `SHARES`. Returns (N,), float64: standard normal numbers if the
-    images are clean; linear between the quantiles, logarithmic beyond them."""
+def to_standard_normal(values: Tensor, quantiles: list[float]) -> Tensor:
+    """Transforms a statistic so that it is standard normal over clean images.
+
+    The transform is linear between the quantiles and logarithmic beyond them.
+
+    Args:
+        values: (N,), the statistic of any images.
+        quantiles: Its quantiles over clean images, as `clean_quantiles` returns them.
+
+    Returns:
+        (N,), float64.
+    """
     x = values.double()
-    q, normal = x.new_tensor(quantiles), torch.from_numpy(norm.ppf(SHARES)).to(x)
+    q, normal = x.new_tensor(quantiles), torch.from_numpy(norm.ppf(QUANTILE_LEVELS)).to(x)
     right = torch.searchsorted(q, x.detach().contiguous(), right=True).clamp(1, len(q) - 1)
     left = right - 1
-    share = ((x - q[left]) / (q[right] - q[left]).clamp(min=TINY)).clamp(0, 1)
+    share = ((x - q[left]) / (q[right] - q[left]).clamp(min=MIN_DIVISOR)).clamp(0, 1)
     z = normal[left] + share * (normal[right] - normal[left])
     middle, whole = q[len(q) // 2], q[-1] - q[0]
     for end, beyond in ((-1, x - q[-1]), (0, q[0] - x)):
         reach = (q[end] - middle).abs()
-        reach = reach if reach > 0 else whole  # where half of the clean images say the same, the other half tells
-        z = torch.where(beyond > 0, normal[end] * (1 + torch.log1p(beyond.clamp(min=0) / reach.clamp(min=TINY))), z)
+        reach = reach if reach > 0 else whole  # half of the clean images are tied: the other half gives the scale
+        z = torch.where(
+            beyond > 0, normal[end] * (1 + torch.log1p(beyond.clamp(min=0) / reach.clamp(min=MIN_DIVISOR))), z
+        )
     return z

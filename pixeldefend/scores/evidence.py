@@ -9,19 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..densities import Autoregressive, Density, OrderEnsemble
-from ..densities.base import SiteDistribution
+from ..densities import Autoregressive, Density, OrderEnsemble, SiteDistribution
 from ..errors import ParameterError
 
-TINY = 1e-12  # a model that is certain of every site expects no variance at all
+MIN_DIVISOR = 1e-12  # a model that is certain of every site expects no variance at all
 
 
 class Evidence:
-    """What a density says about a batch of images, each part computed when first asked for.
+    """What a density says about a batch of images.
 
-    density: any Density; the parts by site need an Autoregressive one. x: (N, *event), as `density.to_support` gives it.
-    classifier: for the scores in `CLASSIFIER_SCORES`, (N, C, H, W) in [0, 1] -> logits. fast: the density on another
-    backend (`backends.on_backend`), which is asked for conditionals in its place.
+    Statistics are computed from it. Its parts are computed when they are first asked for, and then kept.
+
+    Args:
+        density: Any density. The parts by site need an autoregressive one.
+        x: (N, *event), as `density.to_support` returns it.
+        classifier: (N, C, H, W) in [0, 1] -> (N, classes) logits, for the statistics in `CLASSIFIER_SCORES`.
+        fast: The same density on another backend, which computes the conditionals in its place.
     """
 
     def __init__(
@@ -34,31 +37,42 @@ class Evidence:
         self._computed: dict[Any, Tensor] = {}
 
     def once(self, function: Callable[[Evidence], Tensor]) -> Tensor:
-        """Returns function(self), computed when first asked for: scores that are fused need not be computed again."""
+        """Calls a function of this evidence, or returns what an earlier call returned.
+
+        Args:
+            function: A statistic, or another function of an `Evidence`.
+
+        Returns:
+            What the function returns.
+        """
         if function not in self._computed:
             self._computed[function] = function(self)
         return self._computed[function]
 
     @cached_property
     def conditionals(self) -> SiteDistribution:
-        """The distribution of every site given those before it. Raises ParameterError if the density has none."""
+        """The distribution of every site given those before it.
+
+        Raises:
+            ParameterError: If the density is not autoregressive.
+        """
         if not isinstance(self.density, Autoregressive):
             kind = type(self.density).__name__
             raise ParameterError(
-                f"this score needs a density with conditionals; {kind} has only bits_per_dim and typicality"
+                f"this statistic needs a density with conditionals; {kind} has only bits_per_dim and typicality"
             )
         return (self.fast or self.density).conditionals(self.x)  # type: ignore[operator]
 
     @cached_property
     def surprisal(self) -> Tensor:
-        """(N, *sites) nats: s_i = -log p(x_i | x_<i)."""
+        """The surprisal of every site, s_i = -log p(x_i | x_<i): (N, *sites), in nats."""
         if isinstance(self.density, OrderEnsemble):
             return -self.density.log_prob_map(self.x)
         return -self.conditionals.log_prob(self.x)
 
     @cached_property
     def log_prob(self) -> Tensor:
-        """(N,) nats."""
+        """The logarithm of the density, log p(x): (N,), in nats."""
         if isinstance(self.density, Autoregressive):
             return -self.surprisal.flatten(1).sum(1)
         return self.density.log_prob(self.x)
@@ -69,30 +83,34 @@ class Evidence:
 
     @cached_property
     def expected_surprisal(self) -> Tensor:
-        """(N, *sites) nats: H_i, the entropy of p(. | x_<i), which is what the model expects s_i to be."""
+        """The surprisal that the model expects, H_i, which is the entropy of p(. | x_<i): (N, *sites), in nats."""
         return self._moments[0]
 
     @cached_property
     def surprisal_variance(self) -> Tensor:
-        """(N, *sites) nats squared: V_i, the variance of s_i under p(. | x_<i)."""
+        """The variance of s_i under p(. | x_<i), V_i: (N, *sites), in nats squared."""
         return self._moments[1]
 
     @cached_property
     def excess(self) -> Tensor:
-        """(N, *sites) nats: s_i - H_i, how much more surprising each site is than the model expected."""
+        """How much more surprising every site is than the model expects, s_i - H_i: (N, *sites), in nats."""
         return self.surprisal - self.expected_surprisal
 
     @cached_property
     def standardised(self) -> Tensor:
-        """(N, *sites): (s_i - H_i) / sqrt(V_i), of mean 0 and variance 1 under the model."""
-        return self.excess / self.surprisal_variance.clamp(min=TINY).sqrt()
+        """The standardised excess, (s_i - H_i) / sqrt(V_i): (N, *sites), of mean 0 and variance 1 under the model."""
+        return self.excess / self.surprisal_variance.clamp(min=MIN_DIVISOR).sqrt()
 
     @cached_property
     def pit(self) -> Tensor:
-        """(N, *sites) in (0, 1): the randomised probability integral transform P(v < x_i) + u_i p(x_i), independent and
-        uniform under the model (Rosenblatt 1952; for discrete values Brockwell 2007).
+        """The randomised probability integral transform, P(v < x_i) + u_i p(x_i): (N, *sites) in (0, 1).
 
-        u, uniform noise, is one fixed pattern for all images: a score must not depend on chance or on the batch.
+        It is independent and uniform under the model. The uniform noise u is one fixed pattern for all images, because
+        a statistic must depend neither on chance nor on the rest of the batch.
+
+        Reference:
+            Rosenblatt, Remarks on a multivariate transformation, 1952; for discrete values Brockwell, Universal
+            residuals, 2007.
         """
         generator = torch.Generator().manual_seed(0)
         u = torch.rand(self.x.shape[1:], generator=generator).to(self.x)
@@ -102,8 +120,9 @@ class Evidence:
 
     @cached_property
     def residuals(self) -> Tensor:
-        """(N, *sites): the randomised PIT as standard normal numbers."""
+        """The randomised PIT as standard normal numbers: (N, *sites)."""
         return torch.special.ndtri(self.pit.clamp(1e-6, 1 - 1e-6))
 
 
+# A statistic: what a density says about N images -> (N,) numbers, higher = more anomalous
 Score = Callable[[Evidence], Tensor]

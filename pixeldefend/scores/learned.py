@@ -1,4 +1,4 @@
-"""Statistics that learn something from clean images, or from these with synthetic noise; never from an attack."""
+"""Statistics that learn from clean images, or from these with synthetic noise; never from an attack."""
 
 from __future__ import annotations
 
@@ -16,53 +16,104 @@ from .surprisal import bits_per_dim
 
 
 class LearnedScore(ABC):
-    """A score that learns something from clean images, which must not be those that calibrate it. What it learns are
-    plain JSON values, in attributes that end in an underscore.
+    """A statistic that learns from clean images, which must not be those that calibrate it.
 
-    contrasted: it also learns from the same images `with_noise`.
+    What it learns are plain JSON values, in attributes whose names end in an underscore. They are stored in model files
+    by these names.
+
+    Attributes:
+        uses_noise: Whether it also learns from the same images `with_noise`.
     """
 
-    contrasted = False
+    uses_noise = False
 
     @abstractmethod
     def features(self, evidence: Evidence) -> Tensor:
-        """Returns (N,) or (N, K): what `fit` learns from."""
+        """Computes what the statistic learns from.
+
+        Args:
+            evidence: What a density says about N images.
+
+        Returns:
+            (N,), or (N, K) for K features.
+        """
 
     @abstractmethod
     def fit(self, features: Tensor, noisy: Tensor | None = None) -> LearnedScore:
-        """features: of clean images. noisy: of the same with noise, if it is contrasted."""
+        """Learns from the features of clean images.
+
+        Args:
+            features: (N,) or (N, K), as `features` returns them.
+            noisy: The features of the same images with noise, if the statistic `uses_noise`.
+
+        Returns:
+            Itself.
+        """
 
     @abstractmethod
-    def of(self, features: Tensor) -> Tensor:
-        """Returns (N,): the score of images with these features."""
+    def evaluate(self, features: Tensor) -> Tensor:
+        """Computes the statistic from the features of images.
+
+        Args:
+            features: (N,) or (N, K), as `features` returns them.
+
+        Returns:
+            (N,), higher = more anomalous.
+        """
 
     def __call__(self, evidence: Evidence) -> Tensor:
-        """Returns (N,)."""
-        return self.of(self.features(evidence))
+        """Computes the statistic of N images: (N,), higher = more anomalous."""
+        return self.evaluate(self.features(evidence))
 
-    def learned(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         """Returns what it has learned: plain JSON values by the names of their attributes."""
         return {name: value for name, value in vars(self).items() if name.endswith("_")}
 
-    def recall(self, learned: dict[str, Any]) -> LearnedScore:
-        """Takes over what `learned` returned. Raises ModelError if that was a score that learned something else."""
+    def restore(self, state: dict[str, Any]) -> LearnedScore:
+        """Takes over what another statistic of the same type has learned.
+
+        Args:
+            state: What `state` returned.
+
+        Returns:
+            Itself.
+
+        Raises:
+            ModelError: If it is the state of another type or version.
+        """
         wanted = {
             name for kind in type(self).__mro__ for name in vars(kind).get("__annotations__", {}) if name[-1] == "_"
         }
-        if learned.keys() != wanted:
-            raise ModelError(f"what its score learned is of another version: {sorted(learned)}, not {sorted(wanted)}")
-        vars(self).update(learned)
+        check_state(state, wanted)
+        vars(self).update(state)
         return self
 
 
-def teach(score: LearnedScore, features: Callable[[Tensor], Tensor], x: Tensor) -> LearnedScore:
-    """Fits a score on clean images. features: x -> those of the score. x: (N, *event), as they came."""
-    return score.fit(*map(features, [x, with_noise(x)] if score.contrasted else [x]))
+def check_state(state: dict[str, Any], wanted: set[str]) -> None:
+    """Checks the names in what a statistic has learned.
+
+    Args:
+        state: Values by name, as `LearnedScore.state` returns them.
+        wanted: The names that there must be.
+
+    Raises:
+        ModelError: If the names differ.
+    """
+    if state.keys() != wanted:
+        raise ModelError(
+            f"the state of the statistic is of another version: it has {sorted(state)}, not {sorted(wanted)}"
+        )
 
 
 def with_noise(x: Tensor) -> Tensor:
-    """x: (N, C, H, W) in [0, 1]. Returns the same with a random half of all sub-pixels moved by -1, 0 or 1 step of 8
-    bits; the same noise for the same x. Rows, which may be of any unit, are returned as they are."""
+    """Moves a random half of all sub-pixels by -1, 0 or 1 step of 8 bits.
+
+    Args:
+        x: (N, C, H, W) in [0, 1], or rows (N, D), which may be of any unit and are left alone.
+
+    Returns:
+        The same shape, clipped to [0, 1]. The noise is the same whenever x has the same shape.
+    """
     if x.ndim != 4:
         return x
     generator = torch.Generator().manual_seed(0)
@@ -71,30 +122,52 @@ def with_noise(x: Tensor) -> Tensor:
 
 
 class Typicality(LearnedScore):
-    """| bits/dim - its mean over clean images |: an image can also be too probable (Nalisnick et al. 2019, for a batch
-    of one)."""
+    """The distance of an image's bits/dim from their mean over clean images.
+
+    An image can also be too probable.
+
+    Reference:
+        Nalisnick et al., Detecting out-of-distribution inputs to deep generative models using typicality, 2019,
+        arXiv:1906.02994, for a batch of one image.
+    """
 
     center_: float
 
     def features(self, evidence: Evidence) -> Tensor:
-        """Returns (N,): bits/dim."""
+        """Computes bits/dim: (N,)."""
         return bits_per_dim(evidence)
 
     def fit(self, features: Tensor, noisy: Tensor | None = None) -> Typicality:
-        """features: (N,). Learns `center_`, their mean."""
+        """Learns `center_`, the mean of bits/dim.
+
+        Args:
+            features: (N,), bits/dim of clean images.
+            noisy: Not used.
+
+        Returns:
+            Itself.
+        """
         self.center_ = features.double().mean().item()
         return self
 
-    def of(self, features: Tensor) -> Tensor:
+    def evaluate(self, features: Tensor) -> Tensor:
+        """Computes |bits/dim - `center_`| from bits/dim: (N,)."""
         return (features - self.center_).abs()
 
 
 class SurprisalGiven(LearnedScore):
-    """What is left of an image's mean surprisal after regression on a predictor of its complexity, over clean images,
-    by least squares; positive if it surprises more than others as complex.
+    """How much more surprising an image is than clean images of the same complexity.
 
-    With slope 1 and intercept 0, and the length of a lossless code as predictor, it would be the score S of Serra et
-    al. (2020, arXiv:1909.11480).
+    It is the residual of a linear regression, by least squares over clean images, of the mean surprisal on a predictor
+    of complexity. With slope 1, intercept 0 and the length of a lossless code as predictor it would be the score S of
+    the reference.
+
+    Args:
+        predictor: What a density says about N images -> (N,) complexities.
+
+    Reference:
+        Serrà et al., Input complexity and out-of-distribution detection with likelihood-based generative models, 2020,
+        arXiv:1909.11480.
     """
 
     slope_: float
@@ -104,16 +177,25 @@ class SurprisalGiven(LearnedScore):
         self.predictor = predictor
 
     def features(self, evidence: Evidence) -> Tensor:
-        """Returns (N, 2): nats a site, and the predictor."""
+        """Computes the mean surprisal in nats a site, and the predictor: (N, 2)."""
         return torch.stack([evidence.surprisal.flatten(1).mean(1), self.predictor(evidence)], 1)
 
     def fit(self, features: Tensor, noisy: Tensor | None = None) -> SurprisalGiven:
-        """features: (N, 2). Learns `slope_` and `intercept_`."""
+        """Learns `slope_` and `intercept_` of the regression.
+
+        Args:
+            features: (N, 2), the mean surprisal and the predictor of clean images.
+            noisy: Not used.
+
+        Returns:
+            Itself.
+        """
         y, x = features.double().numpy().T
         line = LinearRegression().fit(x[:, None], y)
         self.slope_, self.intercept_ = float(line.coef_[0]), float(line.intercept_)
         return self
 
-    def of(self, features: Tensor) -> Tensor:
+    def evaluate(self, features: Tensor) -> Tensor:
+        """Computes the residual of the regression from (N, 2) features: (N,), in nats a site."""
         y, x = features.unbind(1)
         return y - self.slope_ * x - self.intercept_

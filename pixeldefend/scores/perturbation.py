@@ -1,4 +1,7 @@
-"""Statistics of what happens to an image when it is changed a little: each takes further passes, or a gradient."""
+"""Statistics of what happens when an image is changed a little.
+
+Each takes further passes of the density, or a gradient.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..densities import Autoregressive
-from ..densities.sampling import most_probable_within
+from ..densities import Autoregressive, most_probable_within
 from ..errors import ParameterError
+from ..images import quantize
 from ..images.corruptions import blur
 from .evidence import Evidence
 from .surprisal import bits_per_dim
 
 
 def smoothing_gain(evidence: Evidence) -> Tensor:
-    """How many bits/dim a 3 x 3 median filter takes off: a clean image, which is smooth already, gains little. Two
-    passes of the density. Returns (N,). Raises ParameterError for rows and for densities of real numbers."""
+    """How many bits/dim a 3 x 3 median filter saves.
+
+    A clean image is smooth already and gains little. It takes two passes of the density.
+
+    Args:
+        evidence: What a density says about N images.
+
+    Returns:
+        (N,), in bits.
+
+    Raises:
+        ParameterError: If the density models rows or real numbers.
+    """
     if evidence.x.ndim != 4 or evidence.density.levels is None:
         raise ParameterError("smoothing_gain is for densities of images of 8 or fewer bits")
     n, c, h, w = evidence.x.shape
@@ -27,9 +41,23 @@ def smoothing_gain(evidence: Evidence) -> Tensor:
 
 
 def likeliest_gain(evidence: Evidence) -> Tensor:
-    """How many bits/dim it takes off to move every sub-pixel to its most probable value within 8/255, given the
-    others as they are: one sweep of purification (PixelDefend, Song et al. 2018). Two passes of the density, which must
-    model 8-bit images. Returns (N,)."""
+    """How many bits/dim it saves to move every sub-pixel to its most probable value within 8/255.
+
+    The other sub-pixels are given as they are: it is one sweep of purification. It takes two passes of the density.
+
+    Args:
+        evidence: What a density says about N images.
+
+    Returns:
+        (N,), in bits.
+
+    Raises:
+        ParameterError: If the density does not model 8-bit images.
+
+    Reference:
+        Song et al., PixelDefend: Leveraging generative models to understand and defend against adversarial examples,
+        2018, arXiv:1710.10766.
+    """
     if evidence.x.ndim != 4 or evidence.density.levels != 256:
         raise ParameterError("likeliest_gain is for densities of 8-bit images")
     distribution = evidence.conditionals
@@ -42,8 +70,19 @@ def likeliest_gain(evidence: Evidence) -> Tensor:
 
 
 def gradient_norm(evidence: Evidence) -> Tensor:
-    """L2 norm of the gradient of log p(x) over x, in nats a unit of [0, 1]: away from the data log p is steep. One pass
-    forward and one back. Returns (N,). Raises ParameterError for densities of two levels, which are not smooth."""
+    """The L2 norm of the gradient of log p(x) over x.
+
+    Far from the data log p is steep. It takes one forward and one backward pass of the density.
+
+    Args:
+        evidence: What a density says about N images or rows.
+
+    Returns:
+        (N,), in nats a unit of [0, 1].
+
+    Raises:
+        ParameterError: If the density has two levels, between which it is not smooth.
+    """
     if evidence.density.levels == 2:
         raise ParameterError("gradient_norm needs a density that is smooth between its levels, this one has two")
     with torch.inference_mode(False), torch.enable_grad():
@@ -53,34 +92,43 @@ def gradient_norm(evidence: Evidence) -> Tensor:
 
 
 class PurifiedDisagreement:
-    """How differently the classifier reads the image and what should look the same to it: purified within each of eps,
-    in 8-bit steps, and lightly smoothed (a Gaussian of 0.4 pixels). The mean Euclidean distance of its softmax, in
-    [0, sqrt 2].
+    """How much the classifier's answer changes when an image is purified or lightly smoothed.
 
-    Least perturbations, which pixels show the least, are undone by it. Feature squeezing (Xu, Evans & Qi 2018) with
-    PixelDefend as a squeezer, and the mean over several: to each of them some clean photograph looks different, to all
-    few do. It looks at the classifier, as no score in `SCORES` does.
+    It is the mean Euclidean distance of the classifier's softmax between the image and several copies that should look
+    the same to it: one purified within each of `eps`, and one blurred by a Gaussian of 0.4 pixels. Least perturbations,
+    which change the pixels the least, are undone by these. It is feature squeezing with PixelDefend as a squeezer. The
+    mean over several copies is taken because each single one looks different for some clean image.
+
+    Args:
+        *eps: How far each purification may move a sub-pixel, in 8-bit steps.
+
+    Reference:
+        Xu, Evans & Qi, Feature squeezing: Detecting adversarial examples in deep neural networks, 2018,
+        arXiv:1704.01155; Song et al., PixelDefend, 2018, arXiv:1710.10766.
     """
 
     def __init__(self, *eps: int) -> None:
         self.eps = eps
 
     def __call__(self, evidence: Evidence) -> Tensor:
-        """Returns (N,). Raises ParameterError without a classifier, or if the density does not model 8-bit images."""
+        """Computes the statistic: (N,) in [0, sqrt 2].
+
+        Raises:
+            ParameterError: If there is no classifier, or the density is not an autoregressive one of 8-bit images.
+        """
         density, x = evidence.density, evidence.x
         if evidence.classifier is None:
-            raise ParameterError("purified_disagreement asks the classifier: Detector(density, classifier=...)")
+            raise ParameterError("purified_disagreement needs the classifier: Detector(density, classifier=...)")
         if not isinstance(density, Autoregressive) or x.ndim != 4 or density.levels != 256:
             raise ParameterError("purified_disagreement is for autoregressive densities of 8-bit images")
         with torch.no_grad():
-            grid = (255 * x).round() / 255
-            others = [most_probable_within(density, grid, eps) for eps in self.eps]
+            others = [most_probable_within(density, quantize(x), eps) for eps in self.eps]
             others.append(blur(x, torch.Generator(), sigma=0.4))
             before, *after = (evidence.classifier(image).float().softmax(1) for image in (x, *others))
-        return torch.stack([(before - read).norm(dim=1) for read in after]).mean(0)
+        return torch.stack([(before - other).norm(dim=1) for other in after]).mean(0)
 
 
 def _gain(evidence: Evidence, x: Tensor) -> Tensor:
-    """x: (N, C, H, W) images in place of the evidence's. Returns (N,): how many bits/dim fewer they have."""
-    moved = Evidence(evidence.density, (x * 255).round() / 255, fast=evidence.fast)
+    """Returns how many bits/dim fewer the images x have than those of the evidence."""
+    moved = Evidence(evidence.density, quantize(x), fast=evidence.fast)
     return bits_per_dim(evidence) - bits_per_dim(moved)

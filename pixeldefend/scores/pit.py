@@ -12,7 +12,14 @@ from .evidence import Evidence
 
 
 def pit_uniformity(evidence: Evidence) -> Tensor:
-    """The Kolmogorov-Smirnov distance of the randomised PIT from uniform, times sqrt(sites). Returns (N,)."""
+    """The Kolmogorov-Smirnov distance of the randomised PIT from uniform, times sqrt(sites).
+
+    Args:
+        evidence: What a density says about N images or rows.
+
+    Returns:
+        (N,), at least 0.
+    """
     u = evidence.pit.flatten(1).sort(1).values
     d = u.shape[1]
     steps = torch.arange(d, device=u.device, dtype=u.dtype) / d
@@ -20,24 +27,39 @@ def pit_uniformity(evidence: Evidence) -> Tensor:
 
 
 def pit_tails(evidence: Evidence) -> Tensor:
-    """The share of sites whose randomised PIT lies in the outer hundredths: more than 0.02 if the image has values that
-    the model took for nearly impossible. Returns (N,)."""
+    """The share of sites whose randomised PIT lies below 0.01 or above 0.99.
+
+    It is 0.02 under the model, and more if the image has values that the model holds for nearly impossible.
+
+    Args:
+        evidence: What a density says about N images or rows.
+
+    Returns:
+        (N,), in [0, 1].
+    """
     return ((evidence.pit - 0.5).abs() > 0.49).flatten(1).to(evidence.x.dtype).mean(1)
 
 
 class PitLag:
-    """Minus the correlation of the PIT's normal residuals with those of a site so many channels, rows and columns
-    before.
+    """Minus the correlation of the PIT's normal residuals with those of the sites at a fixed lag before them.
 
-    Under the model there is none (Rosenblatt 1952); under a model that misses some structure of clean images the
-    residuals of these are faintly correlated, and those of noise are not. columns below 0: to the right, in rows above.
+    Under the model there is none. Real models miss some structure of clean images, so that the residuals of clean
+    images are faintly correlated; those of noise are not.
+
+    Args:
+        channels: The lag in channels, at least 0.
+        rows: The lag in rows, at least 0.
+        columns: The lag in columns; if negative, the earlier site lies to the right, in a row above.
+
+    Reference:
+        Rosenblatt, Remarks on a multivariate transformation, 1952.
     """
 
     def __init__(self, *, channels: int = 0, rows: int = 0, columns: int = 0) -> None:
         self.lags = (channels, rows, columns)
 
     def __call__(self, evidence: Evidence) -> Tensor:
-        """Returns (N,), minus a correlation; 0 if no two sites lie so."""
+        """Computes the statistic: (N,) in [-1, 1], 0 if the image is smaller than the lag."""
         z = evidence.residuals if evidence.x.ndim == 4 else evidence.residuals.flatten(1)[:, None, None]
         if any(size <= abs(lag) for size, lag in zip(z.shape[1:], self.lags, strict=True)):
             return z.new_zeros(len(z))

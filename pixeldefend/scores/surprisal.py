@@ -11,102 +11,177 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import ParameterError
-from .evidence import TINY, Evidence
+from ..images import to_uint8
+from .evidence import MIN_DIVISOR, Evidence
 
 
 def bits_per_dim(evidence: Evidence) -> Tensor:
-    """-log2 p(x) a sub-pixel: thresholding it is thresholding log p(x), as PixelDefend does (Song et al. 2018).
+    """The negative logarithm of the density a sub-pixel, -log2 p(x) / D.
 
-    Returns (N,).
+    A threshold on it is a threshold on log p(x), as in the reference.
+
+    Args:
+        evidence: What a density says about N images or rows.
+
+    Returns:
+        (N,), in bits.
+
+    Reference:
+        Song et al., PixelDefend: Leveraging generative models to understand and defend against adversarial examples,
+        2018, arXiv:1710.10766.
     """
     return evidence.density.in_bits_per_dim(evidence.log_prob, tuple(evidence.x.shape[1:]))
 
 
 def excess_surprisal(evidence: Evidence) -> Tensor:
-    """sum_i (s_i - H_i) / sqrt(sum_i V_i): how much more surprising the image is than the model expected it to be.
+    """How much more surprising an image is than the model expects, sum_i (s_i - H_i) / sqrt(sum_i V_i).
 
-    Under the model the terms s_i - H_i are martingale differences, so the score has mean 0 and variance about 1
-    whatever the image shows: its complexity, which is most of the spread of bits/dim over clean images, drops out.
-    Returns (N,), in standard deviations.
+    Under the model the terms s_i - H_i are martingale differences. The statistic therefore has mean 0 and variance
+    about 1 whatever the image shows: its complexity, which is most of the spread of bits/dim over clean images, drops
+    out.
+
+    Args:
+        evidence: What a density says about N images or rows.
+
+    Returns:
+        (N,), in standard deviations.
     """
     return _standardised(evidence.excess, evidence.surprisal_variance)
 
 
 class BandExcess:
-    """Excess surprisal over the sites whose predicted entropy lies in [low, high) nats."""
+    """The excess surprisal over the sites whose predicted entropy lies in [low, high).
+
+    Args:
+        low: In nats.
+        high: In nats.
+    """
 
     def __init__(self, low: float, high: float) -> None:
         self.low = low
         self.high = high
 
     def __call__(self, evidence: Evidence) -> Tensor:
-        """Returns (N,), in standard deviations; 0 for an image without such a site."""
+        """Computes the statistic: (N,), in standard deviations, 0 for an image without such a site."""
         entropy = evidence.expected_surprisal
         inside = (entropy >= self.low) & (entropy < self.high)
         return _standardised(evidence.excess.where(inside, 0), evidence.surprisal_variance.where(inside, 0))
 
 
-# Where the model is sure, a small change shows; 0 for an image without such a site. (Entropies of real numbers can be
-# negative, and those of a sure site too, by rounding.)
+# A small change shows where the model is sure. The band has no lower end: the entropy of a real number can be negative,
+# and rounding can make that of a sure site negative.
 low_entropy_excess_surprisal = BandExcess(-math.inf, 1)
 
 
 def first_channel_excess_surprisal(evidence: Evidence) -> Tensor:
-    """Excess surprisal over the first channel of each pixel, red, which no other one explains; over all
-    sites of rows, which have no channels. Returns (N,)."""
+    """The excess surprisal over the first channel of each pixel, which no other channel explains.
+
+    Args:
+        evidence: What a density says about N images or rows.
+
+    Returns:
+        (N,), in standard deviations; of rows, which have no channels, over all sites.
+    """
     if evidence.x.ndim < 4:
         return excess_surprisal(evidence)
     return _standardised(evidence.excess[:, :1], evidence.surprisal_variance[:, :1])
 
 
 def later_channels_excess_surprisal(evidence: Evidence) -> Tensor:
-    """Excess surprisal over green given red and blue given both: in natural images the channels predict each other
-    closely, and an attack that does not know it shows. Returns (N,); 0 for images of one channel, and for rows."""
+    """The excess surprisal over green given red, and over blue given red and green.
+
+    In natural images the channels predict each other closely, and an attack that ignores this is visible.
+
+    Args:
+        evidence: What a density says about N images or rows.
+
+    Returns:
+        (N,), in standard deviations; 0 for images of one channel and for rows.
+    """
     if evidence.x.ndim < 4 or evidence.x.shape[1] == 1:
         return evidence.x.new_zeros(len(evidence.x))
     return _standardised(evidence.excess[:, 1:], evidence.surprisal_variance[:, 1:])
 
 
 def top_surprisal(evidence: Evidence) -> Tensor:
-    """Mean of the highest 1 % of (s_i - H_i) / sqrt(V_i), at least one site: for attacks on a few pixels. Returns (N,),
-    in standard deviations."""
+    """The mean of the highest 1 % of (s_i - H_i) / sqrt(V_i), of at least one site.
+
+    It is meant for attacks on a few pixels.
+
+    Args:
+        evidence: What a density says about N images or rows.
+
+    Returns:
+        (N,), in standard deviations.
+    """
     values = evidence.standardised.flatten(1)
     return values.topk(max(1, values.shape[1] // 100), 1).values.mean(1)
 
 
 def top_pixels(evidence: Evidence) -> Tensor:
-    """Mean excess surprisal of the three pixels where it is highest, all channels together: for attacks on a handful of
-    pixels. Returns (N,), in standard deviations."""
+    """The mean excess surprisal of the three pixels where it is highest, all channels together.
+
+    It is meant for attacks on a handful of pixels.
+
+    Args:
+        evidence: What a density says about N images or rows.
+
+    Returns:
+        (N,), in standard deviations.
+    """
     excess, variance = (t.sum(1) if t.ndim == 4 else t for t in (evidence.excess, evidence.surprisal_variance))
-    values = (excess / variance.clamp(min=TINY).sqrt()).flatten(1)
+    values = (excess / variance.clamp(min=MIN_DIVISOR).sqrt()).flatten(1)
     return values.topk(min(3, values.shape[1]), 1).values.mean(1)
 
 
 def patch_surprisal(evidence: Evidence) -> Tensor:
-    """The highest excess surprisal of any patch of 4 x 4 pixels (of rows: of 16 sites in a row). Returns (N,), in
-    standard deviations."""
+    """The highest excess surprisal of any patch of 4 x 4 pixels, or of 16 neighbouring sites of a row.
+
+    Args:
+        evidence: What a density says about N images or rows.
+
+    Returns:
+        (N,), in standard deviations.
+    """
     excess, variance = (
         t.flatten(1).unsqueeze(1).unsqueeze(1) if t.ndim < 4 else t.sum(1, keepdim=True)
         for t in (evidence.excess, evidence.surprisal_variance)
     )
     size = (min(4, excess.shape[2]), min(16 if evidence.x.ndim < 4 else 4, excess.shape[3]))
     sums = [F.avg_pool2d(t, size, stride=1, divisor_override=1) for t in (excess, variance)]
-    return (sums[0] / sums[1].clamp(min=TINY).sqrt()).flatten(1).amax(1)
+    return (sums[0] / sums[1].clamp(min=MIN_DIVISOR).sqrt()).flatten(1).amax(1)
 
 
 def mean_entropy(evidence: Evidence) -> Tensor:
-    """How complex the image is to the model: the mean of H_i. An attack may raise it; above all it tells other scores
-    what to expect. Returns (N,) nats a site."""
+    """The mean of H_i, which is how complex the image is to the model.
+
+    An attack may raise it. Above all it tells other statistics what to expect.
+
+    Args:
+        evidence: What a density says about N images or rows.
+
+    Returns:
+        (N,), in nats a site.
+    """
     return evidence.expected_surprisal.flatten(1).mean(1)
 
 
 def compressed_length(evidence: Evidence) -> Tensor:
-    """Returns (N,) nats a site: the length of the image as lossless WebP. Raises ParameterError for what is no 8-bit
-    image."""
+    """The length of the image as a lossless WebP file.
+
+    Args:
+        evidence: What a density says about N images.
+
+    Returns:
+        (N,), in nats a sub-pixel.
+
+    Raises:
+        ParameterError: If the density does not model 8-bit images of 1 or 3 channels.
+    """
     x = evidence.x
     if x.ndim != 4 or x.shape[1] not in (1, 3) or evidence.density.levels != 256:
         raise ParameterError("compressed lengths are for densities of 8-bit images of 1 or 3 channels")
-    images = (x * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    images = to_uint8(x).permute(0, 2, 3, 1).cpu().numpy()
     lengths = []
     for image in images:
         file = io.BytesIO()
@@ -116,4 +191,4 @@ def compressed_length(evidence: Evidence) -> Tensor:
 
 
 def _standardised(excess: Tensor, variance: Tensor) -> Tensor:
-    return excess.flatten(1).sum(1) / variance.flatten(1).sum(1).clamp(min=TINY).sqrt()
+    return excess.flatten(1).sum(1) / variance.flatten(1).sum(1).clamp(min=MIN_DIVISOR).sqrt()

@@ -2,45 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import os
-import re
 import sqlite3
 import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import IO, Any
-
-import numpy as np
-from scipy.stats import binomtest
+from typing import Any
 
 from ..errors import ParameterError
+from .records import LOG_COLUMNS, Column, to_storable
 
-COLUMNS: dict[str, str] = {
-    "id": "TEXT PRIMARY KEY",
-    "time": "REAL NOT NULL",  # seconds since 1970, UTC
-    "source": "TEXT NOT NULL",  # serve or watch
-    "client": "TEXT",
-    "request": "TEXT",
-    "path": "TEXT",
-    "sha256": "TEXT",
-    "verdict": "TEXT NOT NULL",
-    "p_value": "REAL",
-    "bits_per_dim": "REAL",
-    "score": "REAL",
-    "detector": "TEXT",
-    "detector_sha256": "TEXT",
-    "precision": "TEXT",  # of the backend: scores of one are not comparable with those of another
-    "width": "INTEGER",
-    "height": "INTEGER",
-    "error": "TEXT",
-    "query_attack": "INTEGER NOT NULL DEFAULT 0",
-    "feedback": "TEXT",
-}
+VERSION = 1  # of the table, kept as PRAGMA user_version; logs of before 0.2 say 0
+RENAMED = {"arithmetic": "precision"}  # columns of earlier versions
+SQL_TYPES = {str: "TEXT", float: "REAL", int: "INTEGER", bool: "INTEGER"}
 # what somebody may say of a verdict -> the verdict it fits
 FEEDBACK = {
     "false_alarm": "adversarial",  # flagged but clean
@@ -48,17 +25,28 @@ FEEDBACK = {
     "missed": "clean",  # not flagged but attacked
     "clean": "clean",  # confirmed clean
 }
-UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 PRUNED_EVERY = 1000  # rows
 
 
 class AuditLog:
-    """An append-only log of verdicts. What `add` has returned from survives a kill at any moment: it is a committed
-    transaction of SQLite in WAL mode, synchronised to the disk.
+    """An append-only log of verdicts.
 
-    path: of the database, made if it is not there. max_rows, max_days: older rows go (None: none do). read_only: it
-    must be there, and is left as it is. One process writes; others may read. Raises ParameterError, and alters nothing, if
-    the file is another kind of database, OSError if it cannot be opened.
+    What `add` has returned from survives a kill at any moment: it is a committed transaction of SQLite in WAL mode,
+    synchronised to the disk. One process writes; others may read. A log of an earlier version is carried over to this
+    one when it is opened for writing, in one transaction; opened for reading it is left as it is, and read all the
+    same.
+
+    Args:
+        path: The database; it is made if it is not there.
+        max_rows: The number of rows to keep, at least 1; older ones go. None keeps all.
+        max_days: The age in days, above 0, at which rows go. None keeps all.
+        read_only: Whether the log is only read. It must be there then.
+        columns: What a row holds.
+
+    Raises:
+        ParameterError: If the file is another kind of database or of a later version, or for another value of
+            max_rows or max_days. The file is left as it is.
+        OSError: If the file cannot be opened.
     """
 
     def __init__(
@@ -68,12 +56,14 @@ class AuditLog:
         max_rows: int | None = None,
         max_days: float | None = None,
         read_only: bool = False,
+        columns: tuple[Column, ...] = LOG_COLUMNS,
     ) -> None:
         if max_rows is not None and max_rows < 1:
             raise ParameterError(f"max_rows must be at least 1, got {max_rows}")
         if max_days is not None and not max_days > 0:
             raise ParameterError(f"max_days must be positive, got {max_days}")
         self.path, self.max_rows, self.max_days = Path(path), max_rows, max_days
+        self.columns = {column.name: column for column in columns}
         self._lock = threading.Lock()
         self._since_pruned = 0
         if read_only and not self.path.is_file():
@@ -88,7 +78,7 @@ class AuditLog:
         except sqlite3.DatabaseError as error:
             self.close()
             raise ParameterError(f"{path} is not an audit log: {error}") from None
-        except ValueError:
+        except ParameterError:
             self.close()
             raise
 
@@ -102,37 +92,79 @@ class AuditLog:
         return connection
 
     def _check(self, read_only: bool) -> None:
-        """Raises ParameterError for another program's database; an empty one may become a log."""
+        """Raises ParameterError for another program's database, or a later log; an empty one may become a log."""
         query = "SELECT name FROM sqlite_master WHERE type = 'table'"
         tables = [row["name"] for row in self._connection.execute(query)]
         if "verdicts" not in tables and (tables or read_only):
             listed = f"its tables are {', '.join(sorted(tables))}" if tables else "it is empty"
             raise ParameterError(f"{self.path} is not an audit log: {listed}")
-        columns = {row["name"] for row in self._connection.execute("PRAGMA table_info(verdicts)")}
-        if columns and columns != COLUMNS.keys():
-            listed = ", ".join(sorted(columns))
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > VERSION:
+            raise ParameterError(
+                f"{self.path} is of version {version}, this pixeldefend knows logs up to version {VERSION}: upgrade it"
+            )
+        present = _present(self._connection)
+        odd = present - self.columns.keys() - RENAMED.keys()
+        lacking = {column.name for column in self.columns.values() if _required(column)} - present
+        if present and (odd or lacking):
+            listed = ", ".join(sorted(present))
             raise ParameterError(f"{self.path} is not an audit log of this version: its columns are {listed}")
 
     def _prepare(self) -> None:
+        """Makes the table, or carries it over from an earlier version."""
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA synchronous=FULL")
-        columns = ", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())
-        self._connection.execute(f"CREATE TABLE IF NOT EXISTS verdicts ({columns})")
-        for name in ("time", "sha256"):
-            self._connection.execute(f"CREATE INDEX IF NOT EXISTS by_{name} ON verdicts ({name})")
+        with self._lock, self._transaction():
+            columns = ", ".join(map(_sql, self.columns.values()))
+            self._connection.execute(f"CREATE TABLE IF NOT EXISTS verdicts ({columns})")
+            present = _present(self._connection)
+            for old, new in RENAMED.items():
+                if old in present:
+                    self._connection.execute(f"ALTER TABLE verdicts RENAME COLUMN {old} TO {new}")
+                    present = present - {old} | {new}
+            for name, column in self.columns.items():
+                if name not in present:
+                    self._connection.execute(f"ALTER TABLE verdicts ADD COLUMN {_sql(column)}")
+            for name in ("time", "sha256"):
+                self._connection.execute(f"CREATE INDEX IF NOT EXISTS by_{name} ON verdicts ({name})")
+            self._connection.execute(f"PRAGMA user_version = {VERSION}")
+
+    def _selection(self, connection: sqlite3.Connection) -> str:
+        """Returns what to select: in a log of an earlier version some columns have other names, or are not there."""
+        present = _present(connection)
+        stands_for = {new: old for old, new in RENAMED.items() if old in present}
+        held = {
+            name: name if name in present else stands_for.get(name, _default(column))
+            for name, column in self.columns.items()
+        }
+        return ", ".join(f"{expression} AS {name}" for name, expression in held.items())
+
+    def _to_row(self, row: sqlite3.Row) -> dict[str, Any]:
+        return {name: bool(row[name]) if column.type is bool else row[name] for name, column in self.columns.items()}
 
     def add(self, rows: Iterable[dict[str, Any]], *, source: str) -> list[str]:
-        """rows: values by column; id and time are made if they are missing, other keys are refused. Returns the ids,
-        once all rows are on disk, or none is."""
+        """Writes rows, all or none.
+
+        Args:
+            rows: Values by the names of columns; id and time are made if they are missing.
+            source: What asked: "serve" or "watch".
+
+        Returns:
+            The ids, once all rows are on the disk.
+
+        Raises:
+            ParameterError: If a row has a key that is no column.
+        """
         rows = [{"id": uuid.uuid4().hex, "time": time.time(), **row, "source": source} for row in rows]
         for row in rows:
-            if unknown := row.keys() - COLUMNS.keys():
+            if unknown := row.keys() - self.columns.keys():
                 raise ParameterError(f"the log has no column {', '.join(sorted(unknown))}")
         with self._lock, self._transaction():
             for row in rows:
                 marks = ", ".join("?" * len(row))
                 self._connection.execute(
-                    f"INSERT INTO verdicts ({', '.join(row)}) VALUES ({marks})", [_storable(v) for v in row.values()]
+                    f"INSERT INTO verdicts ({', '.join(row)}) VALUES ({marks})",
+                    [to_storable(value) for value in row.values()],
                 )
             self._since_pruned += len(rows)
             if self._since_pruned >= PRUNED_EVERY:
@@ -140,8 +172,16 @@ class AuditLog:
         return [row["id"] for row in rows]
 
     def feedback(self, id: str, kind: str) -> None:
-        """Marks a verdict. kind: one of `FEEDBACK`. Raises ParameterError if it does not fit the verdict, KeyError if there
-        is no such row."""
+        """Notes what somebody says of a verdict.
+
+        Args:
+            id: The name of the row.
+            kind: A key of `FEEDBACK`.
+
+        Raises:
+            ParameterError: If there is no such kind, or if it does not fit the verdict.
+            KeyError: If there is no such row.
+        """
         if kind not in FEEDBACK:
             raise ParameterError(f"feedback must be one of {', '.join(FEEDBACK)}, got {kind!r}")
         with self._lock, self._transaction():
@@ -162,38 +202,60 @@ class AuditLog:
         since: float | None = None,
         limit: int | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """Yields rows, the newest first, that match all that is given. since: seconds since 1970."""
+        """Reads rows.
+
+        Args:
+            verdict: Only rows with this verdict.
+            client: Only rows of this client.
+            sha256: Only rows of this content.
+            feedback: Only rows so marked.
+            since: Only rows of this time or later, in seconds since 1970.
+            limit: The number of rows at most.
+
+        Yields:
+            Rows, the newest first, values by the names of columns.
+        """
         conditions = {"verdict = ?": verdict, "client = ?": client, "sha256 = ?": sha256, "feedback = ?": feedback}
         conditions["time >= ?"] = since  # type: ignore[assignment]
         chosen = {text: value for text, value in conditions.items() if value is not None}
         where = f"WHERE {' AND '.join(chosen)}" if chosen else ""
-        query = f"SELECT * FROM verdicts {where} ORDER BY time DESC, rowid DESC LIMIT ?"
         # a connection of its own: a slow reader holds nobody up
         with closing(self._open(read_only=True)) as reader:
+            selection = self._selection(reader)
+            query = f"SELECT {selection} FROM verdicts {where} ORDER BY time DESC, rowid DESC LIMIT ?"
             for row in reader.execute(query, [*chosen.values(), -1 if limit is None else limit]):
-                yield dict(row)
+                yield self._to_row(row)
 
     def count(self) -> int:
+        """Returns the number of rows."""
         with self._lock:
             return int(self._connection.execute("SELECT count(*) FROM verdicts").fetchone()[0])
 
     def seen(self, sha256: str | None, path: str | None = None) -> dict[str, Any] | None:
-        """Returns the latest row of a watched file with this content (None: unknown), under this path if it is given;
-        None if there is none."""
-        query = "SELECT * FROM verdicts WHERE sha256 IS ? AND source = 'watch'"
-        values: list[Any] = [sha256]
+        """Looks up a watched file.
+
+        Args:
+            sha256: The hash of its content, None if it is not known.
+            path: Its path; None for a file anywhere.
+
+        Returns:
+            The latest row of it, None if there is none.
+        """
+        where, values = "sha256 IS ? AND source = 'watch'", [sha256]
         if path is not None:
-            query, values = f"{query} AND path = ?", [sha256, _storable(path)]
+            where, values = f"{where} AND path = ?", [sha256, to_storable(path)]
         with self._lock:
+            query = f"SELECT {self._selection(self._connection)} FROM verdicts WHERE {where}"
             row = self._connection.execute(f"{query} ORDER BY time DESC LIMIT 1", values).fetchone()
-        return None if row is None else dict(row)
+        return None if row is None else self._to_row(row)
 
     def prune(self) -> int:
-        """Removes what is beyond max_rows or max_days. Returns how many rows."""
+        """Removes rows beyond max_rows and max_days, and returns how many."""
         with self._lock, self._transaction():
             return self._prune()
 
     def close(self) -> None:
+        """Closes the database."""
         with self._lock:
             self._connection.close()
 
@@ -208,89 +270,35 @@ class AuditLog:
             removed += self._connection.execute(query, [self.max_rows]).rowcount
         return removed
 
-    def _transaction(self) -> Any:
-        return _Transaction(self._connection)
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:  # a full disk has ended it already
+                self._connection.execute("ROLLBACK")
+            raise
 
 
-class _Transaction:
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self.connection = connection
-
-    def __enter__(self) -> None:
-        self.connection.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, kind: Any, *rest: Any) -> None:
-        self.connection.execute("COMMIT" if kind is None else "ROLLBACK")
+def _present(connection: sqlite3.Connection) -> set[str]:
+    return {row["name"] for row in connection.execute("PRAGMA table_info(verdicts)")}
 
 
-@dataclass(frozen=True)
-class Confirmed:
-    """scores: (n,) of images confirmed clean. traffic: (N,) of all that were screened."""
-
-    scores: np.ndarray
-    traffic: np.ndarray
-
-
-def confirmed_clean(
-    log: AuditLog, detector_sha256: str, precision: str = "float32", *, like_traffic: bool = True
-) -> Confirmed:
-    """Returns the scores that a detector gave in this precision (of `pixeldefend.detectors.backends.PRECISION`) to what is in
-    the log, but for confirmed attacks ("attack" or "missed"), and to images that feedback says are clean ("clean" or
-    "false_alarm"). Raises ParameterError if there are none, or, if like_traffic, if the share of flagged images among those
-    confirmed differs from the traffic's by more than chance (1 in 1,000): to confirm alarms above all would move the
-    threshold up until attacks pass, to confirm only what was not flagged would move it down."""
-    made_by = (detector_sha256, precision)
-    rows = [row for row in log.rows() if (row["detector_sha256"], row["precision"]) == made_by]
-    rows = [row for row in rows if row["score"] is not None and row["feedback"] not in ("attack", "missed")]
-    chosen = [row for row in rows if row["feedback"] in ("clean", "false_alarm")]
-    if not chosen:
-        raise ParameterError(
-            f"no image that this detector judged in {precision} was confirmed clean in {log.path} (feedback clean or "
-            "false_alarm)"
-        )
-    flagged, of_all = (np.array([row["verdict"] == "adversarial" for row in part]) for part in (chosen, rows))
-    if like_traffic and binomtest(int(flagged.sum()), len(flagged), float(of_all.mean())).pvalue < 1e-3:
-        raise ParameterError(
-            f"of the {len(flagged)} images confirmed clean {flagged.mean():.1%} had been flagged, of all {len(of_all)} "
-            f"{of_all.mean():.1%}: they were not drawn at random, and a threshold from them would not hold for the "
-            "rest; confirm images without regard to their verdict, and mark attacks as such"
-        )
-    return Confirmed(np.array([row["score"] for row in chosen]), np.array([row["score"] for row in rows]))
+def _sql(column: Column) -> str:
+    kind = SQL_TYPES[column.type]
+    if column.name == "id":
+        return f"id {kind} PRIMARY KEY"
+    if _required(column):
+        return f"{column.name} {kind} NOT NULL"
+    return f"{column.name} {kind}" if column.nullable else f"{column.name} {kind} NOT NULL DEFAULT {_default(column)}"
 
 
-def visible(text: str) -> str:
-    """Returns the text with its control characters spelled out: names come from outside, and a terminal would obey
-    them."""
-    return UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
+def _required(column: Column) -> bool:
+    """Returns whether every row has had such a column from the first version on."""
+    return not column.nullable and column.type is not bool
 
 
-def write_csv(rows: Iterable[dict[str, Any]], file: IO[str]) -> None:
-    """Control characters are spelled out, and cells that a spreadsheet would take for a formula are quoted by an
-    apostrophe: names come from outside."""
-    table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-    table.writeheader()
-    for row in rows:
-        table.writerow({name: _cell(value) if isinstance(value, str) else value for name, value in row.items()})
-
-
-def _cell(text: str) -> str:
-    text = visible(text)
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
-
-
-def write_parquet(rows: Iterable[dict[str, Any]], path: str | os.PathLike[str]) -> None:
-    """Needs pyarrow."""
-    import pyarrow
-    import pyarrow.parquet
-
-    from ..serialization import whole_file
-
-    kinds = {"TEXT": pyarrow.string(), "REAL": pyarrow.float64(), "INTEGER": pyarrow.int64()}
-    schema = pyarrow.schema([(name, kinds[kind.split()[0]]) for name, kind in COLUMNS.items()])
-    with whole_file(path, "wb") as file:
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows), schema), file)
-
-
-def _storable(value: Any) -> Any:
-    """Names of files need not be valid UTF-8."""
-    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+def _default(column: Column) -> str:
+    return "NULL" if column.nullable else "0"

@@ -1,124 +1,139 @@
-"""Pictures of verdicts: heat maps of surprisal, and a contact sheet of a whole screening."""
+"""Pictures of verdicts: heat maps of surprisal, and sheets of many images. Pillow draws them all."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from ..serialization import whole_file
-from .purify import Purified
-from .screener import Screened
+from .palette import INFERNO
+from .records import visible
+
+if TYPE_CHECKING:
+    from .purify import Purified
+    from .screener import Screened
 
 SHEET = 400  # images that one contact sheet takes
 BRIGHTEST = 8.0  # nats; 256 equally probable values have a surprisal of 5.5
+COLOURS = {"clean": (44, 122, 75), "adversarial": (192, 57, 43)}
+INK, PAPER, MARGIN = (51, 51, 51), (255, 255, 255), 12
 
 
 def heat_map(surprisal: np.ndarray) -> np.ndarray:
-    """surprisal: (H, W) nats. Returns (H, W, 3) uint8: black is 0 nats, the brightest yellow 8 or more."""
-    from matplotlib import colormaps
+    """Colours the surprisal of pixels.
 
-    rgb: np.ndarray = colormaps["inferno"](np.clip(surprisal / BRIGHTEST, 0, 1), bytes=True)[..., :3]
-    return rgb
+    Args:
+        surprisal: (H, W), nats.
+
+    Returns:
+        uint8 (H, W, 3): black is 0 nats, the brightest yellow 8 or more.
+    """
+    share = np.clip(np.nan_to_num(surprisal, posinf=BRIGHTEST) / BRIGHTEST, 0, 1)
+    return INFERNO[np.minimum((share * 256).astype(int), 255)]
 
 
 def save_heat_map(screened: Screened, folder: Path) -> Path:
-    """Writes the image and its heat map, side by side and enlarged, as PNG. Returns the path, which carries the name
-    of the file and the start of its sha256."""
+    """Writes an image and its heat map, side by side and enlarged, as a PNG.
+
+    Args:
+        screened: The image and its surprisal.
+        folder: Where the PNG goes, under `Record.picture_name`.
+
+    Returns:
+        Its path.
+    """
     assert screened.image is not None
     assert screened.surprisal_map is not None
     scale = max(1, 256 // screened.image.shape[0])
     pair = np.concatenate([_rgb(screened.image), heat_map(screened.surprisal_map)], 1)
-    picture = Image.fromarray(pair.repeat(scale, 0).repeat(scale, 1))
     path = folder / screened.record.picture_name()
-    with whole_file(path, "wb") as file:
-        picture.save(file, "PNG")
+    _save(Image.fromarray(pair.repeat(scale, 0).repeat(scale, 1)), path)
     return path
 
 
 def save_contact_sheet(results: Sequence[Screened], path: Path, columns: int = 8) -> None:
-    """Writes one PNG of all results that have a verdict: each image, its heat map of surprisal, name, verdict and
-    p-value."""
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
+    """Writes one PNG of all images that have a verdict: each with its heat map, name, verdict and p-value.
 
+    Args:
+        results: The images and their surprisal; those without are left out.
+        path: The PNG.
+        columns: Images side by side.
+    """
     shown = [result for result in results if result.image is not None and result.surprisal_map is not None]
+    side, frame, gap = 84, 3, 3
+    width, pitch = 2 * (side + frame) + gap, (2 * (side + frame) + gap + 12, side + 2 * frame + 46)
     rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(1.7 * columns, 1.22 * rows + 0.9), facecolor="white")
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_axis_off()
-    axes.set_xlim(0, columns)
-    axes.set_ylim(rows + 0.62, -0.12)
-    axes.set_aspect("auto")
+    sheet = Image.new("RGB", (2 * MARGIN + columns * pitch[0] - 12, 2 * MARGIN + rows * pitch[1] + 42), PAPER)
+    draw = ImageDraw.Draw(sheet)
     for i, result in enumerate(shown):
-        row, column = divmod(i, columns)
         assert result.image is not None
         assert result.surprisal_map is not None
-        flagged = result.record.verdict == "adversarial"
-        colour = "#c0392b" if flagged else "#2c7a4b"
-        for left, picture in ((0.04, _rgb(result.image)), (0.51, heat_map(result.surprisal_map))):
-            extent = (column + left, column + left + 0.45, row + 0.66, row)
-            axes.imshow(picture, extent=extent, interpolation="nearest", aspect="auto")
-        axes.add_patch(Rectangle((column + 0.04, row), 0.92, 0.66, fill=False, edgecolor=colour, linewidth=2))
-        name = os.fsencode(Path(result.record.path).stem[:24]).decode("utf-8", "replace")  # it may be no text
+        left, top = MARGIN + i % columns * pitch[0], MARGIN + i // columns * pitch[1]
+        colour = COLOURS.get(result.record.verdict, INK)
+        draw.rectangle((left, top, left + width - 1, top + side + 2 * frame - 1), outline=colour, width=frame)
+        sheet.paste(_fitted(result.image, side), (left + frame, top + frame))
+        sheet.paste(_fitted(result.surprisal_map, side), (left + frame + side + gap, top + frame))
+        middle, below = left + width // 2, top + side + 2 * frame
+        draw.text((middle, below + 12), _name(result, width), INK, _font(12), "mm")
         p = result.record.p_value
-        axes.text(
-            column + 0.5, row + 0.77, name, ha="center", va="center", fontsize=7, color="#333333", parse_math=False
-        )
-        verdict = f"{result.record.verdict}   p = {p:.4f}"
-        axes.text(
-            column + 0.5, row + 0.89, verdict, ha="center", va="center", fontsize=7.5, color=colour, weight="bold"
-        )
-    legend = np.linspace(0, BRIGHTEST, 256)[None]
-    axes.imshow(heat_map(legend), extent=(0.4, 2.4, rows + 0.33, rows + 0.2), aspect="auto")
-    for nats in (0, 4, 8):
-        axes.text(0.4 + nats / 4, rows + 0.42, f"{nats}", ha="center", va="center", fontsize=7)
-    axes.text(2.6, rows + 0.27, "surprisal of each pixel, nats", va="center", fontsize=8)
-    with whole_file(path, "wb") as file:
-        figure.savefig(file, format="png", dpi=110)
+        verdict = result.record.verdict if p is None else f"{result.record.verdict}   p = {p:.4f}"
+        draw.text((middle, below + 28), verdict, colour, _font(12), "mm", stroke_width=0.3)
+    _draw_legend(sheet, draw, MARGIN, sheet.height - MARGIN - 34)
+    _save(sheet, path)
 
 
 def save_purified_sheet(results: Sequence[Purified], path: Path) -> None:
-    """Writes one PNG with a row for each image that was purified: the image, its heat map of surprisal, the purified
-    image, and what changed (red: made brighter, blue: darker), with p-values, and labels if there are any."""
-    from matplotlib.figure import Figure
+    """Writes one PNG with a row for each image that was purified.
 
+    A row has the image, its heat map of surprisal, the purified image, and what changed (red: made brighter, blue:
+    darker), with p-values, and with labels if there are any.
+
+    Args:
+        results: The images before and after; those without are left out.
+        path: The PNG.
+    """
     shown = [item for item in results if item.image is not None and item.screened.surprisal_map is not None]
-    figure = Figure(figsize=(6.4, 1.75 * len(shown) + 0.4), facecolor="white", layout="constrained")
-    panels = figure.subplots(max(1, len(shown)), 4, squeeze=False)
-    titles = ("image", "surprisal", "purified", "what changed")
-    for panel, title in zip(panels[0], titles, strict=True):
-        panel.set_title(title, fontsize=9)
-    for row, item in zip(panels, shown, strict=False):
+    side, pitch, header = 168, (168 + MARGIN, 168 + 34), 26
+    sheet = Image.new("RGB", (4 * pitch[0] + MARGIN, header + len(shown) * pitch[1] + MARGIN), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for i, title in enumerate(("image", "surprisal", "purified", "what changed")):
+        draw.text((MARGIN + i * pitch[0] + side // 2, header // 2), title, INK, _font(15), "mm")
+    for row, item in enumerate(shown):
         assert item.screened.image is not None
         assert item.screened.surprisal_map is not None
         assert item.image is not None
-        before, after = _rgb(item.screened.image), _rgb(item.image)
-        change = after.astype(int).mean(2) - before.astype(int).mean(2)
-        most = max(1.0, float(np.abs(change).max()))
-        row[0].imshow(before)
-        row[1].imshow(heat_map(item.screened.surprisal_map))
-        row[2].imshow(after)
-        row[3].imshow(change, cmap="bwr", vmin=-most, vmax=most)
+        before, after = _rgb(item.screened.image).astype(int), _rgb(item.image).astype(int)
+        panels = (item.screened.image, item.screened.surprisal_map, item.image, _change(before, after))
         labels = [f"   label {label}" if label is not None else "" for label in (item.label_before, item.label_after)]
-        row[0].set_xlabel(f"p = {item.screened.record.p_value:.4f}{labels[0]}", fontsize=7.5)
-        name = os.fsencode(Path(item.screened.record.path).stem[:24]).decode("utf-8", "replace")
-        row[1].set_xlabel(name, fontsize=7.5, parse_math=False)
-        row[2].set_xlabel(f"p = {item.p_value:.4f}{labels[1]}", fontsize=7.5)
-        row[3].set_xlabel(f"by at most {int(np.abs(after.astype(int) - before).max())}", fontsize=7.5)
-    for panel in panels.flatten():
-        panel.set_xticks([])
-        panel.set_yticks([])
-    with whole_file(path, "wb") as file:
-        figure.savefig(file, format="png", dpi=110)
+        captions = (
+            f"p = {item.screened.record.p_value:.4f}{labels[0]}",
+            _name(item.screened, side),
+            f"p = {item.p_value:.4f}{labels[1]}",
+            f"by at most {np.abs(after - before).max()}",
+        )
+        top = header + row * pitch[1]
+        for i, (panel, caption) in enumerate(zip(panels, captions, strict=True)):
+            left = MARGIN + i * pitch[0]
+            sheet.paste(_fitted(panel, side), (left, top))
+            draw.rectangle((left - 1, top - 1, left + side, top + side), outline=INK)
+            draw.text((left + side // 2, top + side + 14), caption, INK, _font(13), "mm")
+    _save(sheet, path)
 
 
 def save_grid(images: np.ndarray, path: Path) -> None:
-    """Writes one PNG of all images, (N, H, W[, 3]) uint8, in a square, enlarged if they are small."""
+    """Writes one PNG of images in a square, enlarged if they are small.
+
+    Args:
+        images: uint8 (N, H, W) or (N, H, W, 3).
+        path: The PNG.
+    """
     pictures = [_rgb(image) for image in images]
     h, w, _ = pictures[0].shape
     columns = math.ceil(math.sqrt(len(pictures)))
@@ -128,9 +143,59 @@ def save_grid(images: np.ndarray, path: Path) -> None:
         top, left = (i // columns) * (h + 1) + 1, (i % columns) * (w + 1) + 1
         grid[top : top + h, left : left + w] = picture
     scale = max(1, 512 // max(grid.shape[:2]))
-    with whole_file(path, "wb") as file:
-        Image.fromarray(grid.repeat(scale, 0).repeat(scale, 1)).save(file, "PNG")
+    _save(Image.fromarray(grid.repeat(scale, 0).repeat(scale, 1)), path)
 
 
 def _rgb(image: np.ndarray) -> np.ndarray:
     return image if image.ndim == 3 else np.repeat(image[..., None], 3, 2)
+
+
+def _fitted(panel: np.ndarray, side: int) -> Image.Image:
+    """Returns an image, or a map of surprisal in its colours, in the middle of a square: small ones in sharp pixels."""
+    picture = Image.fromarray(panel if panel.dtype == np.uint8 else panel.astype(np.float32))
+    scale = side / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    picture = picture.resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX)
+    if panel.dtype != np.uint8:
+        picture = Image.fromarray(heat_map(np.asarray(picture)))
+    square = Image.new("RGB", (side, side), (235, 235, 235))
+    square.paste(picture, ((side - size[0]) // 2, (side - size[1]) // 2))
+    return square
+
+
+def _change(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Returns uint8 (H, W, 3): white where nothing changed, red where it became brighter, blue where darker."""
+    change = after.mean(2) - before.mean(2)
+    share = change / max(1.0, float(np.abs(change).max()))
+    fade = 1 - np.abs(share)
+    red, blue = np.where(share > 0, 1, fade), np.where(share < 0, 1, fade)
+    return (np.stack([red, fade, blue], 2) * 255).round().astype(np.uint8)
+
+
+def _draw_legend(sheet: Image.Image, draw: ImageDraw.ImageDraw, left: int, top: int) -> None:
+    width = 360
+    bar = heat_map(np.linspace(0, BRIGHTEST, width)[None].repeat(14, 0))
+    sheet.paste(Image.fromarray(bar), (left, top))
+    for nats, anchor in ((0, "lm"), (4, "mm"), (8, "rm")):
+        draw.text((left + nats * width / BRIGHTEST, top + 24), f"{nats}", INK, _font(12), anchor)
+    draw.text((left + width + 14, top + 7), "surprisal of each pixel, nats", INK, _font(13), "lm")
+
+
+def _name(result: Screened, width: int) -> str:
+    """Returns the name of a file, as much of it as fits."""
+    name = visible(os.fsencode(Path(result.record.path).stem).decode("utf-8", "replace"))  # it may be no text
+    if _font(12).getlength(name) <= width:
+        return name
+    while name and _font(12).getlength(f"{name}...") > width:
+        name = name[:-1]
+    return f"{name}..."
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    with whole_file(path, "wb") as file:
+        picture.save(file, "PNG")

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import nn
 
-from ..detectors import Detector
+from ..classifier import predict_labels
 from ..images import match_channels, to_batch
 from ..purification import checked_eps, purify
-from ..zoo import cached_detector
-from .screener import Screened
+from ..zoo import DetectorSet
+from .screener import Screened, together_or_alone
+
+if TYPE_CHECKING:
+    from ..detectors import Detector
 
 
 @dataclass
 class Purified:
-    """What purification made of a screened file: the image, uint8 (H, W) or (H, W, 3), its p-value and bits/dim, and
-    what a classifier says of the image before and after. None where the file had an error, or nobody was asked."""
+    """What purification made of a screened file. None where the file had an error, or nobody was asked.
+
+    Attributes:
+        screened: The file.
+        image: The purified image, uint8 (H, W) or (H, W, 3).
+        p_value: Its p-value.
+        bits_per_dim: Its bits a sub-pixel.
+        label_before: What a classifier says of the image.
+        label_after: What a classifier says of the purified image.
+    """
 
     screened: Screened
     image: np.ndarray | None = None
@@ -35,55 +46,57 @@ class Purified:
 def purify_screened(
     results: Iterable[Screened],
     eps: int = 16,
-    detector: str | os.PathLike[str] | None = None,
+    detector: str | os.PathLike[str] | Detector | None = None,
     *,
     adaptive: bool = False,
     classifier: nn.Module | None = None,
     batch_size: int = 64,
     device: str = "cpu",
 ) -> Iterator[Purified]:
-    """results: what `screening.screen` yields. eps, adaptive: as for `purify`. detector: as it was for `screen`.
-    classifier: to be asked for labels, and by the score, if it asks one. Yields one result each, in order; what cannot
-    be purified becomes its record's error. Raises ValueError for a bad eps."""
+    """Purifies screened files.
+
+    Args:
+        results: What `screening.screen` yields.
+        eps: How far a sub-pixel may move, in steps of the 8-bit grid, 0 to 255.
+        detector: The detector, as it was given to `screen`.
+        adaptive: Whether to leave alone what the detector does not flag.
+        classifier: What is asked for labels, and by the detector's statistic, if it asks one.
+        batch_size: Images at once.
+        device: Where the detector runs, as torch names it.
+
+    Yields:
+        One result for each file, in order. What cannot be purified becomes its record's error.
+
+    Raises:
+        PixelDefendError: For another eps, or if the detector cannot be loaded.
+    """
     eps = checked_eps(eps)
+    chosen = detector if detector is None or not isinstance(detector, str | os.PathLike) else str(detector)
+    detectors = DetectorSet(chosen, device=device, classifier=classifier).detectors
     remaining = iter(results)
-    judges: dict[str, Detector] = {}
     while batch := [Purified(result) for result in islice(remaining, batch_size)]:
         groups: dict[tuple[str, tuple[int, ...]], list[Purified]] = {}
         for item in batch:
-            if item.screened.record.verdict != "error" and item.screened.image is not None:
-                name = str(detector or item.screened.record.detector)
-                groups.setdefault((name, item.screened.image.shape), []).append(item)
+            record, image = item.screened.record, item.screened.image
+            if record.verdict != "error" and record.detector is not None and image is not None:
+                groups.setdefault((record.detector, image.shape), []).append(item)
         for (name, _), group in groups.items():
-            if name not in judges:
-                judges[name] = copy.copy(cached_detector(name, device))
-                judges[name].classifier = classifier  # for the scores that ask it
-            judge = judges[name]
-            try:
-                _purify_group(group, eps, judge, adaptive, classifier)
-            except (ValueError, RuntimeError, MemoryError) as error:
-                for item in group:
-                    item.screened.record.verdict, item.screened.record.error = "error", " ".join(str(error).split())
+            work = partial(_purify, eps=eps, detector=detectors[name], adaptive=adaptive, classifier=classifier)
+            together_or_alone(group, work, lambda item: item.screened.record)
         yield from batch
 
 
-def _purify_group(
-    group: list[Purified], eps: int, detector: Detector, adaptive: bool, classifier: nn.Module | None
-) -> None:
+def _purify(group: list[Purified], eps: int, detector: Detector, adaptive: bool, classifier: nn.Module | None) -> None:
     x = to_batch(np.stack([item.screened.image for item in group if item.screened.image is not None]))[0]
     purified = purify(x, eps, detector, adaptive=adaptive)
     verdicts = detector.judge(purified)
-    labels: list[list[int]] = []
     if classifier is not None:
-        place = next((p.device for p in classifier.parameters()), torch.device("cpu"))
-        with torch.inference_mode():
-            channels = purified.shape[1]
-            images = (match_channels(x, channels), purified / 255)
-            labels = [classifier(image.to(place)).argmax(1).tolist() for image in images]
+        before, after = (
+            predict_labels(classifier, y).tolist() for y in (match_channels(x, purified.shape[1]), purified)
+        )
     for i, item in enumerate(group):
-        item.image = purified[i].permute(1, 2, 0).numpy()
-        if item.image.shape[2] == 1:
-            item.image = item.image[..., 0]
+        image = purified[i].permute(1, 2, 0).numpy()
+        item.image = image[..., 0] if image.shape[2] == 1 else image
         item.p_value, item.bits_per_dim = float(verdicts.p_value[i]), float(verdicts.bits_per_dim[i])
-        if labels:
-            item.label_before, item.label_after = labels[0][i], labels[1][i]
+        if classifier is not None:
+            item.label_before, item.label_after = before[i], after[i]

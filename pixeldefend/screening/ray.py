@@ -8,19 +8,29 @@ import os
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..detectors.backends import PRECISION
-from ..errors import ParameterError
-from ..zoo import detector_sha256
-from .screener import Record, Screener
+from ..errors import MissingExtraError, ParameterError
+from ..images import SUFFIXES
+from .pipeline import Statistics, find_files
+from .records import Record, to_arrow, to_storable
+from .screener import Screener
 
 ROWS_A_FILE = 4096  # of what is written: that much is lost at most when a run is cut off
-SUFFIXES = ["png", "jpg", "jpeg", "webp", "bmp"]
+PATHS_A_BLOCK = 1024  # that one process works through before it asks for more, at most
 NOTE = "_pixeldefend.json"  # beside what is written: by which detectors; readers of Parquet pass over such names
-KINDS = {"p_value": "float64", "bits_per_dim": "float64", "score": "float64", "width": "int64", "height": "int64"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every process makes its `Screener` of."""
+
+    detector: str | None
+    fpr: float | None
+    backend: str | None
+    device: str
 
 
 def screen_on_ray(
@@ -35,33 +45,57 @@ def screen_on_ray(
     column: str | None = None,
     workers: int | None = None,
     address: str | None = None,
+    statistics: Statistics | None = None,
 ) -> dict[str, int]:
-    """sources: folders and files, all of images or all Parquet, local or by URL (s3://, gs:// ...), as
-    `ray.data.read_binary_files` and `read_parquet` take them. They are Parquet if `column` is given, if their names end
-    in .parquet, or if they are local folders with such files. Of Parquet, `column` (by default "image") holds the bytes
-    of an image file (or a struct with `bytes`, as Hugging Face writes them), and a column `path` its name. output: a
-    folder of Parquet, made if it is not there: one row a file, the columns of `screening.Record`, errors as rows. A run
-    that was interrupted goes on: what output holds, by name and content, is not screened again. workers: processes that
-    score, one thread each; by default as many as there are CPUs, or with device "cuda" GPUs. address: of a cluster;
-    None runs one here.
+    """Screens images with Ray, on this machine or a cluster.
 
-    Bytes are decoded where they are scored, so that a broken file costs one record. Returns how many rows of each
-    verdict this run wrote. Raises ParameterError or FileNotFoundError for sources or a detector that cannot be read, and if
-    output holds other detectors' verdicts, or rows that cannot be told from those that are missing.
+    Bytes are decoded where they are scored, so that a broken file costs one record. A run that was interrupted goes
+    on: what output holds, by name and content, is not screened again.
+
+    Args:
+        sources: Either images: files, folders and patterns, in which the same images are found as without Ray, and
+            URLs (s3://, gs:// ...), as `ray.data.read_binary_files` takes them. Or tables: Parquet files and folders,
+            here or by URL. Sources are tables if `column` is given, if their names end in .parquet, or if they are
+            local folders with such files.
+        output: A folder of Parquet, made if it is not there, or its URL: one row an image, the columns of
+            `screening.Record`, errors as rows. Paths of local files are absolute.
+        detector: The name of a shipped detector, the path of a saved one, or None for the shipped one that takes each
+            image.
+        fpr: The rate of false alarms, in (0, 1); None for the detector's own.
+        backend: A key of `pixeldefend.detectors.backends.PRECISION`; None for the detector's own.
+        device: Where the detector runs, as torch names it.
+        batch_size: Images at once.
+        column: Of tables, what holds the bytes of an image file (or a struct with `bytes`, as Hugging Face writes
+            them), by default "image". A column `path` holds its name.
+        workers: Processes that score, one thread each; by default as many as there are CPUs, or with device "cuda"
+            GPUs.
+        address: The address of a cluster; None runs one here.
+        statistics: Where records and skipped files are counted.
+
+    Returns:
+        How many rows of each verdict this run wrote.
+
+    Raises:
+        ParameterError: If there is nothing to screen, if sources are of both kinds, if the tables lack the column, if
+            output holds other detectors' verdicts or rows that cannot be told from those that are missing, or for
+            more workers than there are processors.
+        PixelDefendError: If the detector cannot be loaded, or cannot keep to fpr.
+        FileNotFoundError: If there is no such table or detector.
+        MissingExtraError: If Ray is missing.
     """
-    import ray
+    try:
+        import ray
+    except ModuleNotFoundError:
+        raise MissingExtraError("ray", "scale") from None
 
-    listed = [source if "://" in source else str(Path(source).absolute()) for source in sources]
+    listed = [source if _is_url(source) else os.path.abspath(source) for source in sources]
     if not listed:
         raise ParameterError("there is nothing to screen")
-    for source in listed:
-        if "://" not in source and not os.path.exists(source):
-            raise FileNotFoundError(f"there is no file or folder {source}")
-    # a wrong detector is refused here, and not by every worker
-    made_by = _described(Screener(detector, fpr=fpr, backend=backend))
     if detector is not None and Path(detector).is_file():
-        detector = str(Path(detector).absolute())
-    folder = output if "://" in str(output) else str(Path(output).absolute())
+        detector = os.path.abspath(detector)
+    settings = Settings(detector, fpr, backend, device)
+    made_by = _described(Screener(detector, fpr=fpr, backend=backend))  # a wrong one is refused here, not by workers
+    folder = str(output) if _is_url(str(output)) else os.path.abspath(output)
     started = not ray.is_initialized()
     if started:
         ray.init(
@@ -72,131 +106,165 @@ def screen_on_ray(
             include_dashboard=False,
         )
     try:
-        return _screen(ray, listed, str(folder), made_by, detector, fpr, backend, device, batch_size, column, workers)
+        run = _Run(folder, made_by, settings, batch_size, _check_workers(workers, device), statistics or Statistics())
+        if any(column is not None or _is_table(source) for source in listed):
+            if column is None and not all(map(_is_table, listed)):
+                raise ParameterError("sources must be all of image files or all Parquet")
+            return run.screen_tables(listed, column or "image")
+        return run.screen_images(listed)
     finally:
         if started:
             ray.shutdown()
 
 
-def _screen(
-    ray: Any,
-    sources: list[str],
-    folder: str,
-    made_by: dict[str, Any],
-    detector: str | None,
-    fpr: float | None,
-    backend: str | None,
-    device: str,
-    batch_size: int,
-    column: str | None,
-    workers: int | None,
-) -> dict[str, int]:
-    import pyarrow.fs
-    from ray.data import DataContext
+class _Run:
+    """One run that adds to a folder of Parquet."""
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    DataContext.get_current().enable_progress_bars = False
-    most = _processors(device)
-    if not 1 <= (workers or most) <= most:
-        raise ParameterError(
-            f"there are processors for {most} workers, not for {workers or 'any'}, beside one that reads"
-        )
-    filesystem, inside = pyarrow.fs.FileSystem.from_uri(folder)
-    filesystem.create_dir(inside, recursive=True)
-    parts = _parts(filesystem, inside)
-    _claim(filesystem, inside, made_by, parts)
-    parquet = [column is not None or name.endswith(".parquet") or _holds_parquet(name) for name in sources]
-    if any(parquet) and not all(parquet):
-        raise ParameterError("sources must be all of image files or all Parquet")
-    if all(parquet):
-        column = column or "image"
+    def __init__(
+        self,
+        output: str,
+        made_by: dict[str, Any],
+        settings: Settings,
+        batch_size: int,
+        workers: int,
+        statistics: Statistics,
+    ) -> None:
+        import pyarrow.fs
+        from ray.data import DataContext
+
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        DataContext.get_current().enable_progress_bars = False
+        self.settings, self.batch_size, self.workers, self.statistics = settings, batch_size, workers, statistics
+        self.filesystem, self.folder = pyarrow.fs.FileSystem.from_uri(output)
+        self.filesystem.create_dir(self.folder, recursive=True)
+        self.parts = _parts(self.filesystem, self.folder)
+        _claim(self.filesystem, self.folder, made_by, self.parts)
+        self.done = _written(self.filesystem, self.parts)
+        self.counts: dict[str, int] = {}
+
+    def screen_images(self, sources: list[str]) -> dict[str, int]:
+        import pyarrow
+        import ray
+
+        local = [source for source in sources if not _is_url(source)]
+        found = list(find_files(local, self.statistics))
+        records = [record for record in found if isinstance(record, Record) and _key(record) not in self.done]
+        if records:
+            self._write(to_arrow(records))
+        # names need not be valid UTF-8
+        paths = [os.fsencode(path) for path in found if isinstance(path, str)]
+        if paths:
+            size = min(PATHS_A_BLOCK, max(self.batch_size, -(-len(paths) // (4 * self.workers))))
+            blocks = [pyarrow.table({"file": paths[i : i + size]}) for i in range(0, len(paths), size)]
+            self._screen(ray.data.from_arrow(blocks), None)
+        remote = [source for source in sources if _is_url(source)]
+        if remote:
+            suffixes = [suffix.removeprefix(".") for suffix in sorted(SUFFIXES)]
+            self._screen(ray.data.read_binary_files(remote, include_paths=True, file_extensions=suffixes), "bytes")
+        return self.counts
+
+    def screen_tables(self, sources: list[str], column: str) -> dict[str, int]:
+        import ray
+
+        for source in sources:
+            if not _is_url(source) and not os.path.exists(source):
+                raise FileNotFoundError(f"there is no file or folder {source}")
         data = ray.data.read_parquet(sources)
         names = data.schema().names
         if column not in names:
             raise ParameterError(f"the tables have no column {column!r}; there are: {', '.join(names)}")
-        if parts and "path" not in names:  # an image that comes twice may have been written once
+        if self.parts and "path" not in names:  # an image that comes twice may have been written once
             raise ParameterError(
-                f"the tables have no column 'path', so what {inside} lacks cannot be told from what it holds: begin "
-                "with another --output"
+                f"the tables have no column 'path', so what {self.folder} lacks cannot be told from what it holds: "
+                "begin with another --output"
             )
-    else:
-        data = ray.data.read_binary_files(sources, include_paths=True, file_extensions=SUFFIXES)
-        column = "bytes"
-    done = _written(filesystem, parts)
-    scored = data.map_batches(
-        Worker,
-        fn_constructor_args=(column, done, detector, fpr, backend, device),
-        batch_size=batch_size,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=workers or most),
-        num_cpus=0 if device.startswith("cuda") else 1,
-        num_gpus=1 if device.startswith("cuda") else 0,
-        zero_copy_batch=True,
-    )
-    counts: dict[str, int] = {}
-    for batch in scored.iter_batches(batch_size=ROWS_A_FILE, batch_format="pyarrow"):
-        if len(batch):
-            _write(batch, filesystem, inside)
-            for verdict in batch["verdict"].to_pylist():
-                counts[verdict] = counts.get(verdict, 0) + 1
-    return counts
+        self._screen(data, column)
+        return self.counts
+
+    def _screen(self, data: Any, column: str | None) -> None:
+        import ray
+
+        on_gpu = self.settings.device.startswith("cuda")
+        scored = data.map_batches(
+            Worker,
+            fn_constructor_args=(column, self.done, self.settings),
+            batch_size=self.batch_size,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=self.workers),
+            num_cpus=0 if on_gpu else 1,
+            num_gpus=1 if on_gpu else 0,
+            zero_copy_batch=True,
+        )
+        for batch in scored.iter_batches(batch_size=ROWS_A_FILE, batch_format="pyarrow"):
+            if len(batch):
+                self._write(batch)
+
+    def _write(self, table: Any) -> None:
+        from pyarrow import parquet
+
+        with _whole(self.filesystem, self.folder, f"{uuid.uuid4().hex}.parquet") as stream:
+            parquet.write_table(table, stream)
+        for row in table.to_pylist():
+            self.statistics.count(Record(**row))
+            self.counts[row["verdict"]] = self.counts.get(row["verdict"], 0) + 1
 
 
 class Worker:
-    """One process that decodes and scores."""
+    """One process that decodes and scores.
 
-    def __init__(
-        self,
-        column: str,
-        done: set[str],
-        detector: str | None,
-        fpr: float | None,
-        backend: str | None,
-        device: str,
-    ) -> None:
+    Args:
+        column: What holds the bytes of images; None if there are only paths of local files, in the column "file".
+        done: The keys of records that are there already.
+        settings: What its `Screener` is made of.
+    """
+
+    def __init__(self, column: str | None, done: set[str], settings: Settings) -> None:
         import torch
 
         torch.set_num_threads(1)
         self.column, self.done = column, done
-        self.screener = Screener(detector, fpr=fpr, backend=backend, device=device)
+        self.screener = Screener(**asdict(settings))
 
     def __call__(self, table: Any) -> Any:
-        import pyarrow
-
-        paths = table["path"].to_pylist() if "path" in table.column_names else [""] * len(table)
+        """Takes a pyarrow table of images, and returns one of records."""
         results = []
-        for path, value in zip(paths, table[self.column].to_pylist(), strict=True):
-            data = value.get("bytes") if isinstance(value, dict) else value
-            result = self.screener.read(path or "", data if isinstance(data, bytes) else b"")
-            if _key(result.record) not in self.done:
-                results.append(result)
+        if self.column is None:
+            results = [self.screener.read_file(os.fsdecode(path)) for path in table["file"].to_pylist()]
+        else:
+            paths = table["path"].to_pylist() if "path" in table.column_names else [""] * len(table)
+            for path, value in zip(paths, table[self.column].to_pylist(), strict=True):
+                data = value.get("bytes") if isinstance(value, dict) else value
+                results.append(self.screener.read(path or "", data if isinstance(data, bytes) else b""))
+        results = [result for result in results if _key(result.record) not in self.done]
         self.screener.judge(results)
-        rows = [asdict(result.record) for result in results]
-        return pyarrow.Table.from_pylist(rows, _schema())
+        return to_arrow(result.record for result in results)
 
 
-def _schema() -> Any:
-    import pyarrow
+def _is_url(source: str) -> bool:
+    return "://" in source and not os.path.lexists(source)
 
-    return pyarrow.schema(
-        [(field.name, pyarrow.type_for_alias(KINDS.get(field.name, "string"))) for field in fields(Record)]
-    )
+
+def _is_table(source: str) -> bool:
+    if source.endswith(".parquet"):
+        return True
+    return os.path.isdir(source) and any(name.endswith(".parquet") for name in os.listdir(source))
 
 
 def _key(record: Record) -> str:
-    return f"{record.sha256}{record.path}"
+    return f"{record.sha256}{to_storable(record.path)}"
 
 
 def _described(screener: Screener) -> dict[str, Any]:
     """Returns what verdicts depend on."""
-    return {
-        Path(name).stem: {
-            "sha256": detector_sha256(name),
+    found = {}
+    for name, made in screener.detectors.items():
+        provenance = screener.detector_set.provenance(name)
+        found[Path(name).stem] = {
+            "sha256": provenance["detector_sha256"],
             "fpr": made.fpr,
-            "precision": PRECISION[made.backend],
+            "precision": provenance["precision"],
         }
-        for name, made in screener.detectors.items()
-    }
+    return found
 
 
 def _parts(filesystem: Any, folder: str) -> list[str]:
@@ -235,13 +303,6 @@ def _written(filesystem: Any, parts: list[str]) -> set[str]:
     return {f"{row['sha256']}{row['path']}" for row in table.to_pylist()}
 
 
-def _write(table: Any, filesystem: Any, folder: str) -> None:
-    import pyarrow.parquet
-
-    with _whole(filesystem, folder, f"{uuid.uuid4().hex}.parquet") as stream:
-        pyarrow.parquet.write_table(table, stream)
-
-
 @contextmanager
 def _whole(filesystem: Any, folder: str, name: str) -> Iterator[Any]:
     """Yields a stream to a file that comes under its name when it is complete."""
@@ -251,14 +312,14 @@ def _whole(filesystem: Any, folder: str, name: str) -> Iterator[Any]:
     filesystem.move(partial, f"{folder}/{name}")
 
 
-def _holds_parquet(source: str) -> bool:
-    return os.path.isdir(source) and any(name.endswith(".parquet") for name in os.listdir(source))
-
-
-def _processors(device: str) -> int:
-    """How many can score: of the CPUs of a cluster one is left to read, or those that score would wait for ever."""
+def _check_workers(workers: int | None, device: str) -> int:
+    """Returns how many processes score. Of a cluster's CPUs one is left to read, or scoring would wait for ever."""
     import ray
 
-    if device.startswith("cuda"):
-        return int(ray.cluster_resources().get("GPU", 0))
-    return int(ray.cluster_resources().get("CPU", 0)) - 1
+    on_gpu = device.startswith("cuda")
+    most = int(ray.cluster_resources().get("GPU" if on_gpu else "CPU", 0)) - (0 if on_gpu else 1)
+    if not 1 <= (workers or most) <= most:
+        raise ParameterError(
+            f"there are processors for {most} workers, not for {workers or 'any'}, beside one that reads"
+        )
+    return workers or most

@@ -1,127 +1,65 @@
-"""Many images -> one record each, in order; one bad file never stops the rest."""
+"""Bytes -> records: reading an image, finding its detector, and the verdict."""
 
 from __future__ import annotations
 
-import copy
-import glob
 import hashlib
-import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import islice
-from pathlib import Path
-from time import perf_counter
-from typing import Literal
+import logging
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from torch import nn
 
-from ..calibration import ConformalMartingale
-from ..detectors import Detector
-from ..errors import ParameterError
-from ..images import MAX_BYTES, MAX_PIXELS, SUFFIXES, looks_like_an_image, read_bytes, read_image, to_batch
-from ..zoo import cached_detector, detector_for, shipped
+from ..batching import is_out_of_memory
+from ..errors import PixelDefendError
+from ..images import MAX_BYTES, MAX_PIXELS, read_bytes, read_image, to_batch
+from ..zoo import DetectorSet
+from .records import Record
 
+if TYPE_CHECKING:
+    from ..detectors import Detector
 
-@dataclass
-class Record:
-    """The verdict on one file. verdict: "clean", "adversarial" or "error". What could not be found out is None."""
-
-    path: str
-    verdict: Literal["clean", "adversarial", "error"] = "error"
-    p_value: float | None = None
-    bits_per_dim: float | None = None
-    score: float | None = None
-    detector: str | None = None
-    sha256: str | None = None
-    width: int | None = None
-    height: int | None = None
-    error: str | None = None
-
-    def picture_name(self) -> str:
-        """Returns the name for a PNG that is made of the file: its own, and the start of its sha256."""
-        return f"{Path(self.path).stem[:100]}-{(self.sha256 or '')[:8]}.png"
+logger = logging.getLogger("pixeldefend")
+T = TypeVar("T")
 
 
 @dataclass
 class Screened:
-    """A record, and for pictures of it: the image, uint8 (H, W) or (H, W, 3), and nats of surprisal a pixel, (H, W)."""
+    """A record, and what pictures of it are made of.
+
+    Attributes:
+        record: The record.
+        image: uint8 (H, W) or (H, W, 3), None if it could not be read.
+        surprisal_map: (H, W), nats of surprisal of each pixel, if they were asked for.
+    """
 
     record: Record
     image: np.ndarray | None = None
     surprisal_map: np.ndarray | None = None
 
 
-@dataclass
-class Statistics:
-    """Where the time of a screening went, in seconds (of decoding, as far as scoring had to wait for it), and what was
-    seen: verdicts, `skipped` files of folders, and, if watched, for each detector by name whether the images still look
-    like those that calibrated it."""
-
-    seconds: dict[str, float] = field(default_factory=lambda: {"decoding": 0.0, "scoring": 0.0})
-    verdicts: Counter[str] = field(default_factory=Counter)
-    skipped: int = 0
-    martingales: dict[str, ConformalMartingale] = field(default_factory=dict)
-
-
-def find_files(sources: Iterable[str], statistics: Statistics | None = None) -> Iterator[str | Record]:
-    """sources: files, folders (searched recursively) and glob patterns.
-
-    Yields paths in order, folders sorted; or an error record for a source that is missing, empty or unreadable. In a
-    folder a file counts as an image by its name (PNG, JPEG, WebP, BMP) or, failing that, by its first bytes; others
-    are skipped and counted.
-    """
-    for source in sources:
-        if os.path.isdir(source):
-            yield from _walk(source, statistics or Statistics())
-        elif not os.path.lexists(source) and glob.has_magic(source):
-            matches = sorted(glob.glob(source, recursive=True))
-            if "**" in source:  # its folders' files are among the matches
-                matches = [match for match in matches if not os.path.isdir(match)]
-            for match in matches:
-                yield from _walk(match, statistics or Statistics()) if os.path.isdir(match) else [match]
-            if not matches:
-                yield Record(source, error="no file matches the pattern")
-        else:
-            yield source
-
-
-def screen(
-    files: Iterable[str | Record],
-    detector: str | Detector | None = None,
-    *,
-    fpr: float | None = None,
-    batch_size: int = 64,
-    device: str = "cpu",
-    maps: bool = False,
-    watch: bool = False,
-    classifier: nn.Module | None = None,
-    backend: str | None = None,
-    statistics: Statistics | None = None,
-) -> Iterator[Screened]:
-    """files: paths, or records to pass on. detector: a `Detector`, the name of a shipped one, the path of a saved one,
-    or None for the shipped one that fits each image. fpr: the rate of false alarms, if not the detector's own. watch:
-    also keep `statistics.martingales`. classifier: the one that the detector's score asks, if it does. backend: a key
-    of `pixeldefend.detectors.backends.PRECISION`, if not the detector's own.
-
-    Yields one result a file, in order. Whatever is wrong with a file becomes its record's `error`. Raises ParameterError
-    or FileNotFoundError, before the first result, if the detector cannot be loaded, cannot promise fpr or cannot watch.
-    """
-    statistics = statistics or Statistics()
-    if batch_size < 1:
-        raise ParameterError(f"batch_size must be at least 1, got {batch_size}")
-    screener = Screener(detector, fpr=fpr, device=device, classifier=classifier, backend=backend)
-    if watch:
-        for made in screener.detectors.values():
-            made.watch()
-    return _screen(files, screener, batch_size, maps, watch, statistics)
-
-
 class Screener:
-    """What turns bytes into records. The arguments are as for `screen`, whose errors it raises. detectors: by name,
-    those that may be asked."""
+    """Turns the bytes of images into records.
+
+    Args:
+        detector: A detector, the name of a shipped one, the path of a saved one, or None for the shipped one that
+            takes each image.
+        fpr: The rate of false alarms, in (0, 1); None for the detector's own.
+        device: Where the detector runs, as torch names it.
+        classifier: The classifier that the detector's statistic asks, if it asks one.
+        backend: A key of `pixeldefend.detectors.backends.PRECISION`; None for the detector's own.
+
+    Attributes:
+        detector_set: What chooses a detector for an image.
+        detectors: The detectors that there are, by name.
+
+    Raises:
+        PixelDefendError: If the detector cannot be loaded, or cannot keep to fpr.
+        FileNotFoundError: If there is no such file.
+    """
 
     def __init__(
         self,
@@ -132,145 +70,105 @@ class Screener:
         classifier: nn.Module | None = None,
         backend: str | None = None,
     ) -> None:
-        self.fixed = None if detector is None else "custom" if isinstance(detector, Detector) else str(detector)
-        self.detectors: dict[str, Detector] = {}
-        for name in shipped("detector") if self.fixed is None else [self.fixed]:
-            made = detector if isinstance(detector, Detector) else cached_detector(name, device)
-            if backend is not None:
-                made = made.with_backend(backend)
-            if classifier is not None:
-                made = copy.copy(made)
-                made.classifier = classifier
-            try:
-                self.detectors[name] = made if fpr is None else made.with_fpr(fpr)
-            except ValueError as error:
-                if self.fixed is not None:
-                    raise  # else say whose rate it is
-                raise ParameterError(f"detector {name}: {error}") from None
+        self.detector_set = DetectorSet(detector, fpr=fpr, device=device, classifier=classifier, backend=backend)
+        self.detectors = self.detector_set.detectors
+
+    def read_file(self, path: str) -> Screened:
+        """Reads an image file as `read` does; whatever is wrong with it becomes its record's error."""
+        try:
+            data = read_bytes(path)
+        except Exception as error:
+            record = Record(path)
+            note_error(record, error)
+            return Screened(record)
+        return self.read(path, data)
 
     def read(self, path: str, data: bytes, *, max_pixels: int = MAX_PIXELS) -> Screened:
-        """Decodes an image, and finds the detector for it. What is wrong with it becomes its record's `error`."""
+        """Decodes an image and finds the detector for it.
+
+        Args:
+            path: The name of the image, for its record.
+            data: The bytes of the image file.
+            max_pixels: The number of pixels that an image may have.
+
+        Returns:
+            The image and a record without a verdict. Whatever is wrong with the image is the record's error.
+        """
         record = Record(path)
         try:
             if len(data) <= MAX_BYTES:  # otherwise it is not the whole file
                 record.sha256 = hashlib.sha256(data).hexdigest()
             image = read_image(data, max_pixels=max_pixels)
             record.height, record.width = image.shape[:2]
-            shape = (image.shape[2] if image.ndim == 3 else 1, *image.shape[:2])
-            record.detector = self.fixed or detector_for(shape)
-        except (ValueError, OSError) as error:
-            record.error = _reason(error)
+            record.detector = self.detector_set.choose(image)
+        except Exception as error:
+            note_error(record, error)
             return Screened(record)
         return Screened(record, image)
 
     def judge(self, results: Iterable[Screened], *, maps: bool = False) -> None:
-        """Fills in the records of what was decoded. maps: also the surprisal of every pixel."""
+        """Fills in the records of the images that were read.
+
+        Args:
+            results: What `read` returned.
+            maps: Whether to keep the surprisal of every pixel, too.
+        """
         groups: dict[tuple[str, tuple[int, ...]], list[Screened]] = {}
         for result in results:
             if result.image is not None and result.record.detector is not None:
                 groups.setdefault((result.record.detector, result.image.shape), []).append(result)
         for (name, _), group in groups.items():
-            _judge(self.detectors[name], group, maps)
+            together_or_alone(group, partial(_judge, detector=self.detectors[name], maps=maps), _record_of)
 
 
-def _screen(
-    files: Iterable[str | Record],
-    screener: Screener,
-    batch_size: int,
-    maps: bool,
-    watch: bool,
-    statistics: Statistics,
-) -> Iterator[Screened]:
-    remaining = iter(files)
+def together_or_alone(group: list[T], work: Callable[[list[T]], None], record_of: Callable[[T], Record]) -> None:
+    """Works on several images at once, or if that fails on each alone: one bad image must not stop the others.
 
-    def decode() -> list[Screened]:
-        batch = islice(remaining, batch_size)
-        return [Screened(file) if isinstance(file, Record) else _read(file, screener) for file in batch]
-
-    started = perf_counter()
-    for results in _ahead(decode):
-        decoded = perf_counter()
-        screener.judge(results, maps=maps)
-        statistics.seconds["decoding"] += decoded - started
-        statistics.seconds["scoring"] += perf_counter() - decoded
-        for result in results:
-            statistics.verdicts[result.record.verdict] += 1
-            if watch and result.record.detector is not None and result.record.score is not None:
-                name = result.record.detector
-                if name not in statistics.martingales:
-                    statistics.martingales[name] = screener.detectors[name].watch()
-                statistics.martingales[name].update(np.array([result.record.score]))
-            yield result
-        started = perf_counter()
-
-
-def _ahead(decode: Callable[[], list[Screened]]) -> Iterator[list[Screened]]:
-    """Yields what decode returns until that is nothing; the next batch is decoded while this one is scored."""
-    with ThreadPoolExecutor(1, "decoding") as pool:
-        coming = pool.submit(decode)
-        while batch := coming.result():
-            coming = pool.submit(decode)
-            yield batch
-
-
-def _read(path: str, screener: Screener) -> Screened:
+    Args:
+        group: The images.
+        work: What is done with some of them.
+        record_of: Returns the record of one, which gets its error.
+    """
     try:
-        data = read_bytes(path)
-    except OSError as error:
-        return Screened(Record(path, error=_reason(error)))
-    return screener.read(path, data)
-
-
-def _judge(detector: Detector, group: list[Screened], maps: bool) -> None:
-    try:
-        verdicts = detector.judge(
-            to_batch(np.stack([result.image for result in group if result.image is not None]))[0], maps=maps
-        )
-    except (ValueError, RuntimeError, MemoryError) as error:  # in colour for a grey detector, out of memory ...
+        work(group)
+    except Exception as error:
         if len(group) == 1:
-            group[0].record.error = _reason(error)
-        else:  # one bad image must not take the others with it
-            for result in group:
-                _judge(detector, [result], maps)
-        return
+            note_error(record_of(group[0]), error)
+        else:
+            for item in group:
+                together_or_alone([item], work, record_of)
+
+
+def note_error(record: Record, error: Exception) -> None:
+    """Makes an error the record's, in words and in kind. The traceback of a bug goes to the log "pixeldefend"."""
+    record.verdict = "error"
+    if isinstance(error, PixelDefendError):
+        record.error, record.error_kind = _one_line(error), error.kind
+    elif is_out_of_memory(error):
+        record.error, record.error_kind = f"out of memory: {_one_line(error)}", "memory"
+    elif isinstance(error, OSError):
+        record.error, record.error_kind = error.strerror or _one_line(error), "unreadable"
+    else:
+        logger.error("internal error while screening %r", record.path, exc_info=error)
+        record.error, record.error_kind = f"internal error: {type(error).__name__}: {_one_line(error)}", "internal"
+
+
+def _record_of(result: Screened) -> Record:
+    return result.record
+
+
+def _judge(group: list[Screened], detector: Detector, maps: bool) -> None:
+    images = np.stack([result.image for result in group if result.image is not None])
+    verdicts = detector.judge(to_batch(images)[0], maps=maps)
     for i, result in enumerate(group):
         result.record.verdict = "adversarial" if verdicts.is_adversarial[i] else "clean"
         result.record.p_value = float(verdicts.p_value[i])
         result.record.score = float(verdicts.score[i])
-        result.record.bits_per_dim = float(verdicts.bits_per_dim[i])
+        bits = float(verdicts.bits_per_dim[i])
+        result.record.bits_per_dim = None if math.isnan(bits) else bits  # some detectors have no density of pixels
         if verdicts.surprisal_map is not None:
             result.surprisal_map = verdicts.surprisal_map[i]
 
 
-def _walk(folder: str, statistics: Statistics) -> Iterator[str | Record]:
-    problems: list[OSError] = []
-    found = False
-    for root, folders, names in os.walk(folder, onerror=problems.append):
-        folders.sort()
-        for name in sorted(names):
-            path = os.path.join(root, name)
-            if Path(name).suffix.lower() in SUFFIXES or _starts_like_an_image(path):
-                found = True
-                yield path
-            else:
-                statistics.skipped += 1
-    for problem in problems:
-        yield Record(str(problem.filename), error=_reason(problem))
-    if not found and not problems:
-        yield Record(folder, error="the folder holds no image")
-
-
-def _starts_like_an_image(path: str) -> bool:
-    try:
-        if not os.path.isfile(path):
-            return False
-        with open(path, "rb") as file:
-            return looks_like_an_image(file.read(32))
-    except OSError:
-        return False
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())

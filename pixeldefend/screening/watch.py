@@ -9,21 +9,23 @@ import stat
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..detectors import Detector
-from ..detectors.backends import PRECISION
-from ..errors import ParameterError
-from ..images import MAX_BYTES, SUFFIXES
+from ..errors import MissingExtraError, ParameterError
+from ..images import MAX_BYTES
+from ..images.files import find_files, skip_reason
 from ..serialization import sha256_of
-from ..zoo import detector_sha256
 from .audit_log import AuditLog
-from .screener import Record, Screener, _starts_like_an_image, screen
+from .pipeline import screen
+from .records import RECORD_COLUMNS, Record, to_row
+from .screener import Screener
 
-ALL_AGAIN = 60.0  # seconds between looks at everything: a file system need not tell of every change
+if TYPE_CHECKING:
+    from ..detectors import Detector
+
+FULL_SEARCH_INTERVAL = 60.0  # seconds between looks at everything: a file system need not tell of every change
 
 
 def watch_folder(
@@ -38,15 +40,34 @@ def watch_folder(
     batch_size: int = 64,
     **options: Any,
 ) -> Iterator[Record]:
-    """Screens what is in the folder and, unless `once`, what comes into it. A file is taken when it has not changed for
-    `settle` seconds. quarantine: a folder that flagged files are moved to, atomically, under their name and the start
-    of their sha256. stop: to be set from elsewhere; the file in hand is finished.
+    """Screens the images in a folder, and those that come into it.
 
-    Each content is scored once, across restarts: the log, which is written before a file is moved, knows. A copy under
-    another name gets a row and a record with the verdict that is known, and is moved like the first. A file that was
-    judged but not yet moved when the last run was killed is moved now. Yields the records of what is new. options: as
-    `screening.Screener` takes them. Raises FileNotFoundError if folder is none, ValueError if quarantine lies inside
-    it, and as `Screener` does.
+    Each content is scored once, across restarts: the log, which is written before a file is moved, knows it. A copy
+    under another name gets a row and a record with the known verdict, and is moved like the first. A file that was
+    judged but not yet moved when the last run was killed is moved now.
+
+    Args:
+        folder: The folder; the folders in it are watched, too. See `pixeldefend.images.files` for what is an image.
+        log: The audit log, which gets a row for each record.
+        detector: A detector, the name of a shipped one, the path of a saved one, or None for the shipped one that
+            takes each image.
+        quarantine: A folder outside. Flagged files are moved there, atomically, under their name and the start of
+            their sha256.
+        settle: A file is taken when it has not changed for so many seconds.
+        once: Whether to end when all files that are there have been screened.
+        stop: Ends the watch when it is set; the file in hand is finished.
+        batch_size: Images at once.
+        options: As `Screener` takes them.
+
+    Yields:
+        The records of new files. A file that was flagged but could not be moved has an error of kind "quarantine",
+        with the verdict "adversarial".
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ParameterError: If the quarantine lies in the folder.
+        PixelDefendError: As `Screener` does.
+        MissingExtraError: If watchfiles is missing, unless `once`.
     """
     root = Path(folder).resolve()
     if not root.is_dir():
@@ -56,63 +77,79 @@ def watch_folder(
         if aside == root or root in aside.parents:
             raise ParameterError(f"quarantine {quarantine} must not lie in the watched folder {folder}")
         aside.mkdir(parents=True, exist_ok=True)
-    detectors = Screener(detector, **options).detectors  # a wrong one is refused now
-    made_by = {
-        name: {"detector_sha256": detector_sha256(name), "precision": PRECISION[made.backend]}
-        for name, made in detectors.items()
-    }
+    detectors = Screener(detector, **options).detector_set  # a wrong one is refused now
+    made_by = {name: detectors.provenance(name) for name in detectors.detectors}
     stop = stop or threading.Event()
     changes = None if once else _changes(root, settle, stop)
-    files, looked = _Files(settle, once), -ALL_AGAIN
+    files, searched = _Files(root, aside, settle, once), -FULL_SEARCH_INTERVAL
     while True:
         # the watch begins before the first look: nothing can come between them
         changed = set() if changes is None else next(changes, None)
         if changed is None or stop.is_set():
             return
-        if time.monotonic() - looked >= ALL_AGAIN:
-            looked = time.monotonic()
+        if time.monotonic() - searched >= FULL_SEARCH_INTERVAL:
+            searched = time.monotonic()
             changed = {str(root), *files.taken}
             log.prune()
-        new: dict[str, str | None] = {}
-        copies: dict[str, str] = {}
-        for path in files.settled(changed):
-            digest = _sha256(path)
-            known = log.seen(digest, path)
-            if known is None and digest is not None and (digest in new.values() or log.seen(digest) is not None):
-                copies[path] = digest
-            elif known is None:
-                new[path] = digest
-            elif known["verdict"] == "adversarial" and aside is not None:
-                _move(path, digest, aside)
+        new, copies, unmoved = _sorted_out(files.settled(changed), log, aside)
         judged = screen(new, detector, batch_size=batch_size, **options)
-        rows = ({**vars(result.record), **made_by.get(result.record.detector or "", {})} for result in judged)
-        for row in chain(rows, _copied(copies, log, files)):
+        rows = (vars(result.record) | made_by.get(result.record.detector or "", {}) for result in judged)
+        for row in chain(rows, _rows_of_copies(copies, log, files)):
             log.add([row], source="watch")
-            record = Record(**{field.name: row[field.name] for field in fields(Record)})
+            record = Record(**to_row(row, RECORD_COLUMNS))
             if record.verdict == "adversarial" and aside is not None:
-                record.error = _move(record.path, record.sha256, aside)
+                _quarantine(record, aside)
             yield record
             if stop.is_set():
                 return
+        yield from unmoved
         if changes is None:
             if not files.waiting:
                 return
-            time.sleep(min(0.2, settle))
+            stop.wait(min(0.2, settle))
+
+
+def _sorted_out(
+    settled: Iterable[str], log: AuditLog, aside: Path | None
+) -> tuple[list[str], dict[str, str], list[Record]]:
+    """Returns files with a new content, copies with the hash of a known one, and records of known files that should
+    have been moved and could not be."""
+    new: dict[str, str | None] = {}
+    copies: dict[str, str] = {}
+    unmoved: list[Record] = []
+    for path in settled:
+        digest = _sha256(path)
+        known = log.seen(digest, path)
+        if known is None and digest is not None and (digest in new.values() or log.seen(digest) is not None):
+            copies[path] = digest
+        elif known is None:
+            new[path] = digest
+        elif known["verdict"] == "adversarial" and aside is not None:
+            record = Record(**{**to_row(known, RECORD_COLUMNS), "path": path})
+            _quarantine(record, aside)
+            if record.error is not None:
+                unmoved.append(record)
+    return list(new), copies, unmoved
 
 
 class _Files:
-    """waiting: files that may be incomplete, what they looked like and since when. taken: the others, likewise."""
+    """What is known of the files in a folder.
 
-    def __init__(self, settle: float, once: bool) -> None:
-        self.settle, self.once = settle, once
+    waiting: files that may be incomplete, how they looked and since when. taken: how the other files looked.
+    """
+
+    def __init__(self, root: Path, aside: Path | None, settle: float, once: bool) -> None:
+        self.root, self.aside, self.settle, self.once = root, aside, settle, once
         self.waiting: dict[str, tuple[tuple[int, ...], float]] = {}
         self.taken: dict[str, tuple[int, ...]] = {}
 
     def settled(self, changed: Iterable[str]) -> list[str]:
-        """changed: files, and folders that are looked through. Returns the images among these and those that waited
-        that are complete now, which are taken with this."""
+        """Returns the images that are complete now, which are taken with this.
+
+        They are among those that waited and those that changed: files, and folders, which are searched.
+        """
         now, ready = time.monotonic(), []
-        for path in dict.fromkeys([*self.waiting, *(found for place in changed for found in _images(place))]):
+        for path in dict.fromkeys([*self.waiting, *self._images(changed)]):
             look = _look(path)
             if look is None or look == self.taken.get(path):
                 self.waiting.pop(path, None)
@@ -128,10 +165,30 @@ class _Files:
                 ready.append(path)
         return ready
 
-    def again(self, path: str) -> None:
-        """It is looked at as if it had just come."""
+    def look_again(self, path: str) -> None:
+        """Forgets a file, so that it is looked at as if it had just come."""
         self.waiting[path] = ((), time.monotonic())
         self.taken.pop(path, None)
+
+    def _images(self, places: Iterable[str]) -> Iterator[str]:
+        """Yields what may be an image: the places themselves, or what is in them if they are folders."""
+        own: dict[str, str | None] = {}
+        for place in places:
+            found = find_files([place]) if os.path.isdir(place) else [place] if skip_reason(place) is None else []
+            for path in found:
+                if isinstance(path, str):
+                    folder, name = os.path.split(path)
+                    if folder not in own:
+                        own[folder] = self._own_name(folder)
+                    if own[folder] is not None:
+                        yield os.path.join(str(own[folder]), name)
+
+    def _own_name(self, folder: str) -> str | None:
+        """Returns the path of a folder without links, if it lies in the watched one; None for the quarantine."""
+        real = Path(folder).resolve()
+        if self.aside is not None and real.is_relative_to(self.aside):
+            return None
+        return str(real) if real.is_relative_to(self.root) else folder
 
 
 def _look(path: str) -> tuple[int, ...] | None:
@@ -144,23 +201,12 @@ def _look(path: str) -> tuple[int, ...] | None:
     return (state.st_size, state.st_mtime_ns, state.st_ctime_ns) if stat.S_ISREG(state.st_mode) else None
 
 
-def _images(place: str) -> Iterator[str]:
-    """Yields what may be an image: the place itself, or what is in it if it is a folder."""
-    if os.path.isdir(place) and not os.path.islink(place):
-        found: Iterable[str] = (
-            os.path.join(folder, name) for folder, _, names in os.walk(place) for name in sorted(names)
-        )
-    else:
-        found = [place]
-    for path in found:
-        hidden = os.path.basename(path).startswith(".")
-        if not hidden and (Path(path).suffix.lower() in SUFFIXES or _starts_like_an_image(path)):
-            yield path
-
-
 def _changes(root: Path, settle: float, stop: threading.Event) -> Iterator[set[str]]:
     """Yields what has changed, and now and then nothing: files that wait have to be looked at. Ends with stop."""
-    from watchfiles import watch
+    try:
+        from watchfiles import watch
+    except ModuleNotFoundError:
+        raise MissingExtraError("watchfiles", "serve") from None
 
     pause = max(50, int(500 * settle))
     options: dict[str, Any] = dict(rust_timeout=pause, yield_on_timeout=True, step=50, debounce=200)
@@ -168,28 +214,29 @@ def _changes(root: Path, settle: float, stop: threading.Event) -> Iterator[set[s
         yield {path for _, path in found}
 
 
-def _copied(copies: dict[str, str], log: AuditLog, files: _Files) -> Iterator[dict[str, Any]]:
-    """copies: path -> sha256 of a content that is in the log by now. Yields their rows."""
+def _rows_of_copies(copies: dict[str, str], log: AuditLog, files: _Files) -> Iterator[dict[str, Any]]:
+    """Yields a row for each copy of a content that is in the log by now."""
     for path, digest in copies.items():
         known = log.seen(digest)
         if known is None:  # the other file was written to in between
-            files.again(path)
+            files.look_again(path)
         else:
             yield {name: known[name] for name in known.keys() - {"id", "time", "feedback"}} | {"path": path}
 
 
 def _sha256(path: str) -> str | None:
-    """None if it is too large to be screened, cannot be read, or is gone."""
+    """Returns None if the file is too large to be screened, cannot be read, or is gone."""
     try:
         return sha256_of(path) if os.path.getsize(path) <= MAX_BYTES else None
     except OSError:
         return None
 
 
-def _move(path: str, sha256: str | None, aside: Path) -> str | None:
-    """Returns what went wrong, or None."""
-    source = Path(path)
-    target = aside / f"{source.stem}-{(sha256 or '')[:8]}{source.suffix}"
+def _quarantine(record: Record, aside: Path) -> None:
+    """Moves a flagged file; if that fails, its record says so."""
+    source = Path(record.path)
+    stem, suffix = (os.fsdecode(os.fsencode(part)[:most]) for part, most in ((source.stem, 180), (source.suffix, 40)))
+    target = aside / f"{stem}-{(record.sha256 or '')[:8]}{suffix}"  # a name has 255 bytes at most
     try:
         try:
             os.replace(source, target)
@@ -200,8 +247,7 @@ def _move(path: str, sha256: str | None, aside: Path) -> str | None:
             shutil.copy2(source, partial)
             os.replace(partial, target)
             source.unlink()
-    except FileNotFoundError:
-        return None  # somebody else was faster
     except OSError as error:
-        return f"cannot be moved to quarantine: {error.strerror}"
-    return None
+        if not isinstance(error, FileNotFoundError) or os.path.lexists(source):  # else somebody was faster
+            record.error = f"cannot be moved to quarantine: {error.strerror or error}"
+            record.error_kind = "quarantine"

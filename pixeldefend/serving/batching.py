@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 class Full(Exception):
-    """The queue holds as many as it may."""
+    """The queue holds as many items as it may."""
 
 
 @dataclass
@@ -29,32 +29,43 @@ class _Waiting(Generic[Item]):
 
 @dataclass
 class Batcher(Generic[Item]):
-    """Gathers items until there are `most`, or the first has waited `wait` seconds, and calls `work` with them in one
-    thread of its own; what comes in meanwhile is the next batch. At most `capacity` items wait: then `Full` is raised.
+    """Gathers items, and works on many of them at once.
 
-    Use it as `async with`; leaving it finishes what was accepted. seen: called after each batch with how many it had,
-    how long each had waited, and how long the work took, in seconds.
+    A batch is complete when it has `max_batch` items, or when its first item has waited `max_wait` seconds. `work` runs
+    in one thread of its own; what comes in meanwhile is the next batch. Use it as `async with`; leaving it finishes
+    what was accepted.
+
+    Args:
+        work: Is called with the items of a batch.
+        max_batch: Items of a batch, at most.
+        max_wait: Seconds that the first item of a batch waits for others.
+        capacity: Items that may wait; beyond it `Full` is raised.
+        on_batch: Is called after each batch with the number of its items, the seconds that each of them waited, and the
+            seconds that the work took.
+
+    Raises:
+        ParameterError: If max_batch or capacity is below 1, or max_wait is negative.
     """
 
     work: Callable[[Sequence[Item]], None]
-    most: int = 64
-    wait: float = 0.005
+    max_batch: int = 64
+    max_wait: float = 0.005
     capacity: int = 1024
-    seen: Callable[[int, list[float], float], None] = lambda size, waits, took: None
+    on_batch: Callable[[int, list[float], float], None] = lambda size, waits, took: None
     _queue: asyncio.Queue[_Waiting[Item] | None] = field(default_factory=asyncio.Queue, init=False)
     _task: asyncio.Task[None] | None = field(default=None, init=False)
     _reserved: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        if self.most < 1 or self.capacity < 1 or self.wait < 0:
+        if self.max_batch < 1 or self.capacity < 1 or self.max_wait < 0:
             raise ParameterError(
-                f"most and capacity must be at least 1 and wait not negative, got {self.most}, {self.capacity} and "
-                f"{self.wait}"
+                "max_batch and capacity must be at least 1 and max_wait not negative, got "
+                f"{self.max_batch}, {self.capacity} and {self.max_wait}"
             )
 
     @property
     def depth(self) -> int:
-        """How many wait."""
+        """The number of items that wait."""
         return self._queue.qsize()
 
     async def __aenter__(self) -> Batcher[Item]:
@@ -69,8 +80,15 @@ class Batcher(Generic[Item]):
         self._thread.shutdown()
 
     async def __call__(self, items: Sequence[Item]) -> None:
-        """Returns when `work` has been done on all items; raises what it raised. Raises Full at once if they do not all
-        fit into the queue."""
+        """Waits until the work on all items is done.
+
+        Args:
+            items: What to work on.
+
+        Raises:
+            Full: At once, if they do not all fit into the queue.
+            Exception: What `work` raised.
+        """
         self._check_room(len(items))
         loop = asyncio.get_running_loop()
         entries = [_Waiting(item, perf_counter(), loop.create_future()) for item in items]
@@ -84,8 +102,14 @@ class Batcher(Generic[Item]):
 
     @contextmanager
     def reserve(self, items: int) -> Iterator[None]:
-        """Keeps places for items that are yet to be made; to be left just before these are handed in. Raises Full if
-        there are not so many."""
+        """Keeps places in the queue for items that are yet to be made. Leave the block just before you hand them in.
+
+        Args:
+            items: The number of places.
+
+        Raises:
+            Full: If there are not so many.
+        """
         self._check_room(items)
         self._reserved += items
         try:
@@ -98,7 +122,7 @@ class Batcher(Generic[Item]):
             raise Full
 
     async def run(self, function: Callable[[], Result]) -> Result:
-        """Returns what the function does, in the thread that works, between two batches."""
+        """Returns what a function returns. It runs in the thread that works, between two batches."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
     async def _run(self) -> None:
@@ -107,7 +131,7 @@ class Batcher(Generic[Item]):
         while not last:
             batch: list[_Waiting[Item]] = []
             until: float | None = None
-            while len(batch) < self.most:
+            while len(batch) < self.max_batch:
                 if until is None or not self._queue.empty():
                     entry = await self._queue.get()
                 else:
@@ -120,7 +144,7 @@ class Batcher(Generic[Item]):
                     break
                 if not entry.done.done():
                     batch.append(entry)
-                    until = until or entry.since + self.wait
+                    until = until or entry.since + self.max_wait
             batch = [entry for entry in batch if not entry.done.done()]
             if not batch:
                 continue
@@ -136,4 +160,4 @@ class Batcher(Generic[Item]):
                 for entry in batch:
                     if not entry.done.done():
                         entry.done.set_result(None)
-            self.seen(len(batch), waits, perf_counter() - started)
+            self.on_batch(len(batch), waits, perf_counter() - started)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -13,15 +16,45 @@ from ..calibration import ConformalMartingale
 from ..screening import Record
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+P_VALUES = (0.0001, 0.001, 0.01, *(i / 20 for i in range(1, 21)))
+INTERNAL = "internal"  # the `error_kind` of a record that a bug of ours left without a verdict
 
 
 def log_line(event: str, **fields: Any) -> None:
-    """Writes {"time": seconds since 1970, "event": ..., ...} to standard error."""
+    """Writes {"time": seconds since 1970, "event": ..., ...} to standard error.
+
+    Args:
+        event: What happened.
+        **fields: More about it, plain JSON values.
+    """
     sys.stderr.write(json.dumps({"time": round(time.time(), 3), "event": event, **fields}) + "\n")
 
 
+class TracebackLines(logging.Handler):
+    """Turns the errors that the library logs into lines of the service's log, with their traceback."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes the traceback, but not the message: it may hold the name of a client's file."""
+        if record.exc_info is not None:
+            log_line("internal error", traceback=logging.Formatter().formatException(record.exc_info))
+
+    @classmethod
+    @contextmanager
+    def installed(cls) -> Iterator[None]:
+        """Writes these lines inside the block."""
+        logger, handler = logging.getLogger("pixeldefend"), cls(logging.ERROR)
+        logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+
+
 class Metrics:
-    """Counters of one service. text: what /metrics answers."""
+    """The counters, histograms and gauges of one service.
+
+    Labels take few values: what somebody sends must not make new time series.
+    """
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -30,15 +63,15 @@ class Metrics:
             return kind(f"pixeldefend_{name}", what, labels, registry=registry, **options)
 
         self._verdicts = of(Counter, "verdicts", "Verdicts", ("verdict", "detector"))
-        self._errors = of(Counter, "errors", "Images without a verdict, by what was wrong", ("kind",))
+        self._errors = of(Counter, "errors", "Images without a verdict, by the kind of error", ("kind",))
+        self._internal_errors = of(Counter, "internal_errors", "Bugs: failed requests, and images without a verdict")
         self._requests = of(Counter, "requests", "Requests", ("route", "status"))
         self._latency = of(Histogram, "request_seconds", "From request to answer", ("route",), buckets=SECONDS)
         self._batches = of(Histogram, "batch_images", "Images scored at once", buckets=[2**i for i in range(11)])
         self._waits = of(Histogram, "wait_seconds", "An image's wait for its batch", buckets=SECONDS)
         self._scoring = of(Histogram, "scoring_seconds", "A batch's scoring and logging", buckets=SECONDS)
         self._depth = of(Gauge, "queue_images", "Images that wait")
-        p_values = [0.0001, 0.001, 0.01, *(i / 20 for i in range(1, 21))]
-        self._p = of(Histogram, "p_value", "Of images; uniform if all are clean", ("detector",), buckets=p_values)
+        self._p = of(Histogram, "p_value", "Of images; uniform if all are clean", ("detector",), buckets=P_VALUES)
         self._wealth = of(Gauge, "martingale", "Wealth that bets against clean traffic", ("detector", "bet"))
         self._bound = of(
             Gauge,
@@ -49,56 +82,69 @@ class Metrics:
         self._query_attacks = of(Counter, "query_attack_images", "Images that resemble several before them")
 
     def verdict(self, record: Record, query_attack: bool) -> None:
+        """Counts one record.
+
+        Args:
+            record: The record of an image.
+            query_attack: Whether the image resembles several of the client's last ones.
+        """
         name = record.detector or "none"
         self._verdicts.labels(record.verdict, name).inc()
         if record.p_value is not None:
-            self._p.labels(name).to_support(record.p_value)
+            self._p.labels(name).observe(record.p_value)
         if record.error is not None:
-            self._errors.labels(_kind(record.error)).inc()
+            self._errors.labels(record.error_kind or "other").inc()
         if query_attack:
             self._query_attacks.inc()
 
+    def internal_error(self, **fields: Any) -> None:
+        """Counts a bug of ours, and logs it.
+
+        Args:
+            **fields: For the line in the log: the id of the request, and the error or its traceback.
+        """
+        self._internal_errors.inc()
+        log_line("internal error", **fields)
+
     def request(self, route: str, status: int, seconds: float) -> None:
+        """Counts one request.
+
+        Args:
+            route: The path of the route, without what varies in it.
+            status: The HTTP status of the answer.
+            seconds: From the request to the end of the answer.
+        """
         self._requests.labels(route, str(status)).inc()
-        self._latency.labels(route).to_support(seconds)
+        self._latency.labels(route).observe(seconds)
 
     def batch(self, size: int, waits: list[float], took: float) -> None:
-        self._batches.to_support(size)
-        self._scoring.to_support(took)
+        """Counts one batch.
+
+        Args:
+            size: Its images.
+            waits: Seconds that each of them waited for it.
+            took: Seconds that scoring and logging took.
+        """
+        self._batches.observe(size)
+        self._scoring.observe(took)
         for wait in waits:
-            self._waits.to_support(wait)
+            self._waits.observe(wait)
 
     def depth(self, images: int) -> None:
+        """Sets how many images wait."""
         self._depth.set(images)
 
     def drift(self, detector: str, martingale: ConformalMartingale, bound: float) -> None:
+        """Sets the wealth of a detector's martingales, and the probability that bounds their false alarms."""
         self._bound.set(bound)
         for bet, wealth in martingale.wealth_.items():
             self._wealth.labels(detector, bet).set(wealth)
 
     def alarm(self, detector: str, bet: str, bound: float) -> None:
+        """Counts and logs an alarm of one of a detector's martingales."""
         self._alarms.labels(detector, bet).inc()
         log_line("drift alarm", detector=detector, bet=bet, false_alarm_bound=bound)
 
     def text(self) -> bytes:
+        """Returns what /metrics answers."""
         return generate_latest(self.registry)
-
-
-def _kind(error: str) -> str:
-    """A few kinds: what somebody sends must not make new time series."""
-    kinds = {
-        "no shipped detector": "size",
-        "the detector models": "size",
-        "the detectors here model": "size",
-        "save it as a plain JPEG": "format",
-        "pixels that are decoded": "too many pixels",
-        "decompression bomb": "too many pixels",
-        "is not a": "format",
-        "not a PNG": "format",
-        "truncated or damaged": "damaged",
-        "empty": "empty",
-        "not screened": "mode",
-        "animated": "mode",
-        "translucent": "mode",
-    }
-    return next((kind for words, kind in kinds.items() if words in error), "other")

@@ -1,50 +1,152 @@
-"""The Open Inference Protocol, version 2, as KServe and Triton clients speak it, with its binary tensor extension
-(github.com/kserve/open-inference-protocol). A model is a detector."""
+"""The Open Inference Protocol, version 2, as KServe and Triton clients use it, with its binary tensor extension.
+
+A model is a detector.
+
+Reference:
+    github.com/kserve/open-inference-protocol
+"""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import math
+from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
 
-from .service import Question, Service
+from .routes import note_verdicts, sender, service_of
+from .schemas import MAX_IMAGES, Base64, first_problem
+from .service import Question, Served
 
-MAX_IMAGES = 256  # a request
-LENGTH = "Inference-Header-Content-Length"
-TYPES = {"UINT8": np.dtype("<u1"), "BOOL": np.dtype("<?"), "FP64": np.dtype("<f8")}
+HEADER_LENGTH = "Inference-Header-Content-Length"
 OUTPUTS = {"is_adversarial": "BOOL", "p_value": "FP64", "bits_per_dim": "FP64", "score": "FP64"}
+DTYPES = {"BOOL": np.dtype("<?"), "FP64": np.dtype("<f8")}
 
-protocol = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
+router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 
 
-@protocol.get("")
+class TensorParameters(BaseModel):
+    """Parameters of an input. binary_data_size: bytes behind the JSON that hold its data."""
+
+    binary_data_size: Annotated[int, Field(strict=True, ge=0)] | None = None
+
+
+class _Tensor(BaseModel):
+    name: str = "images"
+    shape: Annotated[list[Annotated[int, Field(strict=True, ge=1)]], Field(min_length=1)]
+    parameters: TensorParameters | None = None
+
+
+class PixelTensor(_Tensor):
+    """Pixels: (N, H, W, C), or (N, H, W) if they are grey. data: whole numbers from 0 to 255, nested or flat."""
+
+    datatype: Literal["UINT8"]
+    data: Any = None
+
+    def images(self, binary: bytes | None) -> list[np.ndarray]:
+        """Returns the images, each (H, W) or (H, W, 3) uint8."""
+        pixels = np.asarray(_whole_numbers(self.data)) if binary is None else np.frombuffer(binary, np.uint8)
+        _check_count(self, pixels.size)
+        if len(self.shape) not in (3, 4) or (len(self.shape) == 4 and self.shape[3] not in (1, 3)):
+            raise HTTPException(400, f"shape must be [N, height, width, 1 or 3], got {self.shape}")
+        images = pixels.reshape(self.shape)
+        return list(images[..., 0] if self.shape[3:] == [1] else images)
+
+
+class FileTensor(_Tensor):
+    """Image files, (N,). data: each in base64."""
+
+    datatype: Literal["BYTES"]
+    data: list[Base64] | None = None
+
+    def files(self, binary: bytes | None) -> list[bytes]:
+        """Returns the bytes of the files."""
+        files = self.data or [] if binary is None else _elements(binary)
+        _check_count(self, len(files))
+        return files
+
+
+class OutputParameters(BaseModel):
+    """Parameters of an output. binary_data: whether its data follow the JSON; None for what the request says."""
+
+    binary_data: bool | None = None
+
+
+class RequestedOutput(BaseModel):
+    """An output that a client asks for."""
+
+    name: Literal["is_adversarial", "p_value", "bits_per_dim", "score"]
+    parameters: OutputParameters | None = None
+
+    def is_binary(self, default: bool) -> bool:
+        """Returns whether its data follow the JSON. default: what the request says of all outputs."""
+        own = None if self.parameters is None else self.parameters.binary_data
+        return default if own is None else own
+
+
+class RequestParameters(BaseModel):
+    """Parameters of a request. binary_data_output: whether the data of outputs follow the JSON."""
+
+    binary_data_output: bool = False
+
+
+class InferenceRequest(BaseModel):
+    """One input tensor of images, and the outputs that are asked for (all, if none is named)."""
+
+    id: str | None = None
+    parameters: RequestParameters | None = None
+    inputs: Annotated[
+        list[Annotated[PixelTensor | FileTensor, Field(discriminator="datatype")]], Field(min_length=1, max_length=1)
+    ]
+    outputs: list[RequestedOutput] | None = None
+
+    def wanted(self) -> dict[str, bool]:
+        """Returns the name of each output, and whether its data follow the JSON."""
+        default = self.parameters is not None and self.parameters.binary_data_output
+        if not self.outputs:
+            return dict.fromkeys(OUTPUTS, default)
+        return {output.name: output.is_binary(default) for output in self.outputs}
+
+
+@dataclass
+class _Asked:
+    """What is left of a request once its images are read: a body may be large, and is held until the answer."""
+
+    id: str | None
+    outputs: dict[str, bool]  # name -> whether it is binary
+    arrays: list[np.ndarray]
+    files: list[bytes]
+
+
+@router.get("")
 async def server() -> dict[str, Any]:
+    """The name, the version and the extensions of this server."""
     return {"name": "pixeldefend", "version": version("pixeldefend"), "extensions": ["binary_tensor_data"]}
 
 
-@protocol.get("/health/live")
+@router.get("/health/live")
 async def live() -> dict[str, bool]:
+    """Whether the server runs."""
     return {"live": True}
 
 
-@protocol.get("/health/ready")
+@router.get("/health/ready")
 async def ready() -> dict[str, bool]:
+    """Whether the server screens images."""
     return {"ready": True}  # detectors are loaded before the port is opened
 
 
-@protocol.get("/models/{name}")
-@protocol.get("/models/{name}/versions/{number}", include_in_schema=False)
+@router.get("/models/{name}")
+@router.get("/models/{name}/versions/{number}", include_in_schema=False)
 async def model(request: Request, name: str) -> dict[str, Any]:
-    channels, height, width = _shape(request, name)
+    """The input and the outputs of a detector. A size of -1 varies."""
+    channels, height, width = _served(request, name).image_shape or (-1, -1, -1)
     return {
         "name": name,
         "versions": ["1"],
@@ -54,179 +156,115 @@ async def model(request: Request, name: str) -> dict[str, Any]:
     }
 
 
-@protocol.get("/models/{name}/ready")
-@protocol.get("/models/{name}/versions/{number}/ready", include_in_schema=False)
+@router.get("/models/{name}/ready")
+@router.get("/models/{name}/versions/{number}/ready", include_in_schema=False)
 async def model_ready(request: Request, name: str) -> dict[str, Any]:
-    _shape(request, name)
-    return {"name": name, "ready": True}
+    """Whether a detector screens images."""
+    return {"name": _served(request, name).name, "ready": True}
 
 
-@protocol.post("/models/{name}/infer")
-@protocol.post("/models/{name}/versions/{number}/infer", include_in_schema=False)
+@router.post("/models/{name}/infer")
+@router.post("/models/{name}/versions/{number}/infer", include_in_schema=False)
 async def infer(request: Request, name: str) -> Response:
-    """One input tensor `images`: UINT8 pixels, (N, H, W, C), or BYTES, (N,), image files (in JSON: base64). Outputs,
-    each (N,): is_adversarial, p_value, bits_per_dim, score. One image that cannot be screened fails all (400)."""
-    shape = _shape(request, name)
-    service: Service = request.app.state.service
-    who = {"client": request.state.client, "request": request.state.request_id}
-    asked, given = await service.apart(_read, await request.body(), request.headers.get(LENGTH), shape)
-    if given and isinstance(given[0], bytes):
-        questions = await service.screen([("", data) for data in given], **who)
-        wrong = [q for q in questions if q.result.record.detector not in (None, *_keys(service, name))]
-        if wrong:
-            got = f"{wrong[0].result.record.height} x {wrong[0].result.record.width}"
-            raise HTTPException(400, f"an image is {got}, {name} models {shape[1]} x {shape[2]} (height x width)")
+    """Screen the images of one input tensor, `images`: UINT8 pixels, (N, H, W, C), or BYTES, (N,), image files (in
+    JSON: base64). The outputs are is_adversarial, p_value, bits_per_dim and score, each (N,). One image that cannot be
+    screened fails all (400)."""
+    served, service = _served(request, name), service_of(request)
+    length = request.headers.get(HEADER_LENGTH)
+    asked = await service.in_decoding_thread(_read, await request.body(), length, served)
+    if asked.files:
+        questions = await service.screen([("", data) for data in asked.files], **sender(request))
     else:
-        questions = await service.screen_arrays(given, name, **who)
+        questions = await service.screen_arrays(asked.arrays, name, **sender(request))
+    note_verdicts(request, questions)
     for question in questions:
-        if question.result.record.error is not None:
-            raise HTTPException(400, question.result.record.error)
+        answer = question.answer()
+        if answer["error"] is not None:
+            raise HTTPException(500 if question.failed else 400, answer["error"])
+        if answer["detector"] != served.key:
+            got = f"{answer['height']} x {answer['width']}"
+            raise HTTPException(400, f"an image is {got} (height x width), {name} takes {served.detector.takes}")
     return _response(name, asked, questions)
 
 
-def _keys(service: Service, name: str) -> list[str]:
-    return [key for key in service.screener.detectors if Path(key).stem == name]
+def _served(request: Request, name: str) -> Served:
+    detectors = service_of(request).detectors
+    if name not in detectors:
+        raise HTTPException(404, f"there is no model {name!r}; there are: {', '.join(detectors)}")
+    return detectors[name]
 
 
-def _shape(request: Request, name: str) -> tuple[int, int, int]:
-    service: Service = request.app.state.service
-    if name not in service.detectors:
-        raise HTTPException(404, f"there is no model {name!r}; there are: {', '.join(service.detectors)}")
-    density = service.detectors[name].density
-    shape = density.event_shape if density is not None else None
-    if shape is None or len(shape) != 3:
-        raise HTTPException(404, f"{name} does not model images")
-    return shape[0], shape[1], shape[2]
-
-
-def _read(body: bytes, length: str | None, shape: tuple[int, int, int]) -> tuple[dict[str, Any], list[Any]]:
-    """Returns what is asked, and the images: arrays, or the bytes of files."""
-    asked, rest = _header(body, length)
-    inputs = asked.get("inputs")
-    if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
-        raise HTTPException(400, "one input tensor is wanted: images")
-    # without what has been read, and what was not asked for: either may be large, and is held until the answer
-    wanted: dict[str, Any] = {key: asked[key] for key in ("id", "parameters", "outputs") if key in asked}
-    if inputs[0].get("datatype") == "BYTES":
-        return wanted, _files(inputs[0], rest)
-    return wanted, _pixels(inputs[0], rest, shape)
-
-
-def _header(body: bytes, length: str | None) -> tuple[dict[str, Any], bytes]:
-    """Returns the JSON and the binary data behind it."""
+def _read(body: bytes, length: str | None, served: Served) -> _Asked:
     if length is not None and not (length.isdecimal() and int(length) <= len(body)):
-        raise HTTPException(400, f"{LENGTH} {length!r} is no length within the body's {len(body)} bytes")
+        raise HTTPException(400, f"{HEADER_LENGTH} {length!r} is no length within the body's {len(body)} bytes")
     end = len(body) if length is None else int(length)
     try:
-        asked = json.loads(body[:end])
-    except (ValueError, RecursionError):
-        raise HTTPException(400, "the body is not JSON") from None
-    if not isinstance(asked, dict):
-        raise HTTPException(400, "the body must be a JSON object")
-    return asked, body[end:]
+        asked = InferenceRequest.model_validate_json(body[:end])
+    except ValidationError as error:
+        raise HTTPException(400, f"not an inference request: {first_problem(error)}") from None
+    (tensor,) = asked.inputs
+    if tensor.shape[0] > MAX_IMAGES:
+        raise HTTPException(400, f"at most {MAX_IMAGES} images a request, got {tensor.shape[0]}")
+    size = None if tensor.parameters is None else tensor.parameters.binary_data_size
+    if size not in (None, len(body) - end):
+        raise HTTPException(400, f"binary_data_size is {size}, {len(body) - end} bytes follow the JSON")
+    binary = None if size is None else body[end:]
+    if isinstance(tensor, FileTensor):
+        return _Asked(asked.id, asked.wanted(), [], tensor.files(binary))
+    images = tensor.images(binary)
+    if not served.detector.accepts(images[0]):
+        raise HTTPException(400, f"shape is {tensor.shape}, {served.name} takes {served.detector.takes}")
+    return _Asked(asked.id, asked.wanted(), images, [])
 
 
-def _dimensions(tensor: dict[str, Any]) -> list[int]:
-    shape = tensor.get("shape")
-    if not isinstance(shape, list) or not shape or any(type(n) is not int or n < 1 for n in shape):
-        raise HTTPException(400, f"shape must be positive numbers, got {shape!r}")
-    if shape[0] > MAX_IMAGES:
-        raise HTTPException(400, f"at most {MAX_IMAGES} images a request, got {shape[0]}")
-    return shape
+def _whole_numbers(data: Any) -> np.ndarray:
+    try:
+        given = np.asarray(data)
+    except (ValueError, OverflowError):
+        given = np.array([None])
+    if given.dtype.kind not in "iu" or given.min(initial=0) < 0 or given.max(initial=0) > 255:
+        raise HTTPException(400, "data must be whole numbers from 0 to 255")
+    return given.astype(np.uint8)
 
 
-def _binary(tensor: dict[str, Any], rest: bytes) -> bytes | None:
-    """Returns the tensor's binary data, or None if its data are in the JSON."""
-    parameters = tensor.get("parameters")
-    size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
-    if size is None:
-        return None
-    if type(size) is not int or size != len(rest):
-        raise HTTPException(400, f"binary_data_size is {size!r}, {len(rest)} bytes follow the JSON")
-    return rest
+def _elements(binary: bytes) -> list[bytes]:
+    """Splits the data of a BYTES tensor: each element follows its length, four bytes."""
+    elements: list[bytes] = []
+    place = 0
+    while place < len(binary) and len(elements) <= MAX_IMAGES:
+        start = place + 4
+        place = start + int.from_bytes(binary[place:start], "little")
+        if len(binary) < place:
+            raise HTTPException(400, "an element of a BYTES tensor is cut off")
+        elements.append(binary[start:place])
+    return elements
 
 
-def _pixels(tensor: dict[str, Any], rest: bytes, shape: tuple[int, int, int]) -> list[np.ndarray]:
-    if tensor.get("datatype") != "UINT8":
-        raise HTTPException(400, f"datatype must be UINT8 or BYTES, got {tensor.get('datatype')!r}")
-    dimensions = _dimensions(tensor)
-    channels, height, width = shape
-    if dimensions[1:] not in ([height, width, channels], [height, width] if channels == 1 else None):
-        raise HTTPException(400, f"shape must be [N, {height}, {width}, {channels}], got {dimensions}")
-    data = _binary(tensor, rest)
-    if data is not None:
-        pixels = np.frombuffer(data, np.uint8)
-    else:
-        try:
-            given = np.asarray(tensor.get("data"))
-        except (ValueError, OverflowError):
-            given = np.array([None])
-        if given.dtype.kind not in "iu" or given.min(initial=0) < 0 or given.max(initial=0) > 255:
-            raise HTTPException(400, "data must be whole numbers from 0 to 255")
-        pixels = given.astype(np.uint8)
-    if pixels.size != math.prod(dimensions):
-        raise HTTPException(400, f"shape {dimensions} wants {math.prod(dimensions)} values, got {pixels.size}")
-    images = pixels.reshape(dimensions[0], height, width, channels)
-    return [image[..., 0] if channels == 1 else image for image in images]
+def _check_count(tensor: _Tensor, values: int) -> None:
+    if values != math.prod(tensor.shape):
+        raise HTTPException(400, f"shape {tensor.shape} has {math.prod(tensor.shape)} values, got {values}")
 
 
-def _files(tensor: dict[str, Any], rest: bytes) -> list[bytes]:
-    dimensions = _dimensions(tensor)
-    data = _binary(tensor, rest)
-    files: list[bytes] = []
-    if data is not None:
-        place = 0
-        while place < len(data) and len(files) <= MAX_IMAGES:  # each after its length
-            start = place + 4
-            place = start + int.from_bytes(data[place:start], "little")
-            if len(data) < place:
-                raise HTTPException(400, "an element of a BYTES tensor is cut off")
-            files.append(data[start:place])
-    else:
-        given = tensor.get("data")
-        if not isinstance(given, list) or not all(isinstance(item, str) for item in given):
-            raise HTTPException(400, "data of a BYTES tensor must be strings: base64 of image files")
-        try:
-            files = [base64.b64decode(item, validate=True) for item in given]
-        except (binascii.Error, ValueError) as error:
-            raise HTTPException(400, f"data is not base64: {error}") from None
-    if len(files) != math.prod(dimensions):
-        raise HTTPException(400, f"shape {dimensions} wants {math.prod(dimensions)} elements, got {len(files)}")
-    return files
-
-
-def _response(name: str, asked: dict[str, Any], questions: list[Question]) -> Response:
-    records = [question.result.record for question in questions]
-    values: dict[str, list[Any]] = {
-        "is_adversarial": [record.verdict == "adversarial" for record in records],
-        **{key: [getattr(record, key) for record in records] for key in ("p_value", "bits_per_dim", "score")},
-    }
-    everywhere = _flag(asked, "binary_data_output", False)
-    wanted = asked.get("outputs") or [{"name": key} for key in OUTPUTS]
+def _response(name: str, asked: _Asked, questions: list[Question]) -> Response:
     outputs, binary = [], b""
-    if not isinstance(wanted, list):
-        raise HTTPException(400, "outputs must be a list")
-    for output in wanted:
-        key = output.get("name") if isinstance(output, dict) else None
-        if key not in OUTPUTS:
-            raise HTTPException(400, f"there is no output {key!r}; there are: {', '.join(OUTPUTS)}")
-        made: dict[str, Any] = {"name": key, "datatype": OUTPUTS[key], "shape": [len(records)]}
-        if _flag(output, "binary_data", everywhere):
-            data = np.array(values[key], TYPES[OUTPUTS[key]]).tobytes()
+    for output, is_binary in asked.outputs.items():
+        values = [
+            question.record.verdict == "adversarial" if output == "is_adversarial" else getattr(question.record, output)
+            for question in questions
+        ]
+        made: dict[str, Any] = {"name": output, "datatype": OUTPUTS[output], "shape": [len(values)]}
+        if is_binary:
+            data = np.array(values, DTYPES[OUTPUTS[output]]).tobytes()
             made["parameters"] = {"binary_data_size": len(data)}
             binary += data
         else:
-            made["data"] = values[key]
+            made["data"] = values
         outputs.append(made)
     answer: dict[str, Any] = {"model_name": name, "model_version": "1", "outputs": outputs}
-    if isinstance(asked.get("id"), str):
-        answer["id"] = asked["id"]
+    if asked.id is not None:
+        answer["id"] = asked.id
     if not binary:
         return JSONResponse(answer)
     header = json.dumps(answer).encode()
-    return Response(header + binary, media_type="application/octet-stream", headers={LENGTH: str(len(header))})
-
-
-def _flag(holder: dict[str, Any], name: str, default: bool) -> bool:
-    parameters = holder.get("parameters")
-    return bool(parameters.get(name, default)) if isinstance(parameters, dict) else default
+    headers = {HEADER_LENGTH: str(len(header))}
+    return Response(header + binary, media_type="application/octet-stream", headers=headers)

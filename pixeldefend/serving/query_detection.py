@@ -1,5 +1,10 @@
-"""Who sends many near-duplicates is searching for an adversarial image by the answers (Chen, Carlini & Wagner 2020,
-arXiv:1907.05587; Li et al. 2022, Blacklight, arXiv:2006.14042)."""
+"""Black-box attacks betray themselves: they send many near-duplicates and search by the answers.
+
+Reference:
+    Chen, Carlini and Wagner 2020, "Stateful detection of black-box adversarial attacks", arXiv:1907.05587.
+    Li et al. 2022, "Blacklight: scalable defense for neural networks against query-based black-box attacks",
+    arXiv:2006.14042.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +17,7 @@ from PIL import Image
 
 from ..errors import ParameterError
 
-SIDE = 16  # images are compared as grey ones of at most so many pixels a side
+SIDE = 16  # pixels; images are compared as grey ones of at most this height and width
 
 
 @dataclass
@@ -25,13 +30,21 @@ class _Client:
 
 
 class QueryAttacks:
-    """Remembers for each client the last images, small and grey, and says of a new one whether it is a near-duplicate
-    of several: black-box attacks ask about hundreds of variants of one image, ordinary clients do not.
+    """Says whether an image is a near-duplicate of several that the same client sent before.
 
-    window: images remembered of a client. neighbours: how many of these a new image must resemble. within: root mean
-    square distance, in units of [0, 1], up to which images resemble each other; among 1,000 images of Fashion-MNIST or
-    CIFAR-10 the fifth nearest is never as near as twice that (`benchmarks/queries.py`). clients: how many are
-    remembered; the one that has been silent longest is forgotten. Exact repetitions do not count: clients try again.
+    Black-box attacks ask about hundreds of variants of one image, ordinary clients do not. The last images of every
+    client are remembered, small and grey. Exact repetitions do not count: clients try again.
+
+    Args:
+        window: Images of a client that are remembered.
+        neighbours: Number of these that a new image must resemble.
+        within: Root mean square distance, in units of [0, 1], up to which two images resemble each other. Among 1,000
+            images of Fashion-MNIST or CIFAR-10 the fifth nearest is never as near as twice the default
+            (`benchmarks/queries.py`).
+        clients: Number of clients that are remembered; the one that has been silent longest is forgotten.
+
+    Raises:
+        ParameterError: If one of these is not positive, or window is below neighbours.
     """
 
     def __init__(self, *, window: int = 1000, neighbours: int = 5, within: float = 0.03, clients: int = 1000) -> None:
@@ -44,8 +57,12 @@ class QueryAttacks:
         self._of: OrderedDict[tuple[str, tuple[int, ...]], _Client] = OrderedDict()
 
     def is_attack(self, client: str, image: np.ndarray) -> bool:
-        """image: (H, W) or (H, W, 3) uint8. Returns whether it resembles `neighbours` of the client's last images, and
-        remembers it."""
+        """Returns whether an image resembles `neighbours` of the client's last images, and remembers it.
+
+        Args:
+            client: Who sends it.
+            image: (H, W) or (H, W, 3), uint8.
+        """
         key = (client, image.shape[:2])
         seen = self._of.pop(key, None)
         if seen is None:
@@ -70,7 +87,14 @@ class QueryAttacks:
 
 
 def fingerprint(image: np.ndarray) -> np.ndarray:
-    """image: (H, W) or (H, W, 3) uint8. Returns (D,) in [0, 1], D at most 256: it, grey and small."""
+    """Returns an image, grey and small.
+
+    Args:
+        image: (H, W) or (H, W, 3), uint8.
+
+    Returns:
+        (D,) float32 in [0, 1], D at most 256.
+    """
     small = Image.fromarray(image).convert("L")
     small = small.resize((min(SIDE, small.width), min(SIDE, small.height)), Image.Resampling.BOX)
     return np.asarray(small, np.float32).ravel() / 255

@@ -8,15 +8,8 @@ import socket
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-
 from ..errors import ParameterError
-from ..screening.audit_log import AuditLog
-from ..zoo import load_classifier
-from .app import create_app
-from .metrics import log_line
-from .middleware import read_keys
-from .service import Service
+from ..threads import calm_waiting_threads
 
 
 def run(
@@ -35,19 +28,49 @@ def run(
     max_bytes: int,
     **options: Any,
 ) -> None:
-    """Serves until SIGTERM or SIGINT; what was accepted by then is answered. options: as `Service` takes them. Raises
-    ValueError for an address beyond the loopback without a key, OSError if it cannot listen there, and as `AuditLog`,
-    `Service` and `read_keys` do."""
+    """Serves until SIGTERM or SIGINT; what was accepted by then is answered.
+
+    Args:
+        detector: The name of a shipped detector, or the path of a saved one; None for the shipped one that takes each
+            image.
+        classifier: The name of a shipped classifier, or the path of a saved one; None for none.
+        device: Where the models run.
+        host: The address to listen at.
+        port: 0 for a free one; the log says which.
+        api_key_file: A file as `middleware.read_keys` reads it; None for no keys.
+        without_key: Whether to serve everybody at an address beyond the loopback.
+        log: The path of the audit log.
+        max_rows: Rows of the log, at most; None for no limit.
+        max_days: Days that a row stays in the log; None for no limit.
+        deadline: Seconds to an answer.
+        max_bytes: Of a body.
+        **options: As `Service` takes them.
+
+    Raises:
+        ParameterError: For an address beyond the loopback without a key.
+        PixelDefendError: If a model, the key file or the log cannot be used.
+        OSError: If a file cannot be read, or the address cannot be listened at.
+    """
+    calm_waiting_threads()
+    import uvicorn  # these import torch, which must see what was just set
+
+    from ..screening.audit_log import AuditLog
+    from ..zoo import load_classifier
+    from .app import create_app
+    from .metrics import log_line
+    from .middleware import read_keys
+    from .service import Service
+
     keys = None if api_key_file is None else read_keys(api_key_file.read_text())
     loopback = _is_loopback(host)
     if keys is None and not loopback and not without_key:
         raise ParameterError(
-            f"{host} can be reached from other machines: give --api-key-file, or say --without-key to serve everybody"
+            f"{host} can be reached from other machines: give --api-key-file, or --without-key to serve everybody"
         )
     audit = AuditLog(log, max_rows=max_rows, max_days=max_days)
     try:
-        asked = None if classifier is None else load_classifier(classifier, device=device)
-        service = Service(audit, detector, classifier=asked, device=device, **options)
+        model = None if classifier is None else load_classifier(classifier, device=device)
+        service = Service(audit, detector, classifier=model, device=device, **options)
         app = create_app(
             service, keys=keys, max_bytes=max_bytes, deadline=deadline, any_host=not loopback or keys is not None
         )

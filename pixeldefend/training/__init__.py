@@ -1,5 +1,37 @@
-"""Training of densities by maximum likelihood, and of classifiers (needs the extra `train`)."""
+"""Training of densities and classifiers (needs the extra `train`), and calibration of detectors."""
 
-from .loop import Classification, MaximumLikelihood, build_for, train
+from __future__ import annotations
 
-__all__ = ["Classification", "MaximumLikelihood", "build_for", "train"]
+from typing import TYPE_CHECKING, Any
+
+from ..extras import extra
+
+if TYPE_CHECKING:
+    from .build import build_for as build_for
+    from .loop import train as train
+    from .models import Trained as Trained
+    from .models import train_classifier as train_classifier
+    from .models import train_density as train_density
+    from .tasks import Classification as Classification
+    from .tasks import MaximumLikelihood as MaximumLikelihood
+
+_MODULES = {
+    "Classification": "tasks",
+    "MaximumLikelihood": "tasks",
+    "Trained": "models",
+    "build_for": "build",
+    "train": "loop",
+    "train_classifier": "models",
+    "train_density": "models",
+}
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str) -> Any:  # calibration needs no Lightning
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    with extra("train"):
+        module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
+    return getattr(module, name)

@@ -8,7 +8,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import betabinom, binom, kstest
 
-from pixeldefend.calibration import ConformalMartingale
 from pixeldefend.calibration.conformal import (
     class_p_values,
     discoveries,
@@ -17,20 +16,23 @@ from pixeldefend.calibration.conformal import (
     rank,
     threshold,
 )
+from pixeldefend.errors import CalibrationError, ParameterError
 
 scores = st.lists(st.integers(-5, 5), min_size=1, max_size=60).map(lambda values: np.array(values, float))
 
 
 @given(calibration=scores, new=scores)
+@settings(max_examples=50, deadline=None)
 def test_p_value_is_the_permutation_p_value(calibration, new):
     expected = [(1 + sum(c >= s for c in calibration)) / (len(calibration) + 1) for s in new]
     assert p_values(new, calibration) == pytest.approx(expected)
 
 
 @given(calibration=scores, new=scores, fpr=st.floats(0.001, 0.999))
+@settings(max_examples=50, deadline=None)
 def test_above_the_threshold_is_a_p_value_within_the_rate_ties_included(calibration, new, fpr):
     if len(calibration) < images_needed(fpr):
-        with pytest.raises(ValueError, match="calibration images"):
+        with pytest.raises(CalibrationError):
             rank(fpr, len(calibration))
         return
     flagged = new > threshold(calibration, fpr)
@@ -53,7 +55,7 @@ def test_images_needed_is_the_least_number_that_is_not_refused(fpr, confidence):
     n = images_needed(fpr, confidence)
     assert rank(fpr, n, confidence) >= 1
     if n > 1:
-        with pytest.raises(ValueError, match=f"needs at least {n} calibration images, there are {n - 1}"):
+        with pytest.raises(CalibrationError, match=rf"\b{n}\b.* {n - 1}\b"):
             rank(fpr, n - 1, confidence)
 
 
@@ -89,28 +91,28 @@ def test_rate_with_confidence_holds_as_often_as_promised():
 
 @pytest.mark.parametrize("fpr", [0, 1, -0.1, 1.5, math.nan])
 def test_rates_outside_zero_and_one_are_refused(fpr):
-    with pytest.raises(ValueError, match="strictly between 0 and 1"):
+    with pytest.raises(ParameterError, match="fpr"):
         rank(fpr, 1000)
 
 
 @pytest.mark.parametrize("confidence", [0, 1, math.nan])
 def test_confidences_outside_zero_and_one_are_refused(confidence):
     for refuses in (lambda: rank(0.05, 1000, confidence), lambda: images_needed(0.05, confidence)):
-        with pytest.raises(ValueError, match="confidence must lie strictly between 0 and 1"):
+        with pytest.raises(ParameterError, match="confidence"):
             refuses()
 
 
 def test_scores_without_a_rank_are_refused():
-    with pytest.raises(ValueError, match="scores must be numbers, got NaN"):
+    with pytest.raises(ParameterError, match="NaN"):
         threshold(np.r_[np.arange(99.0), math.nan], 0.05)
-    with pytest.raises(ValueError, match="scores must be numbers, got NaN"):
+    with pytest.raises(ParameterError, match="NaN"):
         p_values(np.array([math.nan]), np.arange(9.0))
 
 
 def test_every_class_keeps_the_rate_where_classes_differ():
-    """Class 1 is more suspicious throughout: a pooled threshold flags it far too often, its own does not."""
+    """Class 1 is more anomalous throughout: a pooled threshold flags it far too often, its own does not."""
     random = np.random.RandomState(0)
-    flagged, pooled, trials = np.zeros(2), np.zeros(2), 3000
+    flagged, pooled, trials = np.zeros(2), np.zeros(2), 1500
     for _ in range(trials):
         labels, new_labels = np.arange(200) % 2, np.arange(100) % 2
         calibration, new = random.randn(200) + 2 * labels, random.randn(100) + 2 * new_labels
@@ -124,7 +126,7 @@ def test_every_class_keeps_the_rate_where_classes_differ():
 
 
 def test_a_class_without_calibration_images_is_refused():
-    with pytest.raises(ValueError, match="label 3 has no calibration image"):
+    with pytest.raises(CalibrationError, match="3"):
         class_p_values(np.zeros(1), np.array([3]), np.zeros(5), np.zeros(5, dtype=int))
 
 
@@ -132,7 +134,7 @@ def test_false_discoveries_are_within_the_rate():
     """A tenth of each batch is attacked; the share of clean images among those flagged, on average over batches."""
     random = np.random.RandomState(0)
     shares, found = [], []
-    for _ in range(600):
+    for _ in range(300):
         attacked = np.arange(100) < 10
         flagged = discoveries(p_values(random.randn(100) + 5 * attacked, random.randn(1000)), 0.2)
         shares.append((flagged & ~attacked).sum() / max(1, flagged.sum()))
@@ -143,6 +145,7 @@ def test_false_discoveries_are_within_the_rate():
 
 
 @given(p=st.lists(st.floats(1e-6, 1), min_size=1, max_size=30).map(np.array), fdr=st.floats(0.01, 0.5))
+@settings(max_examples=50, deadline=None)
 def test_discoveries_are_those_of_the_step_up_rule(p, fdr):
     n = len(p)
     within = [k for k in range(1, n + 1) if np.sort(p)[k - 1] <= k * fdr / n + 1e-12]
@@ -150,63 +153,8 @@ def test_discoveries_are_those_of_the_step_up_rule(p, fdr):
 
 
 def test_what_are_no_p_values_are_refused():
-    with pytest.raises(ValueError, match=r"must lie in \(0, 1\], got 0 to 2"):
+    with pytest.raises(ParameterError, match="0 to 2"):
         discoveries(np.array([0.0, 2.0]), 0.1)
-    with pytest.raises(ValueError, match="fdr must lie strictly between 0 and 1, got 1"):
+    with pytest.raises(ParameterError, match="fdr"):
         discoveries(np.array([0.5]), 1)
     assert discoveries(np.zeros(0), 0.1).shape == (0,)
-
-
-@pytest.mark.parametrize("name", ConformalMartingale.BETS)
-def test_every_bet_is_fair(name):
-    p = (np.arange(100_000) + 0.5) / 100_000
-    for bet in ConformalMartingale.BETS[name]:
-        assert np.mean([bet(value) for value in p]) == pytest.approx(1, abs=1e-6)
-        assert min(bet(value) for value in p) > 0
-
-
-def test_a_clean_stream_seldom_raises_an_alarm():
-    """Ville: over the whole of 400 streams, an alarm in at most 5 % of them; whatever the ties."""
-    random = np.random.RandomState(0)
-    alarms = 0
-    for trial in range(400):
-        watch = ConformalMartingale(random.randn(50).round(1), random_state=trial)
-        watch.update(random.randn(400).round(1))
-        alarms += any(watch.alarms(0.05).values())
-    assert alarms <= binom.ppf(0.999, 400, 0.05)
-
-
-def test_drift_and_attacks_are_noticed_however_late():
-    random = np.random.RandomState(0)
-    for change, first in (("drift", random.randn(300) + 1), ("drift", random.randn(300) - 1)):
-        watch = ConformalMartingale(random.randn(500))
-        watch.update(random.randn(1000))
-        assert not any(watch.alarms(0.01).values())
-        path = watch.update(first)[change]
-        assert watch.alarms(0.01)[change]
-        assert path.max() == pytest.approx(np.log10(watch.highest_[change]))
-    attacks = random.randn(300)
-    attacks[random.rand(300) < 0.1] = 9  # a tenth attacked: the average hardly moves
-    watch = ConformalMartingale(random.randn(500))
-    watch.update(random.randn(1000))
-    watch.update(attacks)
-    assert watch.alarms(0.01) == {"drift": False, "attacks": True}
-
-
-def test_a_stream_is_the_same_in_pieces():
-    stream = np.random.RandomState(0).randn(60)
-    whole, pieces = (ConformalMartingale(np.arange(10.0), random_state=1) for _ in range(2))
-    path = whole.update(stream)["drift"]
-    in_pieces = np.concatenate([pieces.update(part)["drift"] for part in np.split(stream, [1, 30])])
-    assert np.array_equal(path, in_pieces)
-
-
-def test_a_watch_refuses_what_it_cannot_rank():
-    with pytest.raises(ValueError, match="calibration_scores must be"):
-        ConformalMartingale(np.zeros(0))
-    with pytest.raises(ValueError, match="jump must lie"):
-        ConformalMartingale(np.zeros(3), jump=0)
-    with pytest.raises(ValueError, match="scores must not be NaN"):
-        ConformalMartingale(np.zeros(3)).update(np.array([np.nan]))
-    with pytest.raises(ValueError, match="level must lie"):
-        ConformalMartingale(np.zeros(3)).alarms(0)

@@ -1,7 +1,6 @@
 import gc
 import io
 import warnings
-import wave
 import zipfile
 
 import numpy as np
@@ -9,9 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pixeldefend.data import DATASETS, load_dataset, read_wav, write_wav
-from pixeldefend.densities.wavenet import mu_law_decode
-from pixeldefend.training import build_for
+from pixeldefend.data import DATASETS, load_dataset
 
 
 def numbered(n: int) -> np.ndarray:
@@ -236,63 +233,3 @@ def test_texts_that_cannot_be_modelled_are_refused(tmp_path):
     (tmp_path / "t.txt").write_text("ab" * 50)
     with pytest.raises(ValueError, match="length must be at least 1, got 0"):
         load_dataset(str(tmp_path / "t.txt"), length=0)
-
-
-def test_audio_comes_back_from_a_wav_file(tmp_path):
-    tone = np.sin(np.arange(1200) / 9).astype(np.float32) * 0.8
-    write_wav(tmp_path / "tone.wav", tone, 8000)
-    audio, rate = read_wav(tmp_path / "tone.wav")
-    assert rate == 8000
-    assert audio == pytest.approx(tone, abs=1e-4)
-    data = load_dataset(str(tmp_path / "tone.wav"), length=50)
-    assert (data.train.shape, data.train.levels) == ((50,), 256)
-    heard = mu_law_decode(data.train.float()).flatten().numpy()
-    assert heard == pytest.approx(tone[: heard.size], abs=0.03)
-    assert len(load_dataset(str(tmp_path), length=50).train) == len(data.train)  # a folder of one file
-    write_wav(tmp_path / "other.WAV", tone, 16000)
-    with pytest.raises(ValueError, match=r"of one sample rate: .*(8000|16000) Hz, .*(8000|16000) Hz"):
-        load_dataset(str(tmp_path))
-
-
-def test_bad_audio_is_refused(tmp_path):
-    (tmp_path / "a.wav").write_bytes(b"RIFF not really")
-    with pytest.raises(ValueError, match="no readable WAV file"):
-        load_dataset(str(tmp_path / "a.wav"))
-    write_wav(tmp_path / "a.wav", np.zeros(40), 8000)
-    data = bytearray((tmp_path / "a.wav").read_bytes())
-    data[16] = 255  # a format of 255 bytes, which reaches beyond the end
-    (tmp_path / "a.wav").write_bytes(data)
-    with pytest.raises(ValueError, match="no readable WAV file"):
-        load_dataset(str(tmp_path / "a.wav"))
-    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
-        file.setparams((1, 3, 8000, 0, "NONE", ""))
-        file.writeframes(bytes(300))
-    with pytest.raises(ValueError, match="24 bits a sample, 8 or 16 are read"):
-        load_dataset(str(tmp_path / "a.wav"))
-
-
-# -- the density that suits the data -----------------------------------------------------------------------------------
-
-
-def test_heads_suit_the_values(tmp_path):
-    bits = np.random.RandomState(0).randint(0, 2, (48, 5)).astype(np.uint8)
-    for x, levels, head in [(bits, 2, "bernoulli"), (bits * 200, 256, "logistics"), (bits * 0.3, None, "normals")]:
-        np.savez(tmp_path / "x.npz", x=x)
-        density = build_for(load_dataset(str(tmp_path / "x.npz")), "nade", hidden=4)
-        assert (density.levels, density.config["head"]) == (levels, head)
-    (tmp_path / "t.txt").write_text("abcdefg " * 40)
-    data = load_dataset(str(tmp_path / "t.txt"), length=10)
-    assert build_for(data, "rnn", hidden=4).vocabulary == " abcdefg"
-    assert build_for(data, "made").levels == 8
-    with pytest.raises(ValueError, match="t holds 8 levels, but the head 'bernoulli' models 2 levels"):
-        build_for(data, "made", head="bernoulli")
-    with pytest.raises(ValueError, match="pixelcnnpp models images, t holds rows of 10: take fvsbn, nade"):
-        build_for(data, "pixelcnnpp")
-    with pytest.raises(ValueError, match="event_shape is given by the data"):
-        build_for(data, "made", event_shape=[3])
-    np.savez(tmp_path / "x.npz", x=numbered(24))
-    images = load_dataset(str(tmp_path / "x.npz"))
-    assert build_for(images, "fvsbn", head="bernoulli").levels == 2  # of 8-bit images, binarised
-    with pytest.raises(ValueError, match="x has no labels, from which gated_pixelcnn could learn classes"):
-        build_for(images, "gated_pixelcnn", classes=3)
-    assert build_for(images, "rnade").levels is None  # dequantised

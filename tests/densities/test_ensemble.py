@@ -9,6 +9,7 @@ from helpers import randomised, values
 
 from pixeldefend import densities
 from pixeldefend.densities import MADE, NADE, EoNADE, OrderEnsemble
+from pixeldefend.errors import ParameterError
 
 EVENTS = torch.tensor(list(itertools.product((0.0, 1.0), repeat=6)), dtype=torch.float64)
 MODELS = [
@@ -91,15 +92,15 @@ def test_the_objective_of_made_draws_its_masks():
 
 
 def test_bad_ensembles_are_refused():
-    with pytest.raises(ValueError, match="NADE has one order only"):
+    with pytest.raises(ParameterError, match="NADE"):
         OrderEnsemble(NADE((4,)), 2)
-    with pytest.raises(ValueError, match="made for 2 orderings, not for 3"):
+    with pytest.raises(ParameterError, match="3"):
         OrderEnsemble(MADE((4,), masks=2), 3)
-    with pytest.raises(ValueError, match="orderings must be at least 1, got 0"):
+    with pytest.raises(ParameterError, match=r"orderings .* 0"):
         OrderEnsemble(EoNADE((4,)), 0)
-    with pytest.raises(ValueError, match="ordering must be at least 0, got -1"):
+    with pytest.raises(ParameterError, match=r"ordering .* -1"):
         EoNADE((4,)).reordered(-1)
-    with pytest.raises(ValueError, match="ordering must be below 2, as many as are trained, got 2"):
+    with pytest.raises(ParameterError, match=r"ordering .* 2"):
         MADE((4,), masks=2).reordered(2)
-    with pytest.raises(ValueError, match="n must be at least 0, got -1"):
+    with pytest.raises(ParameterError, match=r"n .* -1"):
         OrderEnsemble(EoNADE((4,)), 2).sample(-1)

@@ -1,15 +1,11 @@
-"""Text, audio, and sequences of any length."""
-
-import math
+"""Text, and sequences of any length."""
 
 import pytest
 import torch
-from helpers import dependence, randomised, values
-from hypothesis import given
-from hypothesis import strategies as st
+from helpers import randomised, values
 
 from pixeldefend.densities import RNN, WaveNet
-from pixeldefend.densities.wavenet import mu_law_decode, mu_law_encode
+from pixeldefend.errors import ParameterError
 
 
 @pytest.fixture(params=["rnn", "wavenet"])
@@ -27,21 +23,21 @@ def test_text_comes_back_as_it_went_in(model):
 
 
 def test_characters_outside_the_vocabulary_are_refused(model):
-    with pytest.raises(ValueError, match="vocabulary has no 'x'"):
+    with pytest.raises(ParameterError, match="'x'"):
         model.encode("abxy")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(vocabulary="abca"), "repeats 'a'"),
-        (dict(vocabulary="abc", levels=4), "3 characters, but levels is 4"),
-        (dict(vocabulary="abc", head="bernoulli"), "3 characters, the head 2 levels"),
+        (dict(vocabulary="abca"), "'a'"),
+        (dict(vocabulary="abc", levels=4), "3 characters.* 4"),
+        (dict(vocabulary="abc", head="bernoulli"), "3 characters.* 2"),
     ],
 )
 def test_a_vocabulary_must_fit(arguments, message):
     for make in (RNN, WaveNet):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ParameterError, match=message):
             make((8,), **arguments)
 
 
@@ -54,26 +50,19 @@ def test_sequences_of_any_length(model):
 
 
 def test_sequences_of_no_length_are_refused(model):
-    with pytest.raises(ValueError, match=r"events of shape \(8,\), got x of shape \(2, 0\)"):
+    with pytest.raises(ParameterError, match=r"\(2, 0\)"):
         model.log_prob(torch.zeros(2, 0))
     for length in (0, -1):
-        with pytest.raises(ValueError, match=f"length must be at least 1, got {length}"):
+        with pytest.raises(ParameterError, match=f"length .* {length}"):
             model.sample(1, length=length)
 
 
 def test_images_have_one_size_only():
     model = RNN((1, 3, 4), hidden=4, head="bernoulli")
-    with pytest.raises(ValueError, match=r"\(1, 3, 4\) only, not of length 5"):
+    with pytest.raises(ParameterError, match="length 5"):
         model.sample(1, length=5)
-    with pytest.raises(ValueError, match="got x of shape"):
+    with pytest.raises(ParameterError, match=r"\(2, 12\)"):
         model.log_prob(torch.zeros(2, 12))
-
-
-def test_wavenet_sees_its_receptive_field_and_no_further():
-    model = randomised(WaveNet((24,), residual=8, skip=24, depth=3, stacks=2, levels=5), scale=0.2).double()
-    assert model.receptive_field == 15
-    seen = sum(dependence(model, values(model, 1, off_grid=True, seed=seed).double(), (20,)) for seed in range(3)) != 0
-    assert seen.nonzero().flatten().tolist() == list(range(5, 20))
 
 
 def test_temperature_sharpens(model):
@@ -83,23 +72,3 @@ def test_temperature_sharpens(model):
             for t in (0.3, 1.0, 3.0)
         ]
     assert entropy[0] < entropy[1] < entropy[2]
-
-
-def test_mu_law_is_finest_around_silence_and_the_identity_on_the_grid():
-    grid = torch.arange(256) / 255
-    torch.testing.assert_close(mu_law_encode(mu_law_decode(grid)), grid)
-    steps = mu_law_decode(grid).diff()
-    assert (steps > 0).all()
-    assert steps[127] < steps[0] / 50
-    assert mu_law_decode(torch.tensor([0.0, 1.0])).tolist() == pytest.approx([-1, 1])
-
-
-@given(st.floats(-1, 1))
-def test_mu_law_loses_little(amplitude):
-    there_and_back = mu_law_decode(mu_law_encode(torch.tensor(amplitude, dtype=torch.float64))).item()
-    assert abs(there_and_back - amplitude) <= math.log(256) / 255 * (abs(amplitude) + 1 / 255) * 1.1
-
-
-def test_mu_law_refuses_what_is_too_loud():
-    with pytest.raises(ValueError, match=r"\[-1, 1\], got min 0.5 and max 1.5"):
-        mu_law_encode(torch.tensor([0.5, 1.5]))

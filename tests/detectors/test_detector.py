@@ -1,20 +1,14 @@
-import json
 import math
 
 import numpy as np
 import pytest
 import torch
-from helpers import SMALL, clean_images, randomised
-from sklearn.base import clone
+from helpers import clean_images
 from sklearn.exceptions import NotFittedError
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from pixeldefend.data import load_dataset
-from pixeldefend.densities import Density, OrderEnsemble, PixelCNNPlusPlus, build
-from pixeldefend.detectors import ClassConditional, Detector
+from pixeldefend.densities import Density, PixelCNNPlusPlus
+from pixeldefend.detectors import Detector
 from pixeldefend.images.corruptions import corrupt
-from pixeldefend.serialization import load_tensors, save_tensors
-from pixeldefend.zoo import load_density
 
 
 def noise(n: int, seed: int = 0) -> np.ndarray:
@@ -33,22 +27,6 @@ class Gaussian(Density):
 
     def sample(self, n, *, generator=None):
         raise NotImplementedError
-
-
-@parametrize_with_checks(
-    [Detector(Gaussian(), statistic="bits_per_dim", fpr=0.2), Detector(Gaussian(), statistic="typicality", fpr=0.2)]
-)
-def test_scikit_learn_s_contract(estimator, check):
-    check(estimator)
-
-
-def test_scikit_learn_s_checks_do_run():
-    """A 2-D estimator gets dozens of checks; a vacuous pass would be one or two."""
-    from sklearn.utils.estimator_checks import estimator_checks_generator
-
-    names = {check.func.__name__ for _, check in estimator_checks_generator(Detector(Gaussian(), fpr=0.2), legacy=True)}
-    assert len(names) > 30
-    assert {"check_outliers_train", "check_n_features_in", "check_fit_idempotent"} <= names
 
 
 def test_signs_and_thresholds_agree(tiny_detector):
@@ -93,58 +71,6 @@ def test_batches_do_not_matter(tiny_density):
     one = Detector(tiny_density, fpr=0.1, batch_size=1).fit(clean_images(30))
     many = Detector(tiny_density, fpr=0.1, batch_size=64).fit(clean_images(30))
     np.testing.assert_allclose(one.score_samples(x), many.score_samples(x), atol=1e-4)
-
-
-@pytest.mark.parametrize("score", ["bits_per_dim", "typicality", "excess_surprisal", "low_entropy_excess_surprisal"])
-def test_save_and_load_give_the_same_verdicts(tiny_density, tmp_path, score):
-    detector = Detector(tiny_density, statistic=score, fpr=0.05, confidence=0.9).fit(clean_images(99))
-    detector.save(tmp_path / "d.safetensors", made_by="a test")
-    loaded = Detector.load(tmp_path / "d.safetensors")
-    x = clean_images(10, seed=5)
-    assert np.array_equal(loaded.p_value(x), detector.p_value(x))
-    assert np.array_equal(loaded.predict(x), detector.predict(x))
-    assert loaded.get_params(deep=False).keys() == detector.get_params(deep=False).keys()
-    assert not hasattr(loaded, "score")  # scikit-learn would call it
-    assert (loaded.statistic, loaded.fpr, loaded.confidence) == (score, 0.05, 0.9)
-    assert loaded.offset_ == detector.offset_
-
-
-def test_a_flipped_byte_is_noticed_wherever_it_is(tiny_detector, tmp_path):
-    path = tmp_path / "d.safetensors"
-    tiny_detector.save(path)
-    original = path.read_bytes()
-    header = 8 + int.from_bytes(original[:8], "little")
-    positions = [0, 9, header - 20, len(original) - 1, *range(header // 7, len(original), len(original) // 40)]
-    for position in positions:
-        damaged = bytearray(original)
-        damaged[position] ^= 0x01
-        path.write_bytes(bytes(damaged))
-        with pytest.raises(ValueError, match=r"d\.safetensors"):
-            Detector.load(path)
-    path.write_bytes(original[:-1])
-    with pytest.raises(ValueError, match=r"d\.safetensors"):
-        Detector.load(path)
-
-
-def test_weights_of_another_density_are_refused_by_the_name_of_the_file(tiny_detector, tmp_path):
-    path = tmp_path / "d.safetensors"
-    tiny_detector.save(path)
-    tensors, meta = load_tensors(path)
-    save_tensors(path, tensors, {**meta, "density": {**meta["density"], "filters": 4}})
-    for load in (Detector.load, load_density):
-        with pytest.raises(ValueError, match=r"d\.safetensors: its weights do not fit its density"):
-            load(path)
-
-
-def test_files_that_are_no_detector_are_refused_and_never_unpickled(tmp_path, tiny_density):
-    with pytest.raises(FileNotFoundError, match="no model file"):
-        Detector.load(tmp_path / "missing.safetensors")
-    torch.save({"a": 1}, tmp_path / "pickle.safetensors")
-    with pytest.raises(ValueError, match="not a readable safetensors file"):
-        Detector.load(tmp_path / "pickle.safetensors")
-    tiny_density.save(tmp_path / "density.safetensors")
-    with pytest.raises(ValueError, match="holds a density, not a detector"):
-        Detector.load(tmp_path / "density.safetensors")
 
 
 def test_a_stricter_or_looser_rate_shares_the_calibration(tiny_detector):
@@ -196,7 +122,7 @@ def test_a_learned_score_and_its_calibration_share_no_image(tiny_density):
         ({"fpr": 0.001}, "needs at least 999 calibration images, there are 50"),
         ({"fpr": 0.05, "confidence": 0.95}, "needs at least 59 calibration images"),
         ({"fpr": 0.1, "confidence": 2}, "confidence must lie"),
-        ({"score": "nope"}, "unknown statistic 'nope'"),
+        ({"statistic": "nope"}, "unknown statistic 'nope'"),
         ({"density": None}, "needs a density"),
     ],
 )
@@ -209,7 +135,7 @@ def test_bad_parameters_are_refused_at_fit(tiny_density, parameters, message):
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (np.zeros((2, 9, 8), np.uint8), "9 x 8, the detector models 8 x 8"),
+        (np.zeros((2, 9, 8), np.uint8), "9 x 8"),
         (np.full((2, 8, 8), np.nan), "NaN"),
         (np.full((2, 8, 8), 255.0), "divide by 255"),
         (np.zeros((2, 63)), "63 features"),
@@ -223,121 +149,12 @@ def test_bad_images_are_refused(tiny_detector, x, message):
         tiny_detector.p_value(x)
 
 
-def test_parameters_are_plain_and_clone(tiny_detector):
-    copy = clone(tiny_detector)
-    assert copy.fpr == 0.05
-    assert not hasattr(copy, "calibration_scores_")
-    parameters = {key: value for key, value in tiny_detector.get_params(deep=False).items() if key != "density"}
-    assert json.loads(json.dumps(parameters)) == parameters
-
-
-def test_a_density_without_config_cannot_be_saved(tmp_path):
-    detector = Detector(Gaussian(), statistic="bits_per_dim", fpr=0.2).fit(np.random.RandomState(0).randn(20, 3))
-    with pytest.raises(ValueError, match="has no config"):
-        detector.save(tmp_path / "x.safetensors")
-
-
-# -- any density drives it ---------------------------------------------------------------------------------------------
-
-TINY_IMAGES = {
-    name: {**cases[-1], "event_shape": (1, 8, 8), "head": "normals" if name == "rnade" else "logistics"}
-    for name, cases in SMALL.items()
-}
-BINARY = {f"{name}, binarised": {**TINY_IMAGES[name], "head": "bernoulli"} for name in ("fvsbn", "made", "pixelcnn")}
-
-
-@pytest.mark.parametrize("name", [*TINY_IMAGES, *BINARY])
-def test_every_density_of_images_drives_the_detector(name, tmp_path):
-    config = {**(TINY_IMAGES | BINARY)[name], "model": name.split(",")[0]}
-    torch.manual_seed(0)
-    density = build(config)
-    optimizer = torch.optim.Adam(density.parameters(), 0.01)
-    for step in range(60):
-        x = torch.from_numpy(clean_images(32, seed=100 + step))[:, None] / 255
-        optimizer.zero_grad()
-        density.objective(density.to_support(x, torch.rand_like(x))).mean().backward()
-        optimizer.step()
-    calibration, new = clean_images(60, seed=1), clean_images(20, seed=2)
-    for score in ("bits_per_dim", "excess_surprisal"):
-        detector = Detector(density, statistic=score, fpr=0.05).fit(calibration)
-        assert detector.is_adversarial(noise(20)).mean() > 0.9
-        assert detector.is_adversarial(new).mean() < 0.3
-        # scores, not p-values: binarised images may tie with a calibration image but for the last bit of a float
-        alone = detector.score_samples(new[0]).item()
-        assert alone == pytest.approx(detector.score_samples(new)[0], rel=1e-4, abs=1e-4)
-    assert detector.surprisal_map(new).shape == (20, 8, 8)
-    detector.save(tmp_path / "d.safetensors")
-    assert Detector.load(tmp_path / "d.safetensors").p_value(new) == pytest.approx(detector.p_value(new))
-
-
-def test_rows_drive_it_too():
-    """Binary rows by their codes, real ones as they are; what has no bits/dim says so by NaN."""
-    random = np.random.RandomState(0)
-    bits = (random.rand(80, 6) < [0.1, 0.9, 0.1, 0.9, 0.1, 0.9]).astype(np.uint8)
-    density = randomised(build({"model": "nade", "event_shape": (6,), "hidden": 4}), scale=0.5)
-    detector = Detector(density, statistic="bits_per_dim", fpr=0.1).fit(bits)
-    expected = density.bits_per_dim(torch.from_numpy(bits).float()).detach().numpy()
-    assert detector.bits_per_dim(bits) == pytest.approx(expected)
-    assert detector.surprisal_map(bits).shape == (80, 6)
-    with pytest.raises(ValueError, match=r"\[0, 1\], got min 0 and max 2"):
-        detector.p_value(2 * bits)
-    real = randomised(build({"model": "rnade", "event_shape": (6,), "hidden": 4, "mixtures": 2}), scale=0.1)
-    detector = Detector(real, fpr=0.1).fit(random.randn(80, 6))
-    verdicts = detector.judge(np.r_[random.randn(1, 6), np.full((1, 6), 50.0)], maps=True)
-    assert verdicts.is_adversarial[1]
-    assert np.isnan(verdicts.bits_per_dim).all()
-    assert verdicts.surprisal_map.shape == (2, 6)
-
-
-def test_binary_images_are_black_and_white_everywhere(tmp_path):
-    x = (np.random.RandomState(0).rand(600, 8, 8) < 0.3).astype(np.uint8)
-    np.savez(tmp_path / "b.npz", x=x)
-    data = load_dataset(str(tmp_path / "b.npz"))
-    density = randomised(build({"model": "fvsbn", "event_shape": (1, 8, 8)}), scale=0.2)
-    detector = Detector(density, statistic="bits_per_dim", fpr=0.1).fit(data.calibration.x)
-    expected = density.bits_per_dim(data.calibration.float()).detach().numpy()
-    assert sorted(detector.calibration_scores_) == pytest.approx(sorted(expected))
-    assert data.calibration.float().unique().tolist() == [0, 1]
-
-
-def test_an_ensemble_over_orders_drives_it(tmp_path):
-    ensemble = OrderEnsemble(randomised(build({"model": "eonade", "event_shape": (1, 8, 8), "hidden": 4})), 3)
-    detector = Detector(ensemble, statistic="bits_per_dim", fpr=0.1).fit(clean_images(40))
-    assert detector.judge(clean_images(3), maps=True).surprisal_map.shape == (3, 8, 8)
-    detector.save(tmp_path / "d.safetensors")
-    assert Detector.load(tmp_path / "d.safetensors").p_value(clean_images(3)) == pytest.approx(
-        detector.p_value(clean_images(3))
-    )
-    with pytest.raises(ValueError, match="needs a density with conditionals; OrderEnsemble has only"):
-        Detector(ensemble, statistic="excess_surprisal", fpr=0.1).fit(clean_images(40))
-
-
-def test_dequantised_images_have_the_bits_of_a_discrete_model():
-    """256 values that a density of real numbers holds to be equally probable have 8 bits."""
-    uniform = build({"model": "rnade", "event_shape": (1, 4, 4), "mixtures": 1, "hidden": 2})
-    with torch.no_grad():
-        for parameter in uniform.parameters():
-            parameter.zero_()
-    sigma = 1.0  # what zero parameters mean: a standard normal, around 0
-    x = torch.full((1, 1, 4, 4), 127 / 255)
-    seen = uniform.to_support(x)
-    expected = 8 + (0.5 * (seen / sigma).square() + 0.5 * math.log(2 * math.pi)).mean().item() / math.log(2)
-    assert uniform.bits_per_dim(seen).item() == pytest.approx(expected, rel=1e-5)
-    assert torch.equal(uniform.to_support(x.repeat(3, 1, 1, 1))[2], seen[0])
-    assert ((seen * 256).floor() == 127).all()
-    with pytest.raises(ValueError, match="has no bits/dim"):
-        build({"model": "rnade", "event_shape": (4,), "hidden": 2}).bits_per_dim(torch.zeros(1, 4))
-
-
-# -- guarantees --------------------------------------------------------------------------------------------------------
-
-
 def test_no_image_both_fits_and_calibrates(tiny_density):
     """The fitting set given as the calibration set is refused, a few shared images are not fitted on."""
     fit, calibration = noise(60, seed=1), noise(60, seed=2)
     detector = Detector(tiny_density, statistic="typicality", fpr=0.05)
     with pytest.raises(
-        ValueError, match=r"60 of the 60 images to fit the score on \(X_fit\) are calibration images too"
+        ValueError, match=r"60 of the 60 images to fit the statistic on \(X_fit\) are calibration images too"
     ):
         detector.fit(fit, X_fit=fit)
     honest = detector.fit(calibration, X_fit=fit).score_.center_
@@ -376,95 +193,14 @@ def test_the_rate_holds_under_any_of_the_transformations_calibrated_for(tiny_den
         assert plain.is_adversarial(changed).mean() > 0.16
         assert wide.is_adversarial(changed).mean() < 0.16
     assert wide.is_adversarial(new).mean() <= plain.is_adversarial(new).mean()
-    with pytest.raises(ValueError, match="unknown transformation"):
+    with pytest.raises(ValueError, match="sepia"):
         Detector(tiny_density, fpr=0.1).fit(calibration, corruptions=["sepia"])
-
-
-def two_classes(n, seed):
-    """Clean images, and as many of a noisier sort; labels 3 and 7."""
-    smooth, noisy = clean_images(n, seed), clean_images(n, seed + 50) // 2 + noise(n, seed + 99) // 8
-    order = np.random.RandomState(seed).permutation(2 * n)
-    return np.concatenate([smooth, noisy.astype(np.uint8)])[order], np.repeat([3, 7], n)[order]
-
-
-def test_every_class_has_its_own_threshold(tiny_density, tmp_path):
-    x, y = two_classes(200, seed=1)
-    new, new_y = two_classes(200, seed=2)
-    detector = ClassConditional(Detector(tiny_density, fpr=0.1)).fit(x, y)
-    flagged = detector.is_adversarial(new, new_y)
-    pooled = Detector(tiny_density, fpr=0.1).fit(x).is_adversarial(new)
-    for label in (3, 7):
-        assert 0.03 < flagged[new_y == label].mean() < 0.18
-    assert pooled[new_y == 7].mean() > 0.18
-    assert np.array_equal(flagged, detector.p_value(new, new_y) <= 0.1 + 1e-9)
-    detector.save(tmp_path / "d.safetensors")
-    loaded = ClassConditional.load(tmp_path / "d.safetensors")
-    assert np.array_equal(loaded.is_adversarial(new, new_y), flagged)
-    Detector(tiny_density, fpr=0.1).fit(x).save(tmp_path / "plain.safetensors")
-    with pytest.raises(ValueError, match="was not calibrated by class"):
-        ClassConditional.load(tmp_path / "plain.safetensors")
-
-
-class Contrast(torch.nn.Module):
-    """Reads rough images as of class 1."""
-
-    def forward(self, x):
-        rough = (x - x.roll(1, 3)).abs().mean((1, 2, 3))
-        return torch.stack([torch.full_like(rough, 0.02), rough], 1)
-
-
-def test_classes_by_a_classifier(tiny_density):
-    x, _ = two_classes(200, seed=1)
-    new, _ = two_classes(200, seed=2)
-    detector = ClassConditional(Detector(tiny_density, fpr=0.1), Contrast()).fit(x)
-    assert detector.classes_.tolist() == [0, 1]
-    assert detector.is_adversarial(new).mean() < 0.16
-    assert detector.is_adversarial(new[0]).shape == (1,)
-    with pytest.raises(ValueError, match="leave y out"):
-        detector.p_value(new, np.zeros(len(new), int))
-    with pytest.raises(ValueError, match="may change what the classifier predicts"):
-        detector.fit(x, corruptions=["jpeg-75"])
-
-
-def test_classes_are_refused_that_cannot_be_calibrated(tiny_density):
-    x, y = two_classes(30, seed=1)
-    detector = Detector(tiny_density, fpr=0.05)
-    with pytest.raises(NotFittedError):
-        ClassConditional(detector).p_value(x, y)
-    with pytest.raises(ValueError, match="give the images' labels"):
-        ClassConditional(detector).fit(x)
-    with pytest.raises(ValueError, match="all images are of class 3"):
-        ClassConditional(detector).fit(x[y == 3], y[y == 3])
-    with pytest.raises(ValueError, match="labels must be 60 whole numbers, got int64"):
-        ClassConditional(detector).fit(x, y[:10])
-    with pytest.raises(ValueError, match="labels must be 60 whole numbers, got float64"):
-        ClassConditional(detector).fit(x, y / 2)
-    few = np.r_[np.flatnonzero(y == 3), np.flatnonzero(y == 7)[:5]]
-    with pytest.raises(ValueError, match=r"class 7: fpr 0\.05 needs at least 19 calibration images, there are 5"):
-        ClassConditional(detector).fit(x[few], y[few])
-    fitted = ClassConditional(detector).fit(x, y)
-    with pytest.raises(ValueError, match="label 4 has no calibration image"):
-        fitted.is_adversarial(x[:1], [4])
-    with pytest.raises(ValueError, match="label 4 has no calibration image"):
-        fitted.p_value(x[:1], [4])
-    with pytest.raises(ValueError, match="class 7"):
-        fitted.fit(x[few], y[few])
-    with pytest.raises(NotFittedError):  # neither by the thresholds of the calibration before
-        fitted.is_adversarial(x, y)
-
-
-def test_classes_that_come_sorted_are_all_calibrated(tiny_density):
-    x, y = two_classes(60, seed=1)
-    order = np.argsort(y, kind="stable")
-    detector = ClassConditional(Detector(tiny_density, statistic="typicality", fpr=0.1)).fit(x[order], y[order])
-    assert detector.classes_.tolist() == [3, 7]
-    assert np.array_equal(detector.calibration_labels_, y[order][detector.detector.calibration_index_])
 
 
 def test_a_fit_that_fails_leaves_the_detector_as_it_was(tiny_density):
     x = clean_images(60, seed=1)
     detector = Detector(tiny_density, fpr=0.1)
-    with pytest.raises(ValueError, match="unknown transformation 'sepia'"):
+    with pytest.raises(ValueError, match="sepia"):
         detector.fit(x, corruptions=["sepia"])
     with pytest.raises(ValueError, match="must be a list of names, got 'jpeg-75'"):
         detector.fit(x, corruptions="jpeg-75")
@@ -478,19 +214,13 @@ def test_a_fit_that_fails_leaves_the_detector_as_it_was(tiny_density):
 
 def test_who_watches(tiny_density, tmp_path):
     x = clean_images(60, seed=1)
-    watch = Detector(tiny_density, fpr=0.1).fit(x).watch()
+    watch = Detector(tiny_density, fpr=0.1).fit(x).drift_monitor()
     assert watch.alarms(0.01) == {"drift": False, "attacks": False}
     wide = Detector(tiny_density, fpr=0.1).fit(x, corruptions=["jpeg-75"])
     wide.save(tmp_path / "wide.safetensors")
     for detector in (wide, Detector.load(tmp_path / "wide.safetensors"), wide.with_fpr(0.2)):
-        with pytest.raises(ValueError, match=r"calibrated for transformations \(jpeg-75\) cannot watch"):
-            detector.watch()
-
-
-def test_few_valued_rows_may_both_fit_and_calibrate():
-    density = randomised(build({"model": "fvsbn", "event_shape": [5], "head": "bernoulli"}))
-    bits = np.random.RandomState(0).randint(0, 2, (300, 5)).astype(np.uint8)
-    assert len(Detector(density, statistic="typicality", fpr=0.1).fit(bits).calibration_scores_) == 240
+        with pytest.raises(ValueError, match=r"calibrated for corruptions \(jpeg-75\)"):
+            detector.drift_monitor()
 
 
 def test_too_large_a_batch_for_the_memory_is_split(tiny_density, monkeypatch):
@@ -505,23 +235,12 @@ def test_too_large_a_batch_for_the_memory_is_split(tiny_density, monkeypatch):
         return conditionals(self, batch)
 
     monkeypatch.setattr(type(tiny_density), "conditionals", short_of_memory)
-    with pytest.warns(UserWarning, match="64 images at once do not fit into memory: going on with 32"):
+    with pytest.warns(UserWarning, match="64 at once do not fit into memory; continuing with 32"):
         verdicts = detector.judge(x)
     np.testing.assert_allclose(verdicts.score, expected.score, rtol=1e-4, atol=1e-4)
     monkeypatch.setattr(type(tiny_density), "conditionals", lambda self, batch: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         detector.judge(x)
-
-
-def test_a_class_s_detector_takes_what_a_detector_takes(tiny_density):
-    """Grey images in colour, and flattened ones."""
-    x, y = two_classes(80, seed=1)
-    labelled = ClassConditional(Detector(tiny_density, fpr=0.1)).fit(x, y)
-    by_classifier = ClassConditional(Detector(tiny_density, fpr=0.1), Contrast()).fit(x)
-    colour = np.repeat(x[..., None], 3, axis=3)
-    np.testing.assert_allclose(labelled.p_value(colour, y), labelled.p_value(x, y))
-    np.testing.assert_allclose(by_classifier.p_value(colour), by_classifier.p_value(x))
-    np.testing.assert_allclose(by_classifier.p_value(x.reshape(len(x), -1)), by_classifier.p_value(x))
 
 
 def test_what_a_score_learns_from_is_checked(tiny_density):
@@ -543,14 +262,3 @@ def test_a_batch_of_no_images_and_one_of_no_size(tiny_density):
     ).shape == (0,)
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         Detector(tiny_density, fpr=0.1, batch_size=0).fit(x)
-
-
-def test_what_another_version_learned_is_refused_and_its_density_kept(tiny_density, tmp_path):
-    path = tmp_path / "old.safetensors"
-    Detector(tiny_density, statistic="fused", fpr=0.1).fit(clean_images(120), X_fit=clean_images(60, seed=3)).save(path)
-    tensors, meta = load_tensors(path)
-    save_tensors(path, tensors, {**meta, "learned": {"members_": ["bits_per_dim"], "quantiles_": [[0.0, 1.0]]}})
-    with pytest.raises(ValueError, match=r"old.safetensors: what its score learned is of another version.*calibrate"):
-        Detector.load(path)
-    x = torch.from_numpy(clean_images(3))[:, None] / 255
-    torch.testing.assert_close(load_density(path).log_prob(x), tiny_density.log_prob(x))

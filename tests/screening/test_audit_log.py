@@ -15,8 +15,11 @@ import pytest
 from helpers import clean_images
 
 from pixeldefend import Detector
-from pixeldefend.screening.audit_log import COLUMNS, AuditLog, confirmed_clean, write_csv, write_parquet
-from pixeldefend.zoo import detector_sha256
+from pixeldefend.errors import CalibrationError, ParameterError
+from pixeldefend.screening.audit_log import VERSION, AuditLog
+from pixeldefend.screening.feedback import confirmed_clean
+from pixeldefend.screening.records import LOG_COLUMNS, row_writer
+from pixeldefend.serialization import sha256_of
 
 COMMAND = Path(sys.executable).parent / "pixeldefend"
 ROW = dict(path="a.png", verdict="clean", p_value=0.5, score=1.0, sha256="ab", detector="tiny")
@@ -37,13 +40,13 @@ def test_rows_come_back_as_they_were_the_newest_first(log):
     assert [row["id"] for row in log.rows(limit=1)] == [third]
     assert list(log.rows(since=time.time() + 10)) == []
     row = list(log.rows())[-1]
-    assert row.keys() == COLUMNS.keys()
+    assert list(row) == [column.name for column in LOG_COLUMNS]
     assert {name: row[name] for name in ROW} == ROW
     assert log.count() == 3
 
 
 def test_all_rows_of_one_call_or_none(log):
-    with pytest.raises(ValueError, match="no column colour"):
+    with pytest.raises(ParameterError, match="colour"):
         log.add([ROW, {**ROW, "colour": "red"}], source="serve")
     with pytest.raises(sqlite3.IntegrityError):
         log.add([{**ROW, "id": "x"}, {**ROW, "id": "x"}], source="serve")
@@ -62,7 +65,7 @@ def test_names_that_are_no_text_are_kept_readably(log):
 
 def test_another_file_is_refused(tmp_path):
     (tmp_path / "text").write_text("not a database, however long this text may be" * 10)
-    with pytest.raises(ValueError, match="not an audit log"):
+    with pytest.raises(ParameterError, match="not an audit log"):
         AuditLog(tmp_path / "text")
     for table, reason in [("notes (a)", "its tables are notes"), ("verdicts (a, time, sha256)", "of this version")]:
         path = tmp_path / f"{table[:5]}.sqlite"
@@ -70,7 +73,7 @@ def test_another_file_is_refused(tmp_path):
             other.execute(f"CREATE TABLE {table}")
         before = path.read_bytes()
         for read_only in (False, True):
-            with pytest.raises(ValueError, match=reason):
+            with pytest.raises(ParameterError, match=reason):
                 AuditLog(path, read_only=read_only)
         assert path.read_bytes() == before
         assert not path.with_name(f"{path.name}-wal").exists()
@@ -81,7 +84,7 @@ def test_another_file_is_refused(tmp_path):
     with pytest.raises(OSError, match="cannot open"):
         AuditLog(tmp_path)
     for options in ({"max_rows": 0}, {"max_days": 0}):
-        with pytest.raises(ValueError, match="max_"):
+        with pytest.raises(ParameterError, match="max_"):
             AuditLog(tmp_path / "log.sqlite", **options)
 
 
@@ -113,9 +116,9 @@ def test_feedback_must_fit_the_verdict(log):
     log.feedback(flagged, "attack")
     log.feedback(flagged, "false_alarm")
     assert [row["feedback"] for row in log.rows()] == ["false_alarm", "clean"]
-    with pytest.raises(ValueError, match="cannot be false_alarm"):
+    with pytest.raises(ParameterError, match="false_alarm"):
         log.feedback(clean, "false_alarm")
-    with pytest.raises(ValueError, match="must be one of"):
+    with pytest.raises(ParameterError, match="'wrong'"):
         log.feedback(clean, "wrong")
     with pytest.raises(KeyError):
         log.feedback("x", "clean")
@@ -125,24 +128,114 @@ def test_exports(log, tmp_path):
     paths = ["\x1b[2J.png", "=1+1.png", 'quote".png']
     log.add([{**ROW, "path": path, "score": None if '"' in path else 1.0} for path in paths], source="serve")
     file = io.StringIO()
-    write_csv(log.rows(), file)
+    with row_writer(file, "csv", LOG_COLUMNS) as write:
+        for row in log.rows():
+            write(row)
     rows = list(csv.DictReader(io.StringIO(file.getvalue())))
     # no spreadsheet takes it for a formula, and no terminal for a command
     assert [row["path"] for row in rows] == ['quote".png', "'=1+1.png", "\\x1b[2J.png"]
     pandas = pytest.importorskip("pandas")
     pytest.importorskip("pyarrow")
-    write_parquet(log.rows(), tmp_path / "log.parquet")
+    with open(tmp_path / "log.parquet", "wb") as file, row_writer(file, "parquet", LOG_COLUMNS) as write:
+        for row in log.rows():
+            write(row)
     table = pandas.read_parquet(tmp_path / "log.parquet")
-    assert list(table.columns) == list(COLUMNS)
+    assert list(table.columns) == [column.name for column in LOG_COLUMNS]
     assert table["path"].tolist() == paths[::-1]
     assert np.isnan(table["score"][0])
     assert table["score"][1] == 1.0
 
 
+# the table that logs had before 0.2, at user_version 0
+OLD_TABLE = """
+CREATE TABLE verdicts (
+    id TEXT PRIMARY KEY, time REAL NOT NULL, source TEXT NOT NULL, client TEXT, request TEXT, path TEXT, sha256 TEXT,
+    verdict TEXT NOT NULL, p_value REAL, bits_per_dim REAL, score REAL, detector TEXT, detector_sha256 TEXT,
+    arithmetic TEXT, width INTEGER, height INTEGER, error TEXT, query_attack INTEGER NOT NULL DEFAULT 0, feedback TEXT
+);
+CREATE INDEX by_time ON verdicts (time);
+CREATE INDEX by_sha256 ON verdicts (sha256);
+"""
+
+
+@pytest.fixture
+def old_log(tmp_path):
+    path = tmp_path / "old.sqlite"
+    with closing(sqlite3.connect(path)) as old:
+        old.execute("PRAGMA journal_mode=WAL")
+        old.executescript(OLD_TABLE)
+        for i in range(3):
+            old.execute(
+                "INSERT INTO verdicts (id, time, source, path, sha256, verdict, score, detector_sha256, arithmetic, "
+                "query_attack, feedback) VALUES (?, ?, 'watch', 'a.png', 'ab', 'clean', 1.5, 'd', ?, 1, 'clean')",
+                [str(i), float(i), "bfloat16"],
+            )
+        old.commit()
+    return path
+
+
+def version_of(path):
+    with closing(sqlite3.connect(path)) as log:
+        return log.execute("PRAGMA user_version").fetchone()[0]
+
+
+def test_a_log_of_the_first_version_is_read_as_it_is(old_log):
+    before = old_log.read_bytes()
+    log = AuditLog(old_log, read_only=True)
+    rows = list(log.rows())
+    assert [row["id"] for row in rows] == ["2", "1", "0"]
+    assert {(row["precision"], row["error_kind"], row["query_attack"]) for row in rows} == {("bfloat16", None, True)}
+    assert log.seen("ab", "a.png") == rows[0]
+    assert confirmed_clean(log, "d", "bfloat16").scores.tolist() == [1.5] * 3
+    assert (version_of(old_log), old_log.read_bytes()) == (0, before)
+    # while it is open, another process carries it over
+    AuditLog(old_log).close()
+    assert list(log.rows()) == rows
+    log.close()
+
+
+def test_a_log_of_the_first_version_is_carried_over(old_log):
+    with closing(AuditLog(old_log, read_only=True)) as log:
+        before = list(log.rows())
+    log = AuditLog(old_log)
+    assert version_of(old_log) == VERSION
+    assert list(log.rows()) == before
+    log.add([{**ROW, "error_kind": "size"}], source="serve")
+    log.feedback("0", "missed")
+    log.close()
+    again = AuditLog(old_log)
+    assert [(row["precision"], row["error_kind"]) for row in again.rows(limit=2)] == [
+        ("float32", "size"),
+        ("bfloat16", None),
+    ]
+    assert again.count() == 4
+
+
+def test_a_log_is_carried_over_as_a_whole_or_not_at_all(old_log):
+    with closing(sqlite3.connect(old_log)) as old:  # another thing has the index's name: the last step cannot succeed
+        old.execute("DROP INDEX by_time")
+        old.execute("CREATE VIEW by_time AS SELECT 1")
+    with pytest.raises(ParameterError):
+        AuditLog(old_log)
+    assert version_of(old_log) == 0
+    assert {row["precision"] for row in AuditLog(old_log, read_only=True).rows()} == {"bfloat16"}
+    with closing(sqlite3.connect(old_log)) as old:
+        assert "arithmetic" in [column[1] for column in old.execute("PRAGMA table_info(verdicts)")]
+
+
+def test_a_log_of_a_later_version_is_refused(log):
+    log.close()
+    with closing(sqlite3.connect(log.path)) as later:
+        later.execute(f"PRAGMA user_version = {VERSION + 1}")
+    for read_only in (False, True):
+        with pytest.raises(ParameterError, match=f"version {VERSION + 1}"):
+            AuditLog(log.path, read_only=read_only)
+    assert version_of(log.path) == VERSION + 1
+
+
 WRITER = """
 import sys
 from pixeldefend.screening.audit_log import AuditLog
-from pixeldefend.zoo import detector_sha256
 log = AuditLog(sys.argv[1])
 while True:
     ids = log.add([dict(verdict="clean", path="x" * 200, score=1.0)] * 3, source="serve")
@@ -152,7 +245,7 @@ while True:
 
 def test_a_kill_loses_no_acknowledged_row_and_tears_none(tmp_path):
     path, acknowledged = tmp_path / "log.sqlite", []
-    for _ in range(4):
+    for _ in range(3):
         process = subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, text=True)
         lines = [process.stdout.readline() for _ in range(20)]
         process.send_signal(signal.SIGKILL)
@@ -160,7 +253,7 @@ def test_a_kill_loses_no_acknowledged_row_and_tears_none(tmp_path):
         process.wait()
         acknowledged += [id for line in lines if line.endswith("\n") for id in line.split()]
     rows = list(AuditLog(path).rows())
-    assert len(acknowledged) >= 4 * 60
+    assert len(acknowledged) >= 3 * 60
     assert set(acknowledged) <= {row["id"] for row in rows}
     assert len(rows) % 3 == 0  # all rows of a call or none
     assert all(row["path"] == "x" * 200 and row["score"] == 1.0 for row in rows)
@@ -174,7 +267,7 @@ def test_recalibration_wants_images_confirmed_without_regard_to_their_verdict(lo
         for score, flag in zip(scores, flagged, strict=True)
     ]
     ids = log.add(rows, source="serve")
-    with pytest.raises(ValueError, match="no image that this detector judged in float32"):
+    with pytest.raises(CalibrationError, match="float32"):
         confirmed_clean(log, "d")
     for id, flag in zip(ids[:200], flagged[:200], strict=True):
         log.feedback(id, "false_alarm" if flag else "clean")
@@ -189,7 +282,7 @@ def test_recalibration_wants_images_confirmed_without_regard_to_their_verdict(lo
         if row["detector_sha256"] == "other":
             log.feedback(row["id"], "false_alarm")
     log.add([{**ROW, "detector_sha256": "other"}] * 500, source="serve")
-    with pytest.raises(ValueError, match="not drawn at random"):
+    with pytest.raises(CalibrationError, match="at random"):
         confirmed_clean(log, "other")
     assert len(confirmed_clean(log, "other", like_traffic=False).scores) == 50
     # what another precision scored is not mixed in
@@ -206,7 +299,7 @@ def test_confirmed_attacks_are_not_traffic(log):
     ids = log.add([ROW] * 100 + [{**ROW, "verdict": "adversarial", "score": 9.0}] * 60, source="serve")
     for id in ids[:100]:
         log.feedback(id, "clean")
-    with pytest.raises(ValueError, match="mark attacks as such"):
+    with pytest.raises(CalibrationError):
         confirmed_clean(log, "d")
     for id in ids[100:]:
         log.feedback(id, "attack")
@@ -270,7 +363,7 @@ def test_the_command_recalibrates_and_refuses_too_few(log, tiny_detector, tmp_pa
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
     tiny_detector.save(tmp_path / "tiny.safetensors")
-    digest = detector_sha256(str(tmp_path / "tiny.safetensors"))
+    digest = sha256_of(str(tmp_path / "tiny.safetensors"))
     dark = clean_images(60, seed=5) // 2  # this traffic is not what calibrated
     scores = -tiny_detector.score_samples(dark)
     flagged = scores > -tiny_detector.offset_

@@ -1,21 +1,30 @@
 """Screening by Ray, in this machine's own processes."""
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
-import pandas
 import pytest
 from helpers import clean_images
 from PIL import Image
 
-from pixeldefend.screening import screen
+from pixeldefend.errors import ParameterError, PixelDefendError
+from pixeldefend.screening import Statistics, find_files, screen
+from pixeldefend.screening.records import to_storable
 
-pytest.importorskip("ray")
-COMMAND = Path(sys.executable).parent / "pixeldefend"
+pandas = pytest.importorskip("pandas")
+ray = pytest.importorskip("ray")
+from pyarrow.parquet import read_table  # noqa: E402
+
+from pixeldefend.screening.ray import screen_on_ray  # noqa: E402
+
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)  # one scores, one reads
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -24,89 +33,111 @@ def place(tmp_path_factory, tiny_detector):
     tiny_detector.save(folder / "tiny.safetensors")
     (folder / "in" / "sub").mkdir(parents=True)
     random = np.random.RandomState(0)
-    for i, image in enumerate([*clean_images(30), *random.randint(0, 256, (10, 8, 8)).astype(np.uint8)]):
+    for i, image in enumerate([*clean_images(10), *random.randint(0, 256, (4, 8, 8)).astype(np.uint8)]):
         Image.fromarray(image).save(folder / "in" / ("sub" if i % 2 else "") / f"{i}.png")
     (folder / "in" / "broken.png").write_bytes(b"\x89PNG no more than that")
     (folder / "in" / "empty.jpg").write_bytes(b"")
+    (folder / "in" / "notes.txt").write_text("no image")
     return folder
 
 
-def run(place, *arguments):
-    command = [COMMAND, "screen", "--detector", "tiny.safetensors", "--engine", "ray", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=place, capture_output=True, text=True, env=environment, timeout=240)
+def run(place, *sources, output, **options):
+    return screen_on_ray(
+        [str(place / source) for source in sources],
+        place / output,
+        detector=str(place / "tiny.safetensors"),
+        workers=1,
+        **options,
+    )
+
+
+def same_as_without_ray(place, source, output, statistics):
+    """The rows that Ray has written are the records of the same screening without it."""
+    rows = read_table(place / output).to_pylist()
+    alone = Statistics()
+    files = find_files([str(place / source)], alone)
+    expected = [result.record for result in screen(files, str(place / "tiny.safetensors"), statistics=alone)]
+    assert sorted(row["path"] for row in rows) == sorted(to_storable(record.path) for record in expected)
+    assert (statistics.verdicts, statistics.errors) == (alone.verdicts, alone.errors)
+    assert statistics.skipped == alone.skipped
+    by_path = {row["path"]: row for row in rows}
+    for record in expected:
+        row = by_path[to_storable(record.path)]
+        for name in ("verdict", "sha256", "detector", "error", "error_kind"):
+            assert row[name] == getattr(record, name)
+        if record.score is not None:
+            np.testing.assert_allclose(row["score"], record.score, rtol=1e-4, atol=1e-4)
 
 
 def test_the_same_records_as_without_it_and_a_run_goes_on(place):
-    result = run(place, "in", "--output", "out.parquet")
-    assert result.returncode == 2, result.stderr  # there are errors
-    table = pandas.read_parquet(place / "out.parquet").set_index("path").sort_index()
-    files = sorted(str(path) for path in (place / "in").rglob("*") if path.is_file())
-    expected = {r.record.path: r.record for r in screen(files, str(place / "tiny.safetensors"))}
-    assert list(table.index) == sorted(expected)
-    for path, row in table.iterrows():
-        record = expected[path]
-        assert row["verdict"] == record.verdict
-        assert row["sha256"] == record.sha256
-        assert (row["error"] if isinstance(row["error"], str) else None) == record.error
-        if record.score is not None:
-            np.testing.assert_allclose(row["score"], record.score, rtol=1e-4, atol=1e-4)
-    assert sum(table["verdict"] == "error") == 2
-    # it was cut off after 20 rows, and something new has come: only what is missing is screened
+    statistics = Statistics()
+    counts = run(place, "in", output="out.parquet", statistics=statistics)
+    assert counts["error"] == 2
+    assert sum(counts.values()) == 16
+    same_as_without_ray(place, "in", "out.parquet", statistics)
+    # it was cut off after 9 rows, and something new has come: only what is missing is screened
     (part,) = (place / "out.parquet").glob("*.parquet")
-    table.iloc[:20].reset_index().to_parquet(part)
+    pandas.read_parquet(part).iloc[:9].to_parquet(part)
     Image.fromarray(clean_images(1, seed=9)[0]).save(place / "in" / "new.png")
-    result = run(place, "in", "--output", "out.parquet")
-    assert "23 files" in result.stderr
+    assert sum(run(place, "in", output="out.parquet").values()) == 8
     paths = pandas.read_parquet(place / "out.parquet")["path"].tolist()
-    assert len(paths) == len(set(paths)) == 43
+    assert len(paths) == len(set(paths)) == 17
     # another detector's verdicts do not go among these
-    result = run(place, "in", "--output", "out.parquet", "--fpr", "0.2")
-    assert result.returncode == 2
-    assert '"fpr": 0.05' in result.stderr
-    assert '"fpr": 0.2' in result.stderr
-    assert "another --output" in result.stderr
+    with pytest.raises(ParameterError, match="another --output"):
+        run(place, "in", output="out.parquet", fpr=0.2)
+
+
+def test_odd_names_links_and_what_is_missing(place):
+    odd = place / "odd"
+    names = [".a.png", "_b.png", "c?.png", "d%20#;.png", "e\nf.png", "g", os.fsdecode(b"\xff.png"), "h[1].png"]
+    for i, name in enumerate(names):
+        (odd / "_in").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(clean_images(1, seed=20 + i)[0]).save(odd / "_in" / name, "PNG")
+    (odd / "_in" / "loop").symlink_to(odd)
+    (odd / "link").symlink_to("_in")
+    statistics = Statistics()
+    assert run(place, "odd", output="odd.parquet", statistics=statistics).keys() <= {"clean", "adversarial"}
+    same_as_without_ray(place, "odd", "odd.parquet", statistics)
+    assert run(place, "odd/*.jpg", "gone.png", output="gone.parquet") == {"error": 2}
+    assert set(pandas.read_parquet(place / "gone.parquet")["error_kind"]) == {"nothing found", "unreadable"}
+    assert run(place, "odd/*.jpg", "gone.png", output="gone.parquet") == {}
 
 
 def test_tables_with_a_column_of_images(place):
     files = sorted((place / "in").glob("*.png"))
     rows = [{"picture": {"bytes": file.read_bytes()}, "path": file.name} for file in files]
     pandas.DataFrame(rows).to_parquet(place / "table.parquet")
-    result = run(place, "table.parquet", "--column", "picture", "--output", "from_table")
-    assert result.returncode == 2, result.stderr
-    table = pandas.read_parquet(place / "from_table")
-    assert sorted(table["path"]) == [file.name for file in files]
+    counts = run(place, "table.parquet", output="from_table", column="picture")
+    assert counts["error"] == 1
+    assert sorted(pandas.read_parquet(place / "from_table")["path"]) == [file.name for file in files]
+    with pytest.raises(ParameterError, match="'image'"):
+        run(place, "table.parquet", output="from_table")
 
 
 def test_images_without_names_that_come_twice_are_all_kept(place):
     (place / "unnamed").mkdir()
     data = (place / "in" / "0.png").read_bytes()
     pandas.DataFrame({"image": [data, data, data]}).to_parquet(place / "unnamed" / "part.parquet")
-    folder = (place / "unnamed").as_uri()  # a folder at a URL is Parquet if there is a column to be read
-    result = run(place, folder, "--column", "image", "--output", "all_three")
-    assert result.returncode in (0, 1), result.stderr
+    assert run(place, "unnamed", output="all_three", column="image") == {"clean": 3}
     assert len(pandas.read_parquet(place / "all_three")) == 3
-    again = run(place, folder, "--column", "image", "--output", "all_three")
-    assert again.returncode == 2
-    assert "no column 'path'" in again.stderr
+    with pytest.raises(ParameterError, match="no column 'path'"):
+        run(place, "unnamed", output="all_three", column="image")
 
 
 def test_another_programs_parquet_is_not_added_to(place):
     (place / "others").mkdir()
     pandas.DataFrame({"a": [1]}).to_parquet(place / "others" / "part.parquet")
-    result = run(place, "in", "--output", "others")
-    assert result.returncode == 2
-    assert "not of this command" in result.stderr
+    with pytest.raises(ParameterError, match="not of this command"):
+        run(place, "in", output="others")
     assert len(list((place / "others").iterdir())) == 1
 
 
 def test_wrong_arguments(place):
-    for arguments, reason in [
-        (["in"], "wants --output"),
-        (["in", "--output", "x", "--format", "csv"], "no other output"),
-        (["absent", "--output", "x"], "no file or folder"),
-        (["in", "--output", "x", "--fpr", "1e-9"], "1e-09"),
-    ]:
-        result = run(place, *arguments)
-        assert result.returncode == 2
-        assert reason in result.stderr, result.stderr
+    with pytest.raises(ParameterError, match="nothing to screen"):
+        run(place, output="x")
+    with pytest.raises(PixelDefendError, match="1e-09"):
+        run(place, "in", output="x", fpr=1e-9)
+    with pytest.raises(ParameterError, match="all of image files or all Parquet"):
+        run(place, "in", "table.parquet", output="x")
+    with pytest.raises(FileNotFoundError):
+        run(place, "absent.parquet", output="x")

@@ -1,73 +1,96 @@
 import asyncio
 import threading
-import time
 
 import pytest
+from serving.common import PATIENCE, Gate
 
+from pixeldefend.errors import ParameterError
 from pixeldefend.serving.batching import Batcher, Full
+
+
+def run(coroutine):
+    """Runs a test; what never ends fails."""
+
+    async def patiently():
+        await asyncio.wait_for(coroutine, PATIENCE)
+
+    asyncio.run(patiently())
+
+
+async def handed_in(batcher, *items):
+    """Tasks that have handed in one item each, and wait."""
+    tasks = [asyncio.create_task(batcher([item])) for item in items]
+    await asyncio.sleep(0)  # each runs up to its wait
+    return tasks
+
+
+async def entered(gate, times=1):
+    await asyncio.to_thread(gate.wait_until_entered, times)
 
 
 def test_what_is_asked_at_once_is_done_together():
     batches = []
 
     async def ask():
-        async with Batcher(lambda items: batches.append(sorted(items)), most=4, wait=0.2) as batcher:
-            await asyncio.gather(*(batcher([i]) for i in range(6)))
+        async with Batcher(lambda items: batches.append(sorted(items)), max_batch=4, max_wait=0.1) as batcher:
+            await asyncio.gather(*await handed_in(batcher, *range(6)))
 
-    asyncio.run(ask())
+    run(ask())
     assert batches == [[0, 1, 2, 3], [4, 5]]
 
 
-def test_one_alone_waits_no_longer_than_it_must():
-    async def ask():
-        async with Batcher(lambda items: None, most=64, wait=0.05) as batcher:
-            started = time.perf_counter()
-            await batcher(["x"])
-            return time.perf_counter() - started
+def test_one_alone_waits_for_others_and_then_goes_on():
+    seen = []
 
-    assert 0.04 < asyncio.run(ask()) < 2
+    async def ask():
+        batcher = Batcher(lambda items: None, max_wait=0.05, on_batch=lambda *numbers: seen.append(numbers))
+        async with batcher:
+            await batcher(["x"])
+
+    run(ask())
+    ((size, (wait,), _),) = seen
+    assert size == 1
+    assert wait > 0.04
 
 
 def test_while_it_works_the_next_batch_gathers():
     sizes = []
-
-    def work(items):
-        sizes.append(len(items))
-        time.sleep(0.1)
+    gate = Gate(lambda items: sizes.append(len(items)))
 
     async def ask():
-        async with Batcher(work, most=64, wait=0) as batcher:
-            first = asyncio.create_task(batcher([0]))
-            await asyncio.sleep(0.03)
-            await asyncio.gather(first, *(batcher([i]) for i in range(9)))
+        async with Batcher(gate, max_wait=0) as batcher:
+            first = await handed_in(batcher, 0)
+            await entered(gate)
+            rest = await handed_in(batcher, *range(9))
+            gate.opened.set()
+            await asyncio.gather(*first, *rest)
 
-    asyncio.run(ask())
+    run(ask())
     assert sizes == [1, 9]
 
 
 def test_more_than_fit_are_refused_at_once():
-    gate = threading.Event()
+    gate = Gate(lambda items: None)
 
     async def ask():
-        async with Batcher(lambda items: gate.wait(10), most=1, wait=0, capacity=2) as batcher:
-            waiting = [asyncio.create_task(batcher([0]))]
-            await asyncio.sleep(0.05)  # it is being worked on, and does not count
-            waiting += [asyncio.create_task(batcher([i])) for i in range(2)]
-            await asyncio.sleep(0.05)
+        async with Batcher(gate, max_batch=1, max_wait=0, capacity=2) as batcher:
+            waiting = await handed_in(batcher, 0)
+            await entered(gate)  # it is being worked on, and does not count
+            waiting += await handed_in(batcher, 1, 2)
             with pytest.raises(Full):
                 await batcher([3])
-            gate.set()
+            gate.opened.set()
             await asyncio.gather(*waiting)
             assert batcher.depth == 0
             with pytest.raises(Full):
                 await batcher([1, 2, 3])  # all of a request or nothing
 
-    asyncio.run(ask())
+    run(ask())
 
 
 def test_places_are_kept_for_what_is_yet_to_be_made():
     async def ask():
-        async with Batcher(lambda items: None, most=1, wait=0, capacity=4) as batcher:
+        async with Batcher(lambda items: None, max_batch=1, max_wait=0, capacity=4) as batcher:
             with batcher.reserve(3):
                 for _ in range(2):
                     with pytest.raises(Full), batcher.reserve(2):
@@ -77,41 +100,38 @@ def test_places_are_kept_for_what_is_yet_to_be_made():
                 await batcher([1])
             await batcher([1, 2, 3, 4])
 
-    asyncio.run(ask())
+    run(ask())
 
 
 def test_a_failure_reaches_those_it_concerns_and_no_others():
     def work(items):
         if "bad" in items:
-            raise ValueError("bad")
+            raise KeyError("bad")
 
     async def ask():
-        async with Batcher(work, most=1, wait=0) as batcher:
+        async with Batcher(work, max_batch=1, max_wait=0) as batcher:
             results = await asyncio.gather(*(batcher([x]) for x in ("a", "bad", "b")), return_exceptions=True)
             assert results[0] is results[2] is None
-            assert isinstance(results[1], ValueError)
+            assert isinstance(results[1], KeyError)
 
-    asyncio.run(ask())
+    run(ask())
 
 
 def test_who_has_gone_is_left_out():
     done = []
-    gate = threading.Event()
-
-    def work(items):
-        gate.wait(10)
-        done.extend(items)
+    gate = Gate(done.extend)
 
     async def ask():
-        async with Batcher(work, most=1, wait=0) as batcher:
-            first, gone = asyncio.create_task(batcher([1])), asyncio.create_task(batcher([2]))
-            await asyncio.sleep(0.05)
+        async with Batcher(gate, max_batch=1, max_wait=0) as batcher:
+            (first,) = await handed_in(batcher, 1)
+            await entered(gate)
+            (gone,) = await handed_in(batcher, 2)
             gone.cancel()
-            await asyncio.sleep(0.01)
-            gate.set()
+            await asyncio.wait([gone])
+            gate.opened.set()
             await first
 
-    asyncio.run(ask())
+    run(ask())
     assert done == [1]
 
 
@@ -119,16 +139,27 @@ def test_to_leave_finishes_what_was_accepted():
     done = []
 
     async def ask():
-        async with Batcher(done.extend, most=8, wait=5) as batcher:
-            waiting = [asyncio.create_task(batcher([i])) for i in range(3)]
-            await asyncio.sleep(0.05)
+        async with Batcher(done.extend, max_batch=8, max_wait=2 * PATIENCE) as batcher:
+            waiting = await handed_in(batcher, *range(3))
         await asyncio.gather(*waiting)
 
-    asyncio.run(ask())
+    run(ask())
     assert sorted(done) == [0, 1, 2]
 
 
-def test_wrong_arguments():
-    for options in (dict(most=0), dict(capacity=0), dict(wait=-1)):
-        with pytest.raises(ValueError, match="at least 1"):
-            Batcher(lambda items: None, **options)
+def test_a_function_runs_between_two_batches_in_the_thread_that_works():
+    threads = []
+
+    async def ask():
+        async with Batcher(lambda items: threads.append(threading.current_thread()), max_wait=0) as batcher:
+            await batcher([1])
+            threads.append(await batcher.run(threading.current_thread))
+
+    run(ask())
+    assert threads[0] is threads[1]
+
+
+@pytest.mark.parametrize("options", [dict(max_batch=0), dict(capacity=0), dict(max_wait=-1)])
+def test_wrong_arguments(options):
+    with pytest.raises(ParameterError):
+        Batcher(lambda items: None, **options)

@@ -2,7 +2,7 @@ import torch
 from helpers import Brightness, clean_images
 from torch import nn
 
-from pixeldefend.training.loop import worst_within
+from pixeldefend.training.tasks import worst_within
 
 
 def test_the_worst_images_within_a_budget_raise_the_loss():

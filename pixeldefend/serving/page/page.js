@@ -7,14 +7,14 @@ const WORDS = {
   error: "Could not be screened",
 };
 
-/* fetch with the key, if one was given; asks for one where it is wanted */
+/* Fetches with the key, if there is one. Asks for a key if the service requires one. */
 async function ask(path, options = {}) {
   const key = sessionStorage.getItem("key");
   const headers = { ...(options.headers || {}), ...(key ? { authorization: `Bearer ${key}` } : {}) };
   const answer = await fetch(path, { ...options, headers });
   if (answer.status === 401) {
     $("key").hidden = false;
-    throw new Error("a key is wanted");
+    throw new Error("This service requires a key.");
   }
   const found = await answer.json();
   if (!answer.ok && answer.status !== 422) throw new Error(found.error || answer.statusText);
@@ -48,16 +48,20 @@ function show(verdict, words) {
 async function screen(file) {
   if (!file) return;
   $("result").setAttribute("aria-busy", "true");
+  $("result").hidden = false;
+  $("verdict").className = "soft";
+  $("verdict").textContent = "Screening ...";
+  $("words").textContent = "";
   for (const id of ["pictures", "feedback"]) $(id).hidden = true;
   $("numbers").replaceChildren();
   try {
     const name = encodeURIComponent(file.name || "pasted");
     const type = { "content-type": "application/octet-stream" };
     const found = await ask(`v1/explain?name=${name}`, { method: "POST", headers: type, body: file });
-    if (!found.record) throw new Error(found.error || "the service gave no verdict");
+    if (!found.record) throw new Error(found.error || "The service gave no verdict.");
     explain(found.record, found.pictures);
   } catch (error) {
-    show("error", `${error.message}.`);
+    show("error", error.message);
   }
   look();
 }
@@ -67,22 +71,25 @@ function explain(record, pictures) {
     show("error", `${record.path || "The image"}: ${record.error}.`);
     return;
   }
-  const p = record.p_value;
+  const p = record.p_value, shown = pictures || {};
   const share = p < 0.001 ? `${(100 * p).toFixed(2)} %` : `${(100 * p).toFixed(1)} %`;
-  let words = `Of clean images, ${share} are at least as suspicious as this one.`;
-  if (record.query_attack) words += " It closely resembles several that came before it, as the queries of an attack do.";
+  let words = `${share} of clean images have an anomaly score that is at least as high.`;
+  if (record.query_attack) words += " The image closely resembles several images that this client sent before. The queries of a black-box attack do so.";
   show(record.verdict, words);
   fill($("numbers"), [
     ["p-value", p.toPrecision(3)],
     ["bits/dim", record.bits_per_dim === null ? null : record.bits_per_dim.toFixed(3)],
-    ["score", record.score.toFixed(2)],
+    ["anomaly score", record.score.toFixed(2)],
     ["detector", record.detector],
     ["image", `${record.path || "pasted"}, ${record.width} x ${record.height}`],
-    ["label before, after purification", pictures.label_before === null ? null : `${pictures.label_before}, ${pictures.label_after}`],
+    ["label", shown.label_before],
+    ["label after purification", shown.label_after],
   ]);
-  for (const id of ["image", "surprisal", "purified", "difference"]) $(id).src = pictures[id];
-  $("purified-words").textContent = `purified (p-value ${pictures.p_value_purified.toPrecision(2)})`;
-  $("pictures").hidden = false;
+  if (pictures) {
+    for (const id of ["image", "surprisal", "purified", "difference"]) $(id).src = pictures[id];
+    $("purified-words").textContent = `Purified image, p-value ${pictures.p_value_purified.toPrecision(2)}`;
+  }
+  $("pictures").hidden = !pictures;
   const said = record.verdict === "adversarial"
     ? [["false_alarm", "This is a false alarm"], ["attack", "This is an attack"]]
     : [["missed", "This is an attack"], ["clean", "This is clean"]];
@@ -111,6 +118,7 @@ async function look() {
   try {
     const [rows, drift] = await Promise.all([ask("v1/verdicts?limit=12"), ask("v1/drift")]);
     $("verdicts").replaceChildren(...rows.map(line));
+    $("none").hidden = rows.length > 0;
     $("drift").replaceChildren(...Object.entries(drift).map(gauge));
   } catch (error) {
     $("drift").textContent = error.message;
@@ -119,6 +127,7 @@ async function look() {
 
 function line(row) {
   const made = document.createElement("tr");
+  made.setAttribute("role", "row");
   const note = [row.error, row.query_attack ? "query attack" : "", (row.feedback || "").replace("_", " ")];
   const cells = [
     new Date(1000 * row.time).toLocaleTimeString(),
@@ -130,10 +139,12 @@ function line(row) {
   ];
   made.append(...cells.map((text) => {
     const cell = document.createElement("td");
+    cell.setAttribute("role", "cell");
     cell.textContent = text;
     return cell;
   }));
-  made.children[1].title = row.path || "";
+  made.children[3].dataset.name = "p-value";
+  made.children[4].dataset.name = "bits/dim";
   made.children[2].className = row.verdict;
   return made;
 }
@@ -141,7 +152,7 @@ function line(row) {
 function gauge([name, state]) {
   const made = document.createElement("div");
   made.className = "gauge";
-  const said = { drift: "has the score shifted?", attacks: "are too many suspicious?" };
+  const said = { drift: "Have the scores shifted?", attacks: "Are there too many high scores?" };
   for (const [bet, question] of Object.entries(said)) {
     const label = document.createElement("span"), bar = document.createElement("div"), fill = document.createElement("i");
     const share = Math.max(0, Math.min(1, Math.log(state.highest[bet]) / Math.log(state.alarm_from)));
@@ -161,8 +172,8 @@ function gauge([name, state]) {
   const alarm = Object.values(state.alarms).some(Boolean);
   words.className = alarm ? "adversarial" : "soft";
   words.textContent = alarm
-    ? `${name}: the traffic no longer looks like the calibration images (by chance: with a probability of at most ${100 * state.false_alarm_bound} %).`
-    : `${name}: ${state.images} images, nothing unusual.`;
+    ? `${name}: alarm. The traffic no longer looks like the calibration images. Clean traffic causes an alarm with a probability of at most ${100 * state.false_alarm_bound} %.`
+    : `${name}: no alarm after ${state.images} ${state.images === 1 ? "image" : "images"}`;
   made.prepend(words);
   return made;
 }
@@ -186,9 +197,9 @@ $("key").addEventListener("submit", (event) => {
 async function models() {
   try {
     const found = await ask("v1/detectors");
-    const sizes = found.map((one) => `${one.image_shape[2]} x ${one.image_shape[1]}${one.image_shape[0] === 3 ? " colour" : " grey"} (${one.name})`);
-    $("models").textContent = `PNG, JPEG, WebP or BMP of ${sizes.join(" or ")}.`;
-  } catch (error) { /* look() says it */ }
+    const takes = found.map((one) => `${one.takes} (${one.name})`);
+    $("models").textContent = `This service screens PNG, JPEG, WebP and BMP files: ${takes.join(" or ")}.`;
+  } catch (error) { /* look() shows it */ }
 }
 
 models();

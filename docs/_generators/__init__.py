@@ -1,0 +1,9 @@
+"""What `docs/generate.py` writes between its markers: `BLOCKS` names the functions."""
+
+from collections.abc import Callable
+
+from . import cards, measurements, registries, results
+
+BLOCKS: dict[str, Callable[..., str]] = {
+    function.__name__: function for module in (results, measurements, registries, cards) for function in module.BLOCKS
+}

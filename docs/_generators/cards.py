@@ -1,0 +1,159 @@
+"""Model cards of the shipped weights, made of the JSON files beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from pixeldefend.markdown import table
+
+from .sources import ROOT
+
+WEIGHTS = ROOT / "pixeldefend" / "weights"
+
+# what the JSON files cannot say: where the images come from and what may be done with them
+DATA = {
+    "fashion-mnist": {
+        "title": "Fashion-MNIST",
+        "content": "70,000 grey images of clothes, 28 x 28 pixels, in ten classes, from the catalogue of Zalando",
+        "source": "<https://github.com/zalandoresearch/fashion-mnist> (Xiao, Rasul & Vollgraf 2017)",
+        "terms": "MIT licence, by Zalando SE",
+        "intended": "28 x 28 grey images that look like Fashion-MNIST's: one centred piece of clothing on black",
+        "limits": [
+            "Images of other sizes are refused. Other content is not what it models: handwritten digits are hardly "
+            "flagged more often than clothes.",
+            "Nearly every clean image is flagged after JPEG or WebP compression, blur or noise.",
+        ],
+    },
+    "cifar10": {
+        "title": "CIFAR-10",
+        "content": "60,000 colour photographs, 32 x 32 pixels, in ten classes; these models saw a copy with 49,923 "
+        "training and 5,000 test images",
+        "source": "<https://www.cs.toronto.edu/~kriz/cifar.html> (Krizhevsky 2009)",
+        "terms": "no explicit licence; its authors ask for a citation, and it is used for research. The photographs "
+        "were collected from the web, and their rights are with their owners. Check whether your use is allowed",
+        "intended": "32 x 32 colour photographs that were scaled down like CIFAR-10's",
+        "limits": [
+            "Images of other sizes are refused. Photographs of other sizes need a model of their own.",
+            "Most clean images are flagged after JPEG or WebP compression, and nearly all after noise of one 8-bit "
+            "step.",
+            "On the whole CIFAR-10 the figures differ: its images are divided into other parts than those of the copy.",
+        ],
+    },
+}
+WARNING = (
+    "An attacker who knows the model evades it. The weights are public: on CIFAR-10 every image that was tried evades "
+    "the detector within 2/255."
+)
+
+
+def _cards() -> dict[str, dict[str, Any]]:
+    return {path.stem: json.loads(path.read_text()) for path in sorted(WEIGHTS.glob("*.json"))}
+
+
+def _title(card: dict[str, Any]) -> str:
+    return f"{DATA[card['data']]['title']} {card['kind']}"
+
+
+def _what(card: dict[str, Any]) -> str:
+    if card["kind"] == "classifier":
+        made = card["classifier"]
+        return f"residual network of width {made['width']}, {made['classes']} classes"
+    made, parameters = card["density"], card["parameters"]
+    statistic = parameters.get("statistic", parameters.get("score"))
+    scales = f"{made['scales']} scale{'s' * (made['scales'] > 1)}"
+    streams = f"{made['streams']} stream{'s' * (made['streams'] > 1)}"
+    return f"PixelCNN++ with {scales}, {streams}, {made['mixtures']} logistics; statistic `{statistic}`"
+
+
+def _metric(card: dict[str, Any]) -> str:
+    metrics = card["metrics"]
+    images = f"on {metrics['test_images']:,} test images"
+    if card["kind"] == "classifier":
+        return f"{metrics['test_accuracy']:.1%} correctly classified {images}"
+    return f"{metrics['test_bits_per_dim']:.3f} bits/dim {images}"
+
+
+def _size(stem: str) -> str:
+    return f"{(WEIGHTS / f'{stem}.safetensors').stat().st_size / 1e6:.1f} MB"
+
+
+def _parameters(stem: str) -> str:
+    from pixeldefend import load_classifier, load_detector
+
+    name, _, kind = stem.rpartition("-")
+    module = load_detector(name).density if kind == "detector" else load_classifier(name)
+    return f"{sum(parameter.numel() for parameter in module.parameters()):,}"
+
+
+def models() -> str:
+    """All shipped models."""
+    rows = [
+        (f"`{stem}`", _what(card), _metric(card), _parameters(stem), _size(stem)) for stem, card in _cards().items()
+    ]
+    return table(["model", "what it is", "measured", "parameters", "size"], rows)
+
+
+def card(stem: str) -> str:
+    """One model card: data and its terms, recipe, metrics, intended use and limits."""
+    found = _cards()[stem]
+    data = DATA[found["data"]]
+    name = stem.removesuffix(f"-{found['kind']}")
+    detector = found["kind"] == "detector"
+    loader = f"load_{found['kind']}"
+    lines = [
+        f"The {found['kind']} is a {_what(found)}.",
+        f"It has {_parameters(stem)} parameters and a file of {_size(stem)}.",
+        "",
+        "```python",
+        f"from pixeldefend import {loader}",
+        "",
+        f'{found["kind"]} = {loader}("{name}")',
+        "```",
+        "",
+        "## Data and its terms",
+        "",
+        f"- **Data:** {data['title']}: {data['content']}.",
+        f"- **Source:** {data['source']}.",
+        f"- **Terms:** {data['terms']}.",
+        "- **The weights** are under the MIT licence of pixeldefend, as far as the terms of the data allow.",
+        "",
+        "## Recipe",
+        "",
+        _pairs({**found["classifier" if not detector else "density"], **found["recipe"]}),
+        "## Metrics",
+        "",
+        _pairs(found["metrics"] | ({"calibration_images": found["calibration"]["images"]} if detector else {})),
+        "## Intended use",
+        "",
+    ]
+    if detector:
+        lines += [f"- It flags {data['intended']} and whose pixels are improbable."]
+        lines += [
+            "- It measures how well detectors work. It is a starting point for your own, not a product by itself."
+        ]
+        lines += ["- The false-alarm rate holds for clean images like those that calibrated it."]
+    else:
+        lines += [f"- It is the classifier that the benchmark attacks. It expects {data['intended']}."]
+        lines += ["- It is small and was trained for minutes. It is not meant for classifying images in earnest."]
+        lines += ["- It was not adversarially trained. Every attack of the benchmark fools it."]
+    lines += ["", "## Limits", ""]
+    lines += [f"- {limit}" for limit in data["limits"] if detector or limit.startswith(("Images", "On the"))]
+    lines += [f"- {WARNING}"] if detector else []
+    lines += ["", "## File", "", f"sha256 of `{stem}.safetensors`: `{found['sha256']}`. Loading verifies it."]
+    return "\n".join(lines) + "\n"
+
+
+def _pairs(values: dict[str, Any]) -> str:
+    shown = {key: "-" if value is None else value for key, value in values.items()}
+    return table(["key", "value"], [(f"`{key}`", _short(value)) for key, value in shown.items()])
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, str) and len(value) == 64:  # a hash
+        return f"`{value[:12]}`..."
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+BLOCKS: tuple[Callable[..., str], ...] = (models, card)

@@ -1,0 +1,344 @@
+"""pixeldefend benchmark, compare and leaderboard: how well attacks are detected."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import ParameterError
+from .options import DataDir, Device, names_of
+from .output import progress
+
+ATTACKS = "Attacks"
+MEASURES = "What is measured"
+AWARE = "Attacks that know the detector"
+MACHINE = "Where it runs"
+
+
+def benchmark(
+    ctx: typer.Context,
+    detector: Annotated[
+        list[str],
+        typer.Option(
+            help="The detector: the name of a shipped one ({detectors}), the path of a saved one, a baseline "
+            "({baselines}) or MODULE:OBJECT. If the option is repeated, the detectors are compared in one table."
+        ),
+    ],
+    classifier: Annotated[
+        str,
+        typer.Option(
+            help="The classifier that is attacked: the name of a shipped one ({classifiers}), the path of a saved one, "
+            "a TorchScript or torch.export file, or MODULE:OBJECT."
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Option(help="The data set: a name ({datasets}), a folder of images, or an .npz file with x and y."),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="The folder for results.json, results.md, roc.png and report.html, or for comparison.json and "
+            "comparison.md of several detectors."
+        ),
+    ],
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            help="A set of options by name: {suites}. Quick runs five attacks on 100 images, standard all attacks on "
+            "1,000 images, adaptive also attacks that know the detector, full all on all test images. Options given "
+            "beside it take precedence. With several detectors, what is for one at a time is left out."
+        ),
+    ] = None,
+    attacks: Annotated[
+        str,
+        typer.Option(
+            help="The attacks, separated by commas: {attacks}. The default is all of them.", rich_help_panel=ATTACKS
+        ),
+    ] = "",
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="The number of test images that are attacked. The default is all of them.",
+            rich_help_panel=ATTACKS,
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(help="The seed of the random starts of the attacks.", rich_help_panel=ATTACKS)
+    ] = 0,
+    statistics: Annotated[
+        str,
+        typer.Option(
+            help="The statistics beside the detector's own, separated by commas: {statistics}, "
+            "{classifier_statistics}. The default is all that need one pass of the density and no classifier, or with "
+            "several detectors bits_per_dim and excess_surprisal.",
+            rich_help_panel=MEASURES,
+        ),
+    ] = "",
+    clean: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="The number of clean test images. The default is as many as are attacked.",
+            rich_help_panel=MEASURES,
+        ),
+    ] = None,
+    corruptions: Annotated[
+        bool,
+        typer.Option(
+            "--corruptions",
+            help="Measure also how often clean images are flagged after a benign corruption.",
+            rich_help_panel=MEASURES,
+        ),
+    ] = False,
+    other: Annotated[
+        list[str],
+        typer.Option(
+            help="Another data set of images of the same shape: measure also how often they are flagged. The option "
+            "may be repeated.",
+            rich_help_panel=MEASURES,
+        ),
+    ] = [],  # noqa: B006
+    by_class: Annotated[
+        bool,
+        typer.Option("--by-class", help="Measure also the false alarms of each class.", rich_help_panel=MEASURES),
+    ] = False,
+    oracle: Annotated[
+        bool,
+        typer.Option(
+            "--oracle",
+            help="Fit also a classifier of all statistics to each attack, as an upper bound.",
+            rich_help_panel=MEASURES,
+        ),
+    ] = False,
+    adaptive: Annotated[
+        str,
+        typer.Option(
+            help="The attacks that know the detector, separated by commas: {detector_aware_attacks}; or all. The "
+            "default is none.",
+            rich_help_panel=AWARE,
+        ),
+    ] = "",
+    adaptive_limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="The number of images that the attacks that know the detector try. The default is 100.",
+            rich_help_panel=AWARE,
+        ),
+    ] = None,
+    eps: Annotated[
+        str,
+        typer.Option(
+            help="The largest changes (Linf) of the attacks that know the detector, in 8-bit steps, separated by "
+            "commas.",
+            rich_help_panel=AWARE,
+        ),
+    ] = "",
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="The number of steps of the attacks that know the detector. The default is 100.",
+            rich_help_panel=AWARE,
+        ),
+    ] = None,
+    restarts: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="The number of random starts of the attacks that know the detector. The default is 1.",
+            rich_help_panel=AWARE,
+        ),
+    ] = None,
+    expensive_limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="The number of images for the expensive attacks: those without gradients, through purification, or "
+            "by transfer. The default is 20.",
+            rich_help_panel=AWARE,
+        ),
+    ] = None,
+    expensive_eps: Annotated[
+        str,
+        typer.Option(
+            help="The largest changes (Linf) of the expensive attacks, in 8-bit steps, separated by commas. The "
+            "default is --eps.",
+            rich_help_panel=AWARE,
+        ),
+    ] = "",
+    surrogate_classifier: Annotated[
+        str | None,
+        typer.Option(
+            help="The classifier of an attacker who has none of the models and attacks by transfer from others. It is "
+            "named as for --classifier.",
+            rich_help_panel=AWARE,
+        ),
+    ] = None,
+    surrogate_detector: Annotated[
+        str | None,
+        typer.Option(
+            help="The detector of an attacker who attacks by transfer. It is named as for --detector.",
+            rich_help_panel=AWARE,
+        ),
+    ] = None,
+    data_dir: DataDir = Path("data"),
+    device: Device = "cpu",
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            help="The folder that caches attacked images. A run that was interrupted goes on from there.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None,
+) -> None:
+    """Measure how well attacks are detected.
+
+    Thresholds are frozen on clean calibration images, then test images are attacked. For each attack and statistic it
+    reports the AUROC and the share detected at 1 % and 5 % false alarms. It writes results.json, results.md, roc.png
+    and report.html.
+    """
+    from .. import eval as evaluation
+    from ..data import load_dataset
+    from ..zoo import recipe_of
+
+    titles = [Path(name).stem for name in detector]
+    several = len(titles) > 1
+    if len(set(titles)) < len(titles):
+        raise ParameterError(f"detectors are told apart by their files' names, got {', '.join(titles)}")
+    if several and (corruptions or other or oracle or by_class):
+        raise ParameterError("--corruptions, --other, --oracle and --by-class are for one detector at a time")
+    if (surrogate_classifier is None) != (surrogate_detector is None):
+        raise ParameterError("--surrogate-classifier and --surrogate-detector go together")
+    if suite is not None and suite not in evaluation.SUITES:
+        raise ParameterError(f"unknown suite {suite!r}; there are: {', '.join(evaluation.SUITES)}")
+    options: dict[str, Any] = {} if suite is None else dict(evaluation.SUITES[suite])
+    if several:
+        for name in ("corruptions", "oracle", "by_class"):  # a suite may ask for them
+            options.pop(name, None)
+    aware = aware_options(
+        options.pop("adaptive", None),
+        adaptive,
+        eps=budgets("--eps", eps),
+        expensive_eps=budgets("--expensive-eps", expensive_eps),
+        limit=adaptive_limit,
+        expensive_limit=expensive_limit,
+        steps=steps,
+        restarts=restarts,
+        surrogate=surrogate_detector,
+    )
+    given = dict(
+        attacks=names_of(attacks),
+        statistics=names_of(statistics),
+        limit=limit,
+        clean=clean,
+        corruptions=corruptions,
+        oracle=oracle,
+        by_class=by_class,
+    )
+    options |= {name: value for name, value in given.items() if value}
+    out.mkdir(parents=True, exist_ok=True)  # refused now, and not after hours of attacks
+    victim, images = evaluation.find_classifier(classifier, device=device), load_dataset(data, data_dir)
+    detectors = {
+        title: evaluation.find_detector(name, victim, images, device=device)
+        for title, name in zip(titles, detector, strict=True)
+    }
+    if aware is not None:
+        if surrogate_classifier is not None and surrogate_detector is not None:
+            surrogate = evaluation.find_classifier(surrogate_classifier, device=device)
+            aware["surrogate"] = (
+                surrogate,
+                evaluation.find_detector(surrogate_detector, surrogate, images, device=device),
+            )
+        options["adaptive"] = {**aware, "progress": _attacking}
+    options |= dict(
+        seed=seed,
+        other_data=[load_dataset(name, data_dir) for name in other],
+        cache=evaluation.Cache(cache),
+        log=lambda line: typer.echo(line, err=True),
+    )
+    recipes = {title: recipe_of(name) for title, name in zip(titles, detector, strict=True)}
+    command = shlex.join(["pixeldefend", *ctx.find_root().obj["arguments"]])
+    if several:
+        compared = evaluation.compare(detectors, victim, images, recipes=recipes, **options)
+        evaluation.write_comparison({**compared, "command": command}, out)
+        typer.echo((out / "comparison.md").read_text())
+    else:
+        results = evaluation.run_benchmark(detectors[titles[0]], victim, images, recipe=recipes[titles[0]], **options)
+        evaluation.write_report({**results, "command": command}, out)
+        typer.echo((out / "results.md").read_text())
+
+
+def compare(
+    results: Annotated[
+        list[Path], typer.Argument(help="Two or more results.json of benchmark runs, or the folders that hold them.")
+    ],
+) -> None:
+    """Set the results of several benchmark runs side by side, attack by attack."""
+    from ..eval import side_by_side
+
+    typer.echo(side_by_side(results))
+
+
+def leaderboard(
+    folder: Annotated[
+        Path | None, typer.Argument(help="A folder of entries. By default the shipped entries are shown.")
+    ] = None,
+) -> None:
+    """Print how detectors do under the same protocol: the shipped ones and baselines."""
+    from ..eval import leaderboard_table
+
+    typer.echo(leaderboard_table(folder))
+
+
+def aware_options(
+    suite: dict[str, Any] | None, attacks: str, *, surrogate: str | None, **given: Any
+) -> dict[str, Any] | None:
+    """Returns the arguments of the attacks that know the detector, or None if there are to be none.
+
+    Args:
+        suite: What the suite says of them, or None.
+        attacks: The value of --adaptive.
+        surrogate: The value of --surrogate-detector.
+        **given: The values of the other options, which override the suite's; None for those that were not given.
+
+    Raises:
+        ParameterError: If one of these options is given and no such attack is asked for.
+    """
+    chosen = {name: value for name, value in given.items() if value}
+    if suite is None and not attacks:
+        if chosen or surrogate:
+            raise ParameterError("--eps, --steps and the like are for --adaptive, or a suite that has it")
+        return None
+    if (names := names_of(attacks)) not in (None, ["all"]):
+        chosen["attacks"] = names
+    return (suite or {}) | chosen
+
+
+def budgets(option: str, listed: str) -> list[int]:
+    """Returns the whole numbers of a comma-separated list.
+
+    Args:
+        option: The name of the option, for the message.
+        listed: Its value: numbers of 8-bit steps, separated by commas.
+
+    Returns:
+        The numbers, without duplicates.
+
+    Raises:
+        ParameterError: If an item is no whole number.
+    """
+    for item in names_of(listed) or ():
+        if not item.isdecimal():
+            raise ParameterError(f"{option} wants whole 8-bit steps, got {item!r}")
+    return [int(item) for item in names_of(listed) or ()]
+
+
+def _attacking(steps: Iterable[Any]) -> Iterable[Any]:
+    return progress(steps, "Attacking")

@@ -1,0 +1,85 @@
+"""pixeldefend calibrate: a detector of a trained density."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Data, DataDir, Device
+
+
+def calibrate(
+    density: Annotated[
+        str,
+        typer.Option(
+            help="The density: the density.safetensors that `train density` wrote, the path of a saved detector, or "
+            "the name of a shipped one ({detectors})."
+        ),
+    ],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The detector to write, a .safetensors file.")],
+    statistic: Annotated[
+        str,
+        typer.Option(
+            help="The statistic that gives an image its anomaly score: {statistics}; with --classifier also "
+            "{classifier_statistics}."
+        ),
+    ] = "excess_surprisal",
+    classifier: Annotated[
+        str | None,
+        typer.Option(
+            help="The classifier for statistics that ask one: the name of a shipped one ({classifiers}) or the path of "
+            "a saved one."
+        ),
+    ] = None,
+    fpr: Annotated[
+        float, typer.Option(help="The rate of false alarms: the share of clean images that may be flagged.")
+    ] = 0.01,
+    confidence: Annotated[
+        float | None,
+        typer.Option(
+            help="The probability, over the draw of the calibration images, with which the rate of false alarms is at "
+            "most --fpr. By default the rate is --fpr on average."
+        ),
+    ] = None,
+    corruption: Annotated[
+        list[str],
+        typer.Option(
+            help="A benign corruption of your own pipeline: {corruptions}. The rate of false alarms then holds for "
+            "images that went through it, too. The option may be repeated."
+        ),
+    ] = [],  # noqa: B006
+    backend: Annotated[
+        list[str],
+        typer.Option(help="A further backend to calibrate for: {backends}. The option may be repeated."),
+    ] = [],  # noqa: B006
+    data_dir: DataDir = Path("data"),
+    device: Device = "cpu",
+) -> None:
+    """Make a detector of a trained density, and try it on the data set's clean test images.
+
+    The data set must be the one that the density was trained on, or one that it has seen nothing of: the images that
+    calibrate are held out from its training.
+    """
+    from ..training.calibrate import calibrate as calibrate_detector
+
+    made = calibrate_detector(
+        density,
+        data,
+        out,
+        statistic=statistic,
+        classifier=classifier,
+        fpr=fpr,
+        confidence=confidence,
+        corruptions=corruption,
+        backends=backend,
+        data_dir=data_dir,
+        device=device,
+    )
+    metrics = made.metrics
+    bits = f" {metrics['test_bits_per_dim']:.4f} bits/dim," if "test_bits_per_dim" in metrics else ""
+    density_made = made.detector.density
+    what = "images" if density_made is not None and len(density_made.event_shape or ()) == 3 else "events"
+    typer.echo(f"{out}: on {metrics['test_images']} clean test {what}{bits} {metrics['test_false_alarms']:.2%} flagged")

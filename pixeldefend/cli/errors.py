@@ -1,0 +1,89 @@
+"""What a command says when it fails: one line for bad input, a traceback for a bug."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import typer
+
+from ..errors import MissingExtraError, PixelDefendError
+
+DEBUG_VARIABLE = "PIXELDEFEND_DEBUG"
+
+# extra -> packages that it brings and the base does not
+EXTRAS = {
+    "train": ("lightning",),
+    "attacks": ("foolbox", "eagerpy"),
+    "eval": ("foolbox", "eagerpy", "matplotlib", "jinja2"),
+    "serve": ("fastapi", "fastapi_offline", "uvicorn", "prometheus_client", "python_multipart", "watchfiles"),
+    "scale": ("ray", "pyarrow"),
+    "fast": ("openvino",),
+}
+
+
+@contextmanager
+def reported(debug: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Reports bad input in one line on standard error and exits with status 2.
+
+    Bad input is a `PixelDefendError`, an `OSError`, or a missing package that an extra brings. Any other exception is a
+    bug and goes on to the caller.
+
+    Args:
+        debug: Says whether to show the traceback of bad input, too. It is asked when there is something to report.
+
+    Raises:
+        typer.Exit: With status 2 after a report, and with 130 after an interrupt.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:  # which some versions of typer turn into 1, "some are flagged"
+        raise typer.Exit(130) from None
+    except BrokenPipeError:
+        _close_standard_output()
+        raise typer.Exit(2) from None
+    except (PixelDefendError, OSError) as error:
+        _report(error, message_of(error), debug())
+    except ModuleNotFoundError as error:
+        extra = extra_of(error.name or "")
+        if extra is None:
+            raise
+        _report(error, str(MissingExtraError(str(error.name), extra)), debug())
+
+
+def message_of(error: Exception) -> str:
+    """Returns what a one-line report says about an error."""
+    if isinstance(error, FileExistsError):
+        return f"{error.filename} is a file, where a folder is wanted"
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def extra_of(module: str) -> str | None:
+    """Returns the first extra that brings a package, or None."""
+    package = module.partition(".")[0]
+    return next((extra for extra, packages in EXTRAS.items() if package in packages), None)
+
+
+def debug_by_environment() -> bool:
+    """Says whether the environment asks for tracebacks."""
+    return os.environ.get(DEBUG_VARIABLE, "") not in ("", "0")
+
+
+def _report(error: Exception, message: str, debug: bool) -> None:
+    if debug:
+        traceback.print_exception(error)
+    typer.echo(f"pixeldefend: {message}", err=True)
+    raise typer.Exit(2)
+
+
+def _close_standard_output() -> None:
+    """Whoever read standard output is gone: what is still buffered goes nowhere, without a second error at the end."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):  # it is no file
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115

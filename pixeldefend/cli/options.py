@@ -1,0 +1,177 @@
+"""Options that several commands share, the class of all commands, and the old names of options."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from .errors import DEBUG_VARIABLE, debug_by_environment, reported
+from .names import filled
+
+# command -> {old name of an option: its name}; old names work until the release after the one that renamed them
+RENAMED = {
+    "screen": {"--watch": "--drift"},
+    "calibrate": {"--score": "--statistic", "--transformation": "--corruption"},
+    "benchmark": {
+        "--scores": "--statistics",
+        "--controls": "--corruptions",
+        "--keep": "--cache",
+        "--dear-limit": "--expensive-limit",
+        "--dear-eps": "--expensive-eps",
+    },
+}
+
+
+class Command(TyperCommand):
+    """A command that also takes the old names of its options, and whose help names what there is."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        options, rest = _at_double_dash(args)
+        return super().parse_args(ctx, renamed(self.name or "", options) + rest)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self.help = "\n\n".join(" ".join(part.split()) for part in (filled(self.help) or "").split("\n\n"))
+        for parameter in self.params:
+            if getattr(parameter, "help", None):
+                parameter.help = filled(parameter.help)  # type: ignore[attr-defined]
+        super().format_help(ctx, formatter)
+
+
+class Program(TyperGroup):
+    """The program, which takes --debug before and after the command.
+
+    Every error of a command passes here.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.ensure_object(dict)["arguments"] = list(args)  # which results files quote
+        options, rest = _at_double_dash(args)
+        if "--debug" in options:
+            options = ["--debug", *(argument for argument in options if argument != "--debug")]
+        return super().parse_args(ctx, options + rest)
+
+    def invoke(self, ctx: Any) -> Any:
+        with reported(lambda: bool(ctx.ensure_object(dict).get("debug"))):
+            return super().invoke(ctx)
+
+
+def _at_double_dash(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Splits arguments where "--" says that no options follow."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:end], arguments[end:]
+
+
+def renamed(command: str, arguments: list[str]) -> list[str]:
+    """Replaces the old names of options by the new ones, with a warning on standard error.
+
+    Args:
+        command: The name of the command.
+        arguments: What follows it.
+
+    Returns:
+        The arguments under the new names.
+    """
+    found = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if new := RENAMED.get(command, {}).get(name):
+            typer.echo(f"pixeldefend: {name} is called {new} now; the old name will go with the next release", err=True)
+            argument = f"{new}{equals}{value}"
+        found.append(argument)
+    return found
+
+
+def program(
+    ctx: typer.Context,
+    debug: Annotated[
+        bool,
+        typer.Option(
+            "--debug",
+            help=f"Show the traceback of every error. It may stand before or after the command; {DEBUG_VARIABLE}=1 in "
+            "the environment does the same.",
+        ),
+    ] = False,
+) -> None:
+    """Find adversarial images by how improbable they are."""
+    ctx.ensure_object(dict)["debug"] = debug or debug_by_environment()
+
+
+def sources_of(paths: list[str]) -> list[str]:
+    """Returns the sources that a command names; "-" stands for those that standard input lists, one a line."""
+    return [source for path in paths for source in (_standard_input() if path == "-" else [path]) if source]
+
+
+def _standard_input() -> list[str]:
+    return os.fsdecode(sys.stdin.buffer.read()).replace("\r\n", "\n").split("\n")
+
+
+def names_of(listed: str) -> list[str] | None:
+    """Returns the different names of a comma-separated list, or None if there are none."""
+    return list(dict.fromkeys(name.strip() for name in listed.split(",") if name.strip())) or None
+
+
+def checked_device(name: str) -> str:
+    """Returns the name of a device that can be used.
+
+    Args:
+        name: The device, as torch names it.
+
+    Raises:
+        ParameterError: If this machine has no such device.
+    """
+    if name != "cpu":  # torch takes seconds to import
+        from ..devices import check_device
+
+        check_device(name)
+    return name
+
+
+Paths = Annotated[
+    list[str],
+    typer.Argument(
+        help="Files, folders or glob patterns. A dash (-) reads a list of files from standard input, one a line."
+    ),
+]
+DetectorName = Annotated[
+    str | None,
+    typer.Option(
+        "--detector",
+        help="The name of a shipped detector ({detectors}) or the path of a saved one. By default, every image is "
+        "judged by the shipped detector for its size.",
+    ),
+]
+Fpr = Annotated[
+    float | None,
+    typer.Option(
+        help="The rate of false alarms: the share of clean images that may be flagged. The default is the detector's "
+        "own rate, 0.01 for the shipped ones."
+    ),
+]
+Backend = Annotated[
+    str | None,
+    typer.Option(help="The backend that runs the density: {backends}. The default is the detector's own."),
+]
+Device = Annotated[
+    str, typer.Option(callback=checked_device, help="The device, as torch names it: cpu, cuda, cuda:1 and so on.")
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="The number of images that are processed at once.")]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        help="The data set: a name ({datasets}), a folder of images or audio, or a file ({suffixes}). An .npz file "
+        "holds images or rows in x, and may hold labels in y.",
+    ),
+]
+DataDir = Annotated[
+    Path, typer.Option(help="The folder that named data sets are kept in, and downloaded to if they are not there.")
+]
+Log = Annotated[Path, typer.Option("--log", help="The audit log, an SQLite file. It is made if it is not there.")]
+MaxRows = Annotated[int | None, typer.Option(min=1, help="The largest number of rows that the log keeps.")]
+MaxDays = Annotated[float | None, typer.Option(help="The number of days after which a row of the log is deleted.")]
+DEFAULT_LOG = Path("pixeldefend-log.sqlite")

@@ -1,0 +1,92 @@
+"""pixeldefend purify: images moved back towards what is probable."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import ParameterError
+from .options import BatchSize, DetectorName, Device, Paths, sources_of
+from .output import check_picture, opened, progress
+
+if TYPE_CHECKING:
+    from ..screening.purify import Purified
+
+
+def purify(
+    paths: Paths,
+    out: Annotated[Path, typer.Option(help="The folder for the purified images. It is made if it is not there.")],
+    eps: Annotated[int, typer.Option(help="The largest change of a sub-pixel, in 8-bit steps from 0 to 255.")] = 16,
+    detector: DetectorName = None,
+    adaptive: Annotated[
+        bool, typer.Option("--adaptive", help="Purify only the images that the detector flags.")
+    ] = False,
+    classifier: Annotated[
+        str | None,
+        typer.Option(
+            help="The classifier that labels images before and after, and that the detector's statistic asks if it "
+            "asks one: the name of a shipped one ({classifiers}) or the path of a saved one."
+        ),
+    ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(help="The PNG that shows images, surprisals, purified images and what changed between them."),
+    ] = None,
+    batch_size: BatchSize = 64,
+    device: Device = "cpu",
+) -> None:
+    """Purify images (PixelDefend): move them back towards what is probable.
+
+    It writes one PNG an image and prints one line of JSON a file. Exit status: 0, or 2 on any error.
+    """
+    from ..screening import find_files
+    from ..screening import screen as screen_files
+    from ..screening.figures import SHEET, save_purified_sheet
+    from ..screening.purify import purify_screened
+    from ..zoo import load_classifier
+
+    check_picture(picture)
+    files = list(find_files(sources_of(paths)))
+    if not files:
+        raise ParameterError("nothing to purify: standard input holds no path")
+    asked = None if classifier is None else load_classifier(classifier, device=device)
+    options: dict[str, Any] = dict(batch_size=batch_size, device=device, classifier=asked)
+    screened = screen_files(files, detector, maps=picture is not None, **options)
+    results = purify_screened(progress(screened, "Purifying", len(files)), eps, detector, adaptive=adaptive, **options)
+    out.mkdir(parents=True, exist_ok=True)
+    shown: list[Purified] = []
+    failed = False
+    with opened(None) as lines:
+        for item in results:
+            lines.write(json.dumps(_saved(item, out, labelled=asked is not None)) + "\n")
+            failed |= item.screened.record.error is not None
+            if picture is not None and item.image is not None and len(shown) < SHEET // 4:
+                shown.append(item)
+    if picture is not None:
+        save_purified_sheet(shown, picture)
+    raise typer.Exit(2 if failed else 0)
+
+
+def _saved(item: Purified, out: Path, *, labelled: bool) -> dict[str, Any]:
+    """Writes the purified image, if there is one, and returns what is to be said of it."""
+    from PIL import Image
+
+    from ..serialization import whole_file
+
+    record, before = item.screened.record, item.screened.image
+    row: dict[str, Any] = {"path": record.path, "purified": None, "changed": None, "error": record.error}
+    if item.image is None or before is None:
+        return row
+    path = out / record.picture_name()
+    with whole_file(path, "wb") as file:
+        Image.fromarray(item.image).save(file, "PNG")
+    row["purified"] = str(path)
+    row["changed"] = float((before != item.image).mean()) if before.shape == item.image.shape else None
+    row["p_value"] = [record.p_value, item.p_value]
+    row["bits_per_dim"] = [record.bits_per_dim, item.bits_per_dim]
+    if labelled:
+        row["label"] = [item.label_before, item.label_after]
+    return row

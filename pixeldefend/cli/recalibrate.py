@@ -1,0 +1,37 @@
+"""pixeldefend recalibrate: a detector calibrated on confirmed images of the log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Fpr
+
+
+def recalibrate(
+    detector: Annotated[
+        str, typer.Option(help="The detector: the name of a shipped one ({detectors}) or the path of a saved one.")
+    ],
+    from_log: Annotated[Path, typer.Option(help="The audit log, with feedback that confirms images as clean.")],
+    out: Annotated[Path, typer.Option(help="The detector to write, a .safetensors file.")],
+    fpr: Fpr = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            help="The backend that made the scores of the log: {backends}. The default is the detector's own."
+        ),
+    ] = None,
+    anyway: Annotated[
+        bool,
+        typer.Option("--anyway", help="Go on even if the confirmed images do not look like the rest of the traffic."),
+    ] = False,
+) -> None:
+    """Calibrate a detector on images of your traffic that were confirmed clean, and tell how its threshold moves."""
+    from ..screening.recalibrate import recalibrate as recalibrate_detector
+
+    made = recalibrate_detector(detector, from_log, out, fpr=fpr, backend=backend, like_traffic=not anyway)
+    typer.echo(f"{out}: calibrated on {made.confirmed} images of the log that were confirmed clean")
+    typer.echo(f"threshold at {made.fpr:.2%} false alarms: {made.thresholds[0]:.4g} -> {made.thresholds[1]:.4g}")
+    typer.echo(f"of {made.traffic} images of the log, flagged: {made.flagged[0]:.2%} -> {made.flagged[1]:.2%}")

@@ -1,0 +1,187 @@
+"""pixeldefend screen: a verdict on every image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from ..errors import ParameterError
+from .options import Backend, BatchSize, DetectorName, Device, Fpr, Paths, sources_of
+from .output import Format, Row, check_picture, column_of, opened, print_table, progress
+
+if TYPE_CHECKING:
+    from ..screening import Screened, Statistics
+
+COLOURS = {"clean": "green", "adversarial": "bold red", "error": "yellow"}
+ALARMS = {"drift": "scores have drifted from the calibration images'", "attacks": "too many images are anomalous"}
+
+
+class Engine(StrEnum):
+    """What runs the screening."""
+
+    local = "local"
+    ray = "ray"
+
+
+def screen(
+    paths: Paths,
+    detector: DetectorName = None,
+    fpr: Fpr = None,
+    format_: Annotated[Format, typer.Option("--format", help="The format of the records.")] = Format.table,
+    output: Annotated[
+        Path | None, typer.Option(help="The file to write the records to. It is written whole or not at all.")
+    ] = None,
+    heatmaps: Annotated[
+        Path | None,
+        typer.Option(help="The folder for one PNG an image, which shows it beside the surprisal of its pixels."),
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="The PNG that shows all images, their verdicts and their surprisals.")
+    ] = None,
+    classifier: Annotated[
+        str | None,
+        typer.Option(
+            help="The classifier that the detector's statistic asks, if it asks one: the name of a shipped one "
+            "({classifiers}) or the path of a saved one."
+        ),
+    ] = None,
+    backend: Backend = None,
+    batch_size: BatchSize = 64,
+    device: Device = "cpu",
+    timing: Annotated[bool, typer.Option("--timing", help="Report on standard error where the time went.")] = False,
+    drift: Annotated[
+        bool,
+        typer.Option(
+            "--drift", help="Report on standard error whether the images as a whole still look like clean traffic."
+        ),
+    ] = False,
+    engine: Annotated[
+        Engine,
+        typer.Option(
+            help="What runs the screening. With ray, several processes or machines write a folder of Parquet files to "
+            "--output; that needs the extra 'scale'."
+        ),
+    ] = Engine.local,
+    column: Annotated[
+        str | None,
+        typer.Option(
+            help="For ray: the column of Parquet sources that holds the image files; 'image' by default. A folder at a "
+            "URL counts as Parquet if this is given or its name ends in .parquet."
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="For ray: the number of workers. The default is one a GPU or one a CPU, on a cluster less one.",
+        ),
+    ] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(help="For ray: the address of a cluster. By default this machine is the cluster.")
+    ] = None,
+) -> None:
+    """Screen images: one record a file, in order.
+
+    Exit status: 0 if no image is flagged, 1 if some are, 2 on any error.
+    """
+    if engine is Engine.ray:
+        if heatmaps or picture or classifier or timing or drift or format_ is not Format.table:
+            raise ParameterError(
+                "--engine ray writes Parquet to --output, and knows no other output option and no --classifier"
+            )
+        options = dict(fpr=fpr, backend=backend, device=device, batch_size=batch_size, column=column, workers=workers)
+        _screen_on_ray(paths, output, detector=detector, address=ray_address, **options)
+    if column is not None or workers is not None or ray_address is not None:
+        raise ParameterError("--column, --workers and --ray-address are for --engine ray")
+    from ..screening import Statistics, find_files
+    from ..screening import screen as screen_files
+    from ..screening.figures import SHEET, save_contact_sheet, save_heat_map
+    from ..zoo import load_classifier
+
+    check_picture(picture)
+    statistics = Statistics()
+    files = list(find_files(sources_of(paths), statistics))
+    if not files:
+        raise ParameterError("nothing to screen: standard input holds no path")
+    if heatmaps is not None:
+        heatmaps.mkdir(parents=True, exist_ok=True)
+    results = screen_files(
+        files,
+        detector,
+        fpr=fpr,
+        batch_size=batch_size,
+        device=device,
+        maps=heatmaps is not None or picture is not None,
+        drift=drift,
+        classifier=None if classifier is None else load_classifier(classifier, device=device),
+        backend=backend,
+        statistics=statistics,
+    )
+    shown: list[Screened] = []
+    with _writer(format_, output) as write:
+        for result in progress(results, "Screening", len(files)):
+            write(vars(result.record))
+            if heatmaps is not None and result.surprisal_map is not None:
+                save_heat_map(result, heatmaps)
+            if picture is not None and len(shown) < SHEET:
+                shown.append(result)
+    if picture is not None:
+        if len(files) > SHEET:
+            typer.echo(f"{picture} shows the first {SHEET} images", err=True)
+        save_contact_sheet(shown, picture)
+    _summarise(statistics, timing)
+    if drift:
+        _report_drift(statistics)
+    raise typer.Exit(2 if statistics.verdicts["error"] else 1 if statistics.verdicts["adversarial"] else 0)
+
+
+def _screen_on_ray(sources: list[str], output: Path | None, **options: Any) -> NoReturn:
+    if output is None:
+        raise ParameterError("--engine ray wants --output, a folder of Parquet")
+    from ..screening.ray import screen_on_ray
+
+    counts = screen_on_ray(sources, output, **options)
+    listed = ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in COLOURS)
+    resumed = "" if sum(counts.values()) else f"; {output} held them all"
+    typer.echo(f"{sum(counts.values())} files: {listed}{resumed}", err=True)
+    raise typer.Exit(2 if counts.get("error") else 1 if counts.get("adversarial") else 0)
+
+
+@contextmanager
+def _writer(format_: Format, output: Path | None) -> Iterator[Callable[[Row], None]]:
+    """Yields a function that writes one record. JSON lines and CSV are written as they come, a table at the end."""
+    from ..screening.records import RECORD_COLUMNS, row_writer
+
+    with opened(output) as file:
+        if format_ is not Format.table:
+            with row_writer(file, format_.value) as write:
+                yield write
+            return
+        rows: list[Row] = []
+        yield rows.append
+        how: dict[str, Any] = {"verdict": {"style": lambda row: COLOURS[row["verdict"]]}, "error": {"optional": True}}
+        shown = [column for column in RECORD_COLUMNS if column.title is not None]
+        print_table(rows, [column_of(column, **how.get(column.name, {})) for column in shown], file)
+
+
+def _summarise(statistics: Statistics, timing: bool) -> None:
+    typer.echo(statistics.summary(), err=True)
+    if timing:
+        seconds = statistics.seconds
+        total = sum(seconds.values()) or 1e-9
+        shares = ", ".join(f"{name} {value:.2f} s ({value / total:.0%})" for name, value in seconds.items())
+        typer.echo(f"{statistics.verdicts.total() / total:.0f} files a second: {shares}", err=True)
+
+
+def _report_drift(statistics: Statistics) -> None:
+    """One line a detector: the highest e-values of the stream, and which of them are beyond 1 in 100 by chance."""
+    for name, martingale in statistics.martingales.items():
+        alarms = martingale.alarms(0.01)
+        numbers = ", ".join(f"{what} {value:.3g}" for what, value in martingale.highest_.items())
+        words = "; ".join(ALARMS[what] for what, alarm in alarms.items() if alarm) or "like clean traffic"
+        typer.echo(f"{name}: {words} (highest e-values: {numbers}; an alarm from 200)", err=True)

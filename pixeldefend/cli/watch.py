@@ -1,0 +1,56 @@
+"""pixeldefend watch: every new file of a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .options import DEFAULT_LOG, BatchSize, DetectorName, Device, Fpr, Log, MaxDays, MaxRows
+
+
+def watch(
+    folder: Annotated[Path, typer.Argument(help="The folder to watch, with the folders in it.")],
+    quarantine: Annotated[Path | None, typer.Option(help="The folder that flagged files are moved to.")] = None,
+    detector: DetectorName = None,
+    fpr: Fpr = None,
+    log_: Log = DEFAULT_LOG,
+    max_rows: MaxRows = None,
+    max_days: MaxDays = None,
+    settle: Annotated[
+        float, typer.Option(min=0, help="The time that a file must not have changed before it is screened, in seconds.")
+    ] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Screen what is there, and stop.")] = False,
+    batch_size: BatchSize = 64,
+    device: Device = "cpu",
+) -> None:
+    """Screen every file that comes into a folder, once (needs the extra 'serve').
+
+    It prints a line of JSON a file. The log knows what was screened: the command can be stopped and started again at
+    any time. Exit status: 0 when told to stop (SIGTERM, SIGINT).
+    """
+    from ..screening.audit_log import AuditLog
+    from ..screening.watch import watch_folder
+
+    stop = threading.Event()
+
+    def finish(number: int, frame: Any) -> None:
+        stop.set()
+        signal.signal(number, signal.SIG_DFL)  # told again, it stops at once: the log is written as a whole
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, finish)
+    audit_log = AuditLog(log_, max_rows=max_rows, max_days=max_days)
+    options: dict[str, Any] = dict(fpr=fpr, batch_size=batch_size, device=device, once=once, settle=settle, stop=stop)
+    try:
+        for record in watch_folder(folder, audit_log, detector=detector, quarantine=quarantine, **options):
+            typer.echo(json.dumps(dataclasses.asdict(record)))
+            sys.stdout.flush()
+    finally:
+        audit_log.close()

@@ -1,0 +1,246 @@
+"""Autoregressive densities, which all models but the ensembles are.
+
+An autoregressive model writes the probability of an event, an image or a row of numbers, as a product over its sites,
+
+    p(x) = p(x_1) p(x_2 | x_1) p(x_3 | x_1, x_2) ... p(x_D | x_1 ... x_D-1),
+
+which holds for every distribution and every order of sites. A net that sees earlier sites only gives the parameters of
+each factor, and a head makes a distribution of them. The likelihood takes one pass of the net, since all sites are
+known; a sample is drawn site by site. Models differ in their nets: one paper, one file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ParameterError
+from .base import Density
+from .distributions import SiteDistribution, at_least_float32
+from .heads import HEADS, Head
+from .sampling import Progress, solve
+from .sites import at, from_row, raster_order, to_row
+
+
+class Autoregressive(Density):
+    """A density p(x) = prod_i p(x_i | x_<i): a net, and a head that makes distributions of its outputs.
+
+    The order of sites is that of `sites.raster_order`, unless a model says otherwise.
+
+    Args:
+        event_shape: Shape of one event.
+        net: (N, *event) -> what `head` takes; the parameters for a site depend on earlier sites only.
+        head: Makes the distributions.
+
+    Attributes:
+        heads: The names of the heads that the model can have.
+        default_head: The head whatever the data; None for the one that suits their values.
+        min_side: The least height and width of an image.
+        full_context: Whether every conditional depends on all sites before it, however small the net is. False if a
+            model sees only so far, or has a blind spot.
+        rows_at_once: A model of images whose net works on some rows, given those above (`sampling.RowStream`), says
+            here of which number these must be a multiple. None if the net sees whole events only.
+    """
+
+    event_shape: tuple[int, ...]
+    heads: tuple[str, ...] = tuple(HEADS)
+    default_head: str | None = None
+    min_side: int = 1
+    full_context: bool = True
+    rows_at_once: int | None = None
+
+    def __init__(self, event_shape: tuple[int, ...], net: nn.Module, head: Head) -> None:
+        super().__init__(event_shape)
+        self.net = net
+        self.head = head
+        self.levels = head.levels
+
+    def check(self, x: Tensor) -> None:
+        """Checks that x can be scored.
+
+        Raises:
+            ParameterError: If x is not (N, *event), floating point, finite and, where values are on a grid, in [0, 1].
+        """
+        super().check(x)
+        if self.levels is not None and x.numel() and not (x.min() >= 0 and x.max() <= 1):
+            raise ParameterError(f"x must lie in [0, 1], got min {x.min():.3g} and max {x.max():.3g}")
+
+    def parameters_of_sites(self, x: Tensor) -> Tensor:
+        """Runs the net on x, (N, *event). Returns what the head takes."""
+        return self.net(x)
+
+    def conditionals(self, x: Tensor) -> SiteDistribution:
+        """Computes the distribution of every site given those before it.
+
+        Args:
+            x: (N, *event). It must not be written to while the result is used.
+
+        Returns:
+            A distribution over (N, *event).
+
+        Raises:
+            ParameterError: As `check` does.
+        """
+        self.check(x)
+        parameters = self.parameters_of_sites(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.head(at_least_float32(parameters), at_least_float32(x))
+
+    def log_prob_map(self, x: Tensor) -> Tensor:
+        """Evaluates log p(x_i | x_<i), the terms whose sum is `log_prob`.
+
+        Args:
+            x: (N, *event).
+
+        Returns:
+            (N, *event) nats.
+
+        Raises:
+            ParameterError: As `check` does.
+        """
+        return self.conditionals(x).log_prob(at_least_float32(x))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Evaluates log p(x), exact on the grid of `levels` values and smooth off it; see `Density.log_prob`."""
+        return self.log_prob_map(x).flatten(1).sum(1)
+
+    # -- sampling ----------------------------------------------------------------------------------------------------
+
+    def sites(self, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """Lists the index of every site of an event of this shape, in the model's order."""
+        return raster_order(shape)
+
+    def steps(self, x: Tensor) -> Iterator[SiteDistribution]:
+        """Computes the conditionals of one site after another.
+
+        A model that need not recompute what has not changed overrides it.
+
+        Args:
+            x: (n, *event), as `blank` makes it. The caller writes each value into it before it asks for the next
+                conditional.
+
+        Yields:
+            The distribution of each site, over (n,).
+        """
+        return self.sequential_steps(x)
+
+    def sequential_steps(self, x: Tensor) -> Iterator[SiteDistribution]:
+        """Does what `steps` does, but computes everything again for every site: the definition, slow."""
+        for site in self.sites(tuple(x.shape[1:])):
+            parameters = at_least_float32(self.parameters_of_sites(x)[at(site)])
+            yield self.head(parameters, x[at(site)])
+
+    def sample(
+        self,
+        n: int,
+        *,
+        generator: torch.Generator | None = None,
+        progress: Progress = lambda steps: steps,
+        given: Tensor | None = None,
+        temperature: float = 1.0,
+        length: int | None = None,
+        method: str = "auto",
+    ) -> Tensor:
+        """Draws exact samples.
+
+        Every site is the quantile of its conditional at a number that is drawn once, so the samples do not depend on
+        how they are computed.
+
+        Args:
+            n: How many, at least 0.
+            generator: Of the random numbers, on the density's device; torch's default one if it is None.
+            progress: Wraps the list of sites, or of rows, as tqdm does.
+            given: (1 or n, k): the values of the first k sites in the model's order, to go on from.
+            temperature: Above 0. 1 samples from p; below 1 the conditionals are sharpened, p^(1/temperature).
+            length: Of the event, at least 1, for models of sequences.
+            method: "auto", "fixed_point" or "cached", as for `sampling.solve`; the samples are the same.
+
+        Returns:
+            (n, *event).
+
+        Raises:
+            ParameterError: If an argument is out of range, or `length` given to a model of one shape.
+            ModelError: If the density gives NaN.
+        """
+        if n < 0:
+            raise ParameterError(f"n must be at least 0, got {n}")
+        shape = self._shape_of(length)
+        x = torch.zeros(n, *shape, device=self.device, dtype=self.dtype)
+        sites = self.sites(shape)
+        known = torch.zeros(shape, dtype=torch.bool, device=self.device)
+        for i, site in enumerate(sites[: self._checked_given(given, n, len(sites))]):
+            assert given is not None
+            known[site] = True
+            x[at(site)] = given[:, i].to(x)
+        if not temperature > 0:
+            raise ParameterError(f"temperature must be positive, got {temperature}")
+        u = torch.rand(x.shape, generator=generator, device=self.device, dtype=self.dtype)
+        fixed, everywhere = x, known.expand(x.shape)
+
+        def rule(conditionals: SiteDistribution, where: tuple[Any, ...]) -> Tensor:
+            drawn = conditionals.quantile(u[where], temperature).to(fixed)
+            return torch.where(everywhere[where], fixed[where], drawn) if given is not None else drawn
+
+        return solve(self, x, rule, method=method, progress=progress)
+
+    def for_images(self, images: Tensor, n: int) -> Autoregressive:
+        """Selects the density of some events of a batch; the same one, unless it treats events differently.
+
+        Args:
+            images: (m,) int64, the positions of the events in the batch.
+            n: The size of the batch.
+
+        Returns:
+            The density of these m events.
+        """
+        return self
+
+    def blank(self, n: int, shape: tuple[int, ...]) -> Tensor:
+        """Returns (n, *shape) zeros, which lie in memory in the order of the sites, so `sites.to_row` is a view."""
+        return from_row(torch.zeros(n, math.prod(shape), device=self.device, dtype=self.dtype), shape)
+
+    def _shape_of(self, length: int | None) -> tuple[int, ...]:
+        """The shape of events to sample."""
+        shape = self.event_shape
+        if length is None:
+            return shape
+        if "sequences" not in self.events or len(shape) != 1:
+            raise ParameterError(f"this density models events of shape {shape} only, not of length {length}")
+        if length < 1:
+            raise ParameterError(f"length must be at least 1, got {length}")
+        return (length,)
+
+    def _checked_given(self, given: Tensor | None, n: int, sites: int) -> int:
+        """How many values are given."""
+        if given is None:
+            return 0
+        if given.ndim != 2 or given.shape[0] not in (1, n):
+            raise ParameterError(f"given must be (1 or {n}, k), got {tuple(given.shape)}")
+        if given.shape[1] > sites:
+            raise ParameterError(f"given holds {given.shape[1]} values, the event has {sites} sites")
+        if not torch.isfinite(given).all() or (self.levels is not None and ((given < 0) | (given > 1)).any()):
+            raise ParameterError("given must be finite, and lie in [0, 1] where values are on a grid")
+        return given.shape[1]
+
+
+class RowAutoregressive(Autoregressive):
+    """An autoregressive model that sees any event as one row of sites.
+
+    Its net maps (N, D) to (N, D, P), and `net.steps(row)` yields (n, P) for one site after another and computes only
+    what is new. Its arguments are those of `Autoregressive`.
+    """
+
+    events = frozenset({"images", "rows"})
+
+    def parameters_of_sites(self, x: Tensor) -> Tensor:
+        """Runs the net on the rows of x, (N, *event). Returns (N, *event, P)."""
+        return from_row(self.net(to_row(x)), tuple(x.shape[1:]))
+
+    def steps(self, x: Tensor) -> Iterator[SiteDistribution]:
+        """Computes the conditionals of one site after another; see `Autoregressive.steps`."""
+        for parameters in self.net.steps(to_row(x)):  # type: ignore[operator]
+            yield self.head(at_least_float32(parameters), x)

@@ -1,0 +1,48 @@
+"""PixelDefend's algorithm 1: how an image is moved back towards the data.
+
+An attack moves pixels a little to values that are improbable given their neighbours. PixelDefend (Song, Kim, Nowozin,
+Ermon & Kushman 2018) undoes it greedily: it goes through the image in the density's order and sets each sub-pixel to
+its most probable value within eps of what it was, given the sub-pixels that are purified already. That is a value
+determined site after site, and `sampling.solve` computes it as such.
+
+This is the bare algorithm, which the anomaly scores use too; `pixeldefend.purification` checks its input and loads
+detectors.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from .autoregressive import Autoregressive
+from .distributions import GridDistribution, SiteDistribution
+from .sampling import solve
+
+
+def most_probable_within(density: Autoregressive, x: Tensor, eps: int, *, method: str = "auto") -> Tensor:
+    """Sets every sub-pixel to its most probable value within eps, given those before it.
+
+    Args:
+        density: Of 8-bit images.
+        x: (N, C, H, W) in [0, 1], on the 8-bit grid.
+        eps: How far a sub-pixel may move, in steps of the 8-bit grid, 0 to 255.
+        method: "auto", "fixed_point" or "cached", as for `sampling.solve`.
+
+    Returns:
+        (N, C, H, W), on the 8-bit grid; of equally probable values the lowest.
+
+    Raises:
+        ParameterError: If there is no such method.
+        ModelError: If the density gives NaN.
+
+    Reference:
+        Song, Kim, Nowozin, Ermon & Kushman 2018, "PixelDefend", arXiv:1710.10766, algorithm 1.
+    """
+    low, high = (((255 * x).round() + move).clamp(0, 255) / 255 for move in (-eps, eps))
+
+    def rule(conditionals: SiteDistribution, where: tuple[Any, ...]) -> Tensor:
+        assert isinstance(conditionals, GridDistribution)
+        return conditionals.most_probable(low[where], high[where]).to(x)
+
+    return solve(density, x, rule, method=method)

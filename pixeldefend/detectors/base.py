@@ -1,0 +1,379 @@
+"""What every detector can do, whatever its anomaly score is: promise a rate of false alarms and keep it."""
+
+from __future__ import annotations
+
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+
+from ..calibration import ConformalMartingale, conformal
+from ..calibration.conformal import Array
+from ..classifier import modes_kept
+from ..errors import CalibrationError, ModelError, ParameterError
+from ..images.corruptions import check_corruption
+from ..serialization import load_tensors, save_tensors
+from .samples import Samples, check_distinct, uint8_image
+from .scoring import to_numbers
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What a detector says about N images.
+
+    Attributes:
+        is_adversarial: (N,) bool, flagged at the detector's rate.
+        p_value: (N,), the share of clean images that are at least as anomalous.
+        score: (N,), the anomaly score; higher is more anomalous.
+        bits_per_dim: (N,), -log2 p(x) a sub-pixel; NaN where there is none.
+        surprisal_map: (N, H, W) nats a pixel, or a list of (H, W) if the images differ in size; (N, D) for rows. None
+            if it was not asked for or there is none.
+    """
+
+    is_adversarial: np.ndarray
+    p_value: np.ndarray
+    score: np.ndarray
+    bits_per_dim: np.ndarray
+    surprisal_map: Any = None
+
+
+class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
+    """Flags images whose anomaly score is too high, at a known rate of false alarms.
+
+    A subclass writes `anomaly_scores`. It calls this constructor, or stores the three parameters itself. Images, X, are
+    what `pixeldefend.images.to_batch` takes, or a list of such images of any sizes. Methods with scikit-learn's names
+    keep its signs: higher is more normal, -1 is an outlier. `p_value` and `is_adversarial` say it the other way round.
+
+    Args:
+        fpr: The share of clean images that may be flagged, in (0, 1).
+        confidence: None for a rate that holds on average over the draw of the calibration images. A number in (0, 1),
+            such as 0.95, for a rate that this very calibration keeps with that probability.
+        batch_size: Images that are scored at once, at least 1.
+
+    Attributes:
+        calibration_scores_: (n,) anomaly scores of the calibration images.
+        calibrations_: The same by precision, for detectors that run on several backends.
+        calibration_index_: (n,), which of the images given to `fit` they are of.
+        corruptions_: Names of the benign corruptions that it is calibrated for.
+        rank_: An image is flagged if its score is above the rank_-th highest calibration score.
+        offset_: Minus that score: the threshold of `score_samples`.
+    """
+
+    precision = "float32"  # what anomaly scores are computed in; each precision has a calibration of its own
+
+    def __init__(self, *, fpr: float = 0.01, confidence: float | None = None, batch_size: int = 64) -> None:
+        self.fpr = fpr
+        self.confidence = confidence
+        self.batch_size = batch_size
+
+    # -- what a subclass writes ----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def anomaly_scores(self, x: Tensor) -> Tensor:
+        """Scores a batch of images.
+
+        Args:
+            x: (N, C, H, W) in [0, 1], images of one size.
+
+        Returns:
+            (N,), higher = more anomalous. Attacks that know the detector use its gradient, if it has one.
+        """
+
+    @property
+    def takes(self) -> str:
+        """Which images it takes, as a phrase for messages: "28 x 28 grey images"."""
+        return "images"
+
+    def accepts(self, image: Any) -> bool:
+        """Returns whether it takes an image, by its size and its colours.
+
+        Args:
+            image: One image, as `pixeldefend.images.to_batch` takes it.
+
+        Raises:
+            ImageError: If it is malformed.
+        """
+        return uint8_image(image).ndim == 3
+
+    def _samples(self, X: Any, *, reset: bool = False) -> Samples:
+        """Checks what a user gives. reset: whether it is what the detector is fitted on."""
+        return Samples.of_images(X)
+
+    def _examine(self, x: Tensor, maps: bool) -> tuple[np.ndarray, ...]:
+        """Returns the anomaly scores, bits/dim and, if asked for, surprisal maps of a batch, from one pass."""
+        scores = to_numbers(self.anomaly_scores(x))
+        return scores, np.full(len(scores), np.nan)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Returns the tensors that a file needs beside the calibration."""
+        return {}
+
+    def _notes(self) -> dict[str, Any]:
+        """Returns the plain JSON values that a file needs beside the parameters."""
+        return {}
+
+    @classmethod
+    def _restore(cls, path: Any, tensors: dict[str, Tensor], meta: dict[str, Any], given: dict[str, Any]) -> Self:
+        """Returns the detector of a file, not yet calibrated. given: the parameters that are no plain values."""
+        return cls(**meta["parameters"], **given)
+
+    # -- calibration ---------------------------------------------------------------------------------------------
+
+    def fit(self, X: Any, y: Any = None, *, corruptions: Sequence[str] = ()) -> Self:
+        """Calibrates on clean images that nothing was fitted on.
+
+        Args:
+            X: Clean images like those to come.
+            y: Ignored.
+            corruptions: Names in `pixeldefend.images.corruptions.CORRUPTIONS` that clean images to come may have gone
+                through. A calibration image then counts with its highest score, as it is or after any one of them. The
+                rate holds whichever they went through, in whatever proportions. Attacks have to stand out from all.
+
+        Returns:
+            The detector.
+
+        Raises:
+            CalibrationError: If X is too small for fpr, if many images are copies of others, or if all have the same
+                score.
+            ImageError: If an image is malformed.
+            ParameterError: If a name is unknown.
+        """
+        check_corruptions(corruptions)
+        samples = self._samples(X, reset=True)
+        self._check_calibration(samples)
+        scores = self._calibration_scores(samples, corruptions, self._anomaly_scores)
+        return self._calibrated({self.precision: scores}, np.arange(len(samples)), corruptions)
+
+    def with_fpr(self, fpr: float) -> Self:
+        """Returns a detector that differs in its rate of false alarms; everything else is shared.
+
+        Raises:
+            CalibrationError: If the calibration images are too few for this rate, with the number needed.
+        """
+        return self._with(fpr=fpr)
+
+    def with_calibration(self, scores: Any) -> Self:
+        """Returns a detector that differs in its calibration.
+
+        Args:
+            scores: (n,), `-score_samples` of n clean images by this detector. Nothing may have been fitted on them.
+
+        Raises:
+            CalibrationError: If they are too few for the rate, not finite, or all the same.
+        """
+        scores = np.asarray(scores, dtype=float)
+        if scores.ndim != 1 or not np.isfinite(scores).all():
+            raise CalibrationError(f"scores must be (n,) finite numbers, got shape {scores.shape}")
+        if len(scores) > 1 and np.ptp(scores) == 0:
+            raise CalibrationError(f"all {len(scores)} scores are {scores[0]:.4g}: they calibrate nothing")
+        return self._with()._calibrated({self.precision: scores}, np.arange(len(scores)), ())
+
+    def drift_monitor(self, *, random_state: int = 0) -> ConformalMartingale:
+        """Returns what tells whether a stream of images still looks like the calibration images.
+
+        Give its `update` the scores, `-score_samples(X)`, in the order in which the images come.
+
+        Args:
+            random_state: Seed of the randomly broken ties.
+
+        Raises:
+            CalibrationError: If the detector is calibrated for corruptions: no stream looks like the worst of several
+                variants of each image.
+        """
+        check_is_fitted(self)
+        if self.corruptions_:
+            names = ", ".join(self.corruptions_)
+            raise CalibrationError(f"a detector calibrated for corruptions ({names}) cannot monitor a stream")
+        return ConformalMartingale(self.calibration_scores_, random_state=random_state)
+
+    # -- scikit-learn's view: higher is more normal ----------------------------------------------------------------
+
+    def score_samples(self, X: Any) -> Array:
+        """Returns (N,): minus the anomaly score, so that lower is more abnormal."""
+        check_is_fitted(self)
+        return -self._anomaly_scores(self._samples(X))
+
+    def decision_function(self, X: Any) -> Array:
+        """Returns (N,): `score_samples(X) - offset_`, negative for outliers."""
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Returns (N,): +1 for normal images, -1 for outliers."""
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    # -- the verdict: higher is more anomalous -----------------------------------------------------------------------
+
+    def judge(self, X: Any, *, maps: bool = False) -> Verdicts:
+        """Returns everything about each image, from one pass.
+
+        Args:
+            X: Images.
+            maps: Whether to return the surprisal of every pixel too.
+        """
+        check_is_fitted(self)
+        score, bits, *rest = self._each(lambda x: self._examine(x, maps), self._samples(X))
+        return Verdicts(
+            is_adversarial=score > -self.offset_,
+            p_value=conformal.p_values(score, self.calibration_scores_),
+            score=score,
+            bits_per_dim=bits,
+            surprisal_map=rest[0] if rest else None,
+        )
+
+    def p_value(self, X: Any) -> Array:
+        """Returns (N,) in [1 / (n + 1), 1]: the share of clean images that are at least as anomalous."""
+        return conformal.p_values(-self.score_samples(X), self.calibration_scores_)
+
+    def is_adversarial(self, X: Any) -> np.ndarray:
+        """Returns (N,) bool: flagged at the rate `fpr`."""
+        return -self.score_samples(X) > -self.offset_
+
+    # -- files -----------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str], **notes: Any) -> None:
+        """Writes one safetensors file, without a pickle.
+
+        Parameters that are no plain values (a classifier, a function) are not in it; `load` takes them.
+
+        Args:
+            path: The file.
+            **notes: Plain JSON values that are kept in the file, such as a recipe.
+
+        Raises:
+            OSError: If the file cannot be written.
+        """
+        check_is_fitted(self)
+        tensors = self._tensors()
+        for precision, scores in self.calibrations_.items():
+            tensors[_calibration(precision)] = torch.from_numpy(scores)
+        meta: dict[str, Any] = {"kind": "detector", "class": type(self).__name__}
+        meta["parameters"] = {name: value for name, value in self.get_params(deep=False).items() if _is_plain(value)}
+        if self.corruptions_:
+            meta["corruptions"] = self.corruptions_
+        save_tensors(path, tensors, {**meta, **self._notes(), **notes})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], **given: Any) -> Self:
+        """Reads what `save` wrote.
+
+        Args:
+            path: The file.
+            **given: Parameters of the constructor that the file does not hold, or that replace the file's.
+
+        Returns:
+            The fitted detector.
+
+        Raises:
+            ModelError: If the file is damaged or holds something else.
+            CalibrationError: If it holds no calibration for what is asked.
+            FileNotFoundError: If it is missing.
+        """
+        tensors, meta = load_tensors(path)
+        kind = meta.get("class", "Detector") if meta.get("kind") == "detector" else meta.get("kind")
+        if kind != cls.__name__:
+            raise ModelError(f"{path} holds a {kind}, not a {cls.__name__}")
+        parameters = {name: value for name, value in meta["parameters"].items() if name not in given}
+        if "score" in parameters:  # the name before 0.2
+            parameters["statistic"] = parameters.pop("score")
+        detector = cls._restore(path, tensors, {**meta, "parameters": parameters}, given)
+        calibrations = {
+            name.removeprefix(CALIBRATION).lstrip(".") or "float32": scores.numpy()
+            for name, scores in tensors.items()
+            if name.startswith(CALIBRATION)
+        }
+        index = np.arange(max(map(len, calibrations.values())))
+        return detector._calibrated(calibrations, index, meta.get("corruptions", meta.get("transformations", ())))
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _each(self, function: Callable[[Tensor], tuple[np.ndarray, ...]], samples: Samples) -> list[Any]:
+        """Calls a function with batches, without gradients and with the detector's modules in evaluation mode."""
+        if self.batch_size < 1:
+            raise ParameterError(f"batch_size must be at least 1, got {self.batch_size}")
+        modules = [value for value in self.get_params(deep=False).values() if isinstance(value, nn.Module)]
+        with modes_kept(*modules), torch.inference_mode():  # dropout would make every score a matter of chance
+            return samples.each(function, self.batch_size)
+
+    def _anomaly_scores(self, samples: Samples) -> Array:
+        scores: Array = self._each(lambda x: (to_numbers(self.anomaly_scores(x)),), samples)[0]
+        return scores
+
+    def _check_calibration(self, samples: Samples) -> None:
+        """Refuses what cannot calibrate before it is scored."""
+        conformal.rank(self.fpr, len(samples), self.confidence)
+        check_distinct(samples, "calibration images")
+
+    def _calibration_scores(
+        self, samples: Samples, corruptions: Sequence[str], scores_of: Callable[[Samples], Array]
+    ) -> Array:
+        """Returns each image's highest score, as it is or after any one of the corruptions."""
+        scores = scores_of(samples)
+        for name in corruptions:
+            scores = np.maximum(scores, scores_of(samples.corrupted(name)))
+        if len(scores) > 1 and np.ptp(scores) == 0:
+            raise CalibrationError(
+                f"all {len(scores)} calibration images have the score {scores[0]:.4g}: they are constant, or the "
+                "statistic says nothing about them; calibrate on images as they come, or take another statistic"
+            )
+        return scores
+
+    def _calibrated(self, calibrations: dict[str, Array], index: np.ndarray, corruptions: Sequence[str]) -> Self:
+        if self.precision not in calibrations:
+            raise CalibrationError(
+                f"this detector has no calibration for the precision {self.precision}, whose scores differ; it has one "
+                f"for {', '.join(calibrations)}. Calibrate it for that backend too: fit(..., backends=[...])"
+            )
+        scores = calibrations[self.precision]
+        rank = conformal.rank(self.fpr, len(scores), self.confidence)
+        offset = -conformal.threshold(scores, self.fpr, self.confidence)
+        self.calibrations_, self.calibration_index_, self.corruptions_ = calibrations, index, list(corruptions)
+        self.calibration_scores_, self.rank_, self.offset_ = scores, rank, offset
+        return self
+
+    def _with(self, **parameters: Any) -> Self:
+        """Returns a detector with other parameters; what it has learned is shared."""
+        check_is_fitted(self)
+        other = type(self)(**{**self.get_params(deep=False), **parameters})
+        for name, value in vars(self).items():
+            if name.endswith("_") and not name.startswith("_"):
+                setattr(other, name, value)
+        return other._calibrated(self.calibrations_, self.calibration_index_, self.corruptions_)
+
+
+CALIBRATION = "calibration_scores"
+
+
+def check_corruptions(names: Sequence[str]) -> None:
+    """Refuses what is no list of names of benign corruptions.
+
+    Args:
+        names: Keys of `pixeldefend.images.corruptions.CORRUPTIONS`.
+
+    Raises:
+        ParameterError: If it is a string, or if a name is unknown.
+    """
+    if isinstance(names, str):
+        raise ParameterError(f"corruptions must be a list of names, got {names!r}")
+    for name in names:
+        check_corruption(name)
+
+
+def _calibration(precision: str) -> str:
+    """Returns the name of a calibration in a file."""
+    return CALIBRATION if precision == "float32" else f"{CALIBRATION}.{precision}"
+
+
+def _is_plain(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except TypeError:
+        return False
+    return True

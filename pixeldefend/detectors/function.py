@@ -1,0 +1,64 @@
+"""Anybody's function of images as a detector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..devices import check_device
+from ..errors import ModelError, ParameterError
+from .base import ConformalDetector
+
+
+class FunctionDetector(ConformalDetector):
+    """Flags images for which a function is too high, at a known rate of false alarms.
+
+    Args:
+        function: (N, C, H, W) float32 in [0, 1] -> (N,), higher = more anomalous. It gets a tensor and may return one;
+            a function that takes no tensors gets an array, and has no gradient.
+        name: What tables and messages call it.
+        fpr: As for `ConformalDetector`.
+        confidence: As for `ConformalDetector`.
+        batch_size: As for `ConformalDetector`.
+        device: Where the function gets its tensors.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Any], Any] | None = None,
+        *,
+        name: str = "function",
+        fpr: float = 0.01,
+        confidence: float | None = None,
+        batch_size: int = 64,
+        device: str = "cpu",
+    ) -> None:
+        super().__init__(fpr=fpr, confidence=confidence, batch_size=batch_size)
+        self.function = function
+        self.name = name
+        self.device = device
+
+    def anomaly_scores(self, x: Tensor) -> Tensor:
+        """Returns the function's values, (N,), of images (N, C, H, W) in [0, 1].
+
+        Raises:
+            ModelError: If they are not N finite numbers.
+            ParameterError: If a gradient is wanted of a function that takes no tensors.
+        """
+        if self.function is None:
+            raise ParameterError("FunctionDetector needs a function: FunctionDetector(function)")
+        x = x.to(check_device(self.device))
+        try:
+            found = self.function(x)
+        except TypeError:
+            if x.requires_grad:
+                raise ParameterError(f"{self.name} takes no tensors, so it has no gradient: take spsa") from None
+            found = self.function(x.detach().cpu().numpy())
+        scores = torch.as_tensor(np.asarray(found) if not isinstance(found, Tensor) else found).to(x.device)
+        if scores.shape != x.shape[:1] or not torch.isfinite(scores).all():
+            raise ModelError(f"{self.name} must return {len(x)} finite numbers, got {tuple(scores.shape)}")
+        return scores

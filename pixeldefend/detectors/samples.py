@@ -1,0 +1,217 @@
+"""What a user gives to a detector: images of one or of many sizes, or rows, grouped so that a group is one tensor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..batching import in_batches
+from ..errors import CalibrationError, ParameterError
+from ..images import read_image, to_batch, to_uint8
+from ..images.corruptions import corrupt
+
+PIXELS_AT_ONCE = 2**24  # bounds the memory that a batch of large images takes
+
+
+class Samples:
+    """N images or rows.
+
+    Args:
+        groups: Pairs of positions, (n,) int64, and what is there: (n, C, H, W) images of one size, uint8 or in [0, 1],
+            or (n, D) rows. Each of the positions 0 to N - 1 is in one group.
+    """
+
+    def __init__(self, groups: list[tuple[np.ndarray, Tensor]]) -> None:
+        self.groups = groups
+
+    @classmethod
+    def of(cls, x: Tensor) -> Samples:
+        """Returns the samples of one tensor, (N, ...)."""
+        return cls([(np.arange(len(x)), x)])
+
+    @classmethod
+    def of_images(cls, X: Any) -> Samples:
+        """Groups images by their size.
+
+        Args:
+            X: What `images.to_batch` takes, or a list of such images of any sizes.
+
+        Returns:
+            The samples, uint8 where they came in a list.
+
+        Raises:
+            ImageError: If an image is malformed.
+            OSError: If a file cannot be read.
+        """
+        if not isinstance(X, list | tuple):
+            return cls.of(to_batch(X)[0])
+        by_size: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
+        for place, image in enumerate(X):
+            x = uint8_image(image)
+            by_size.setdefault(tuple(x.shape), []).append((place, x))
+        return cls(
+            [
+                (np.array([place for place, _ in found]), torch.stack([image for _, image in found]))
+                for found in by_size.values()
+            ]
+            or [(np.arange(0), torch.zeros(0, 1, 1, 1))]
+        )
+
+    def __len__(self) -> int:
+        return sum(len(places) for places, _ in self.groups)
+
+    def take(self, index: np.ndarray) -> Samples:
+        """Returns the samples at these positions, in their order."""
+        new_place = {int(old): new for new, old in enumerate(index)}
+        groups = []
+        for places, x in self.groups:
+            chosen = [k for k, place in enumerate(places.tolist()) if place in new_place]
+            chosen.sort(key=lambda k: new_place[int(places[k])])
+            if chosen:
+                groups.append((np.array([new_place[int(places[k])] for k in chosen]), x[torch.tensor(chosen)]))
+        return Samples(groups or [(np.arange(0), self.groups[0][1][:0])])
+
+    def keys(self) -> list[bytes]:
+        """Returns a key of each sample's content, the same for copies."""
+        keys = [b""] * len(self)
+        for places, x in self.groups:
+            for place, row in zip(places.tolist(), x.flatten(1).cpu().numpy(), strict=True):
+                keys[place] = str(tuple(x.shape[1:])).encode() + row.tobytes()
+        return keys
+
+    @property
+    def are_images(self) -> bool:
+        """Whether these are images and not rows."""
+        return all(x.ndim == 4 for _, x in self.groups)
+
+    def changed(self, function: Callable[[Tensor], Tensor]) -> Samples:
+        """Returns what a function makes of each group, (n, ...) -> (n, ...)."""
+        return Samples([(places, function(_floating(x))) for places, x in self.groups])
+
+    def corrupted(self, name: str) -> Samples:
+        """Returns the images after a benign corruption, a key of `images.corruptions.CORRUPTIONS`."""
+        return self.changed(lambda x: corrupt(x, name))
+
+    def each(self, function: Callable[[Tensor], tuple[np.ndarray, ...]], batch_size: int) -> list[Any]:
+        """Calls a function with batches of images of one size.
+
+        Args:
+            function: (n, ...) floating point -> arrays (n, ...).
+            batch_size: The most images at once; fewer are taken if they are large.
+
+        Returns:
+            For each of the function's results one array (N, ...), or a list of N arrays if their shapes differ.
+        """
+        found = []
+        for places, x in self.groups:
+            size = batch_size
+            if x.ndim == 4 and batch_size > 0:
+                size = max(1, min(batch_size, PIXELS_AT_ONCE // max(1, x.shape[2] * x.shape[3])))
+            parts = in_batches(lambda part: function(_floating(part)), x, size)
+            found.append((places, [np.concatenate(results) for results in zip(*parts, strict=True)]))
+        return [
+            _in_order(len(self), [(places, results[k]) for places, results in found]) for k in range(len(found[0][1]))
+        ]
+
+
+def uint8_image(image: Any) -> Tensor:
+    """Returns one image as uint8 (C, H, W).
+
+    Args:
+        image: As `pixeldefend.images.to_batch` takes it.
+
+    Raises:
+        ImageError: If it is malformed.
+        ParameterError: If it is a batch of several.
+        OSError: If the file cannot be read.
+    """
+    if isinstance(image, str | os.PathLike | bytes):
+        image = read_image(image)
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and (image.ndim == 2 or image.shape[2:] == (3,)):
+        x = torch.from_numpy(np.array(image))  # as files come: no detour by floating point
+        return x[None] if x.ndim == 2 else x.permute(2, 0, 1)
+    if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and len(image) in (1, 3):
+        return image
+    batch = to_batch(image)[0]
+    if len(batch) != 1:
+        raise ParameterError(f"one image is wanted, got {len(batch)}")
+    return to_uint8(batch[0])
+
+
+def check_distinct(samples: Samples, what: str) -> None:
+    """Refuses images of which more than a tenth are copies: n copies of one image are not n images.
+
+    Natural data hold a few copies. Rows of few values may hold many.
+
+    Args:
+        samples: The images.
+        what: What they are, for the message.
+
+    Raises:
+        CalibrationError: If there are too many copies.
+    """
+    copies = len(samples) - len(set(samples.keys()))
+    if samples.are_images and copies > max(1, len(samples) // 10):
+        raise CalibrationError(f"{copies} of {len(samples)} {what} are copies of others among them: give each once")
+
+
+def without_calibration_images(learn: Samples, calibrate: Samples) -> Samples:
+    """Returns the images to fit a statistic on that do not calibrate it too.
+
+    Args:
+        learn: The images to fit on. Rows of few values may well be the same as others: they are returned as they are.
+        calibrate: The calibration images.
+
+    Raises:
+        CalibrationError: If those are less than half of them: the two sets have been mixed up.
+    """
+    if not learn.are_images:
+        return learn
+    calibrating = set(calibrate.keys())
+    kept = [i for i, key in enumerate(learn.keys()) if key not in calibrating]
+    if 2 * len(kept) < len(learn):
+        raise CalibrationError(
+            f"{len(learn) - len(kept)} of the {len(learn)} images to fit the statistic on (X_fit) are calibration "
+            "images too, and p-values would not hold: give other images"
+        )
+    return learn.take(np.array(kept, dtype=int))
+
+
+def is_images(X: Any, size: tuple[int, int] | None) -> bool:
+    """Returns whether X are images as they come, and not a table of flattened ones (or something to refuse).
+
+    Args:
+        X: Whatever a user gives.
+        size: (height, width): an array of this shape is one image, any other with two axes is a table. None: every
+            array with two axes is one image.
+    """
+    if isinstance(X, str | os.PathLike | bytes | Image.Image):
+        return True
+    if isinstance(X, list | tuple):
+        return len(X) > 0 and (is_images(X[0], size) or getattr(X[0], "ndim", 0) >= 2)
+    ndim = getattr(X, "ndim", None)
+    return ndim is not None and (ndim != 2 or size is None or tuple(X.shape) == size)
+
+
+def _in_order(n: int, parts: list[tuple[np.ndarray, np.ndarray]]) -> Any:
+    """Returns what belongs to the positions 0 to n - 1."""
+    if len(parts) == 1 or len({values.shape[1:] for _, values in parts}) == 1:
+        whole = np.empty((n, *parts[0][1].shape[1:]), parts[0][1].dtype)
+        for places, values in parts:
+            whole[places] = values
+        return whole
+    listed: list[Any] = [None] * n
+    for places, values in parts:
+        for place, value in zip(places.tolist(), values, strict=True):
+            listed[place] = value
+    return listed
+
+
+def _floating(x: Tensor) -> Tensor:
+    return x / 255 if x.dtype == torch.uint8 else x

@@ -1,0 +1,195 @@
+"""The one search for image files: screening here, screening by Ray and watched folders all ask it."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import stat
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from .decoding import SUFFIXES, looks_like_an_image
+
+# why the search passes over something in a folder -> what that means
+SKIP_REASONS = {
+    "not an image": "neither its name nor its first bytes are those of a PNG, JPEG, WebP or BMP file",
+    "not a file": "it is a pipe, a socket or a device",
+    "broken link": "it is a link to something that does not exist",
+    "unreadable": "its name is not that of an image, and its first bytes cannot be read",
+    "repeated folder": "it leads to a folder that was searched already",
+}
+
+# called with a path and a key of `SKIP_REASONS`
+OnSkip = Callable[[str, str], None]
+
+
+@dataclass(frozen=True)
+class NotFound:
+    """A source or a folder in which the search cannot find images.
+
+    Attributes:
+        path: The source or the folder.
+        reason: What is wrong, in words.
+        kind: "unreadable", or "nothing found".
+    """
+
+    path: str
+    reason: str
+    kind: str
+
+
+def find_files(sources: Iterable[str], on_skip: OnSkip | None = None) -> Iterator[str | NotFound]:
+    """Finds image files.
+
+    A file that is named itself, or matches a pattern, is always found, whatever it is. In a folder, which is searched
+    with all folders in it, a file counts as an image by the suffix of its name (.png, .jpg, .jpeg, .webp, .bmp) or
+    else by its first bytes. No character of a name has a special meaning, nor has a dot in front. Links are followed,
+    but each folder is searched only once a source, under its own path if the source holds it.
+
+    Args:
+        sources: Files, folders and patterns (`*`, `?`, `[...]`, and `**` for folders of any depth). A source that
+            exists is not taken for a pattern.
+        on_skip: Told of everything in a folder that is passed over, and why.
+
+    Yields:
+        The path of each file, source after source. The files of a folder come in the order of their names, then those
+        of its sub-folders, then what links lead to. Instead of a path, a `NotFound` for a folder that cannot be read,
+        and for a folder or a pattern without any image.
+    """
+    on_skip = on_skip or (lambda path, reason: None)
+    for source in sources:
+        if os.path.isdir(source):
+            yield from _search(source, set(), on_skip)
+        elif glob.has_magic(source) and not os.path.lexists(source):
+            yield from _search_matches(source, on_skip)
+        else:
+            yield source
+
+
+def skip_reason(path: str) -> str | None:
+    """Returns why a search of its folder would pass over a file, a key of `SKIP_REASONS`; None if it would not."""
+    if os.path.splitext(path)[1].lower() in SUFFIXES:
+        return None  # whatever is wrong with it is said when it is read
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return "not a file"
+        with open(path, "rb") as file:
+            return None if looks_like_an_image(file.read(32)) else "not an image"
+    except OSError:
+        return "broken link" if os.path.islink(path) and not os.path.exists(path) else "unreadable"
+
+
+def _search(folder: str, searched: set[tuple[int, int]], on_skip: OnSkip) -> Iterator[str | NotFound]:
+    empty = True
+    for _, files in _walk(folder, searched, on_skip):
+        if isinstance(files, NotFound):
+            empty = False
+            yield files
+            continue
+        for path in files:
+            reason = skip_reason(path)
+            if reason is None:
+                empty = False
+                yield path
+            else:
+                on_skip(path, reason)
+    if empty:
+        yield NotFound(folder, "the folder holds no image", "nothing found")
+
+
+def _search_matches(pattern: str, on_skip: OnSkip) -> Iterator[str | NotFound]:
+    matches = sorted(set(_expand("", _parts(pattern))), key=lambda match: (os.path.islink(match), match))
+    named = {match for match in matches if not os.path.isdir(match)}
+    searched: set[tuple[int, int]] = set()
+
+    def skip(path: str, reason: str) -> None:
+        if path not in named:
+            on_skip(path, reason)
+
+    empty = True
+    for match in matches:
+        if match in named:
+            empty = False
+            yield match
+        elif _identity(match) not in searched:  # else a folder that matches too has led to it
+            for found in _search(match, searched, skip):
+                # of the folders that ** stands for, many hold only folders, or only what matches by itself
+                if found in named or (
+                    isinstance(found, NotFound) and found.kind == "nothing found" and "**" in pattern
+                ):
+                    continue
+                empty = False
+                yield found
+    if empty:
+        yield NotFound(pattern, "no file matches the pattern", "nothing found")
+
+
+def _walk(top: str, searched: set[tuple[int, int]], on_skip: OnSkip) -> Iterator[tuple[str, list[str] | NotFound]]:
+    """Yields top and each folder below it, with the sorted paths of what is in it but for folders; links come last."""
+    waiting, links = [top], deque[str]()
+    while waiting or links:
+        folder = waiting.pop() if waiting else links.popleft()
+        identity = _identity(folder)
+        if identity is not None and identity in searched:
+            on_skip(folder, "repeated folder")
+            continue
+        try:
+            with os.scandir(folder) as listed:
+                entries = sorted(listed, key=lambda entry: entry.name)
+        except OSError as error:
+            yield folder, NotFound(folder, error.strerror or str(error), "unreadable")
+            continue
+        if identity is not None:
+            searched.add(identity)
+        folders = [entry for entry in entries if _is_folder(entry)]
+        links.extend(entry.path for entry in folders if entry.is_symlink())
+        waiting.extend(entry.path for entry in reversed(folders) if not entry.is_symlink())
+        names = {entry.name for entry in folders}
+        yield folder, [entry.path for entry in entries if entry.name not in names]
+
+
+def _identity(folder: str) -> tuple[int, int] | None:
+    try:
+        state = os.stat(folder)
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _parts(pattern: str) -> list[str]:
+    """Returns the parts of a pattern, each with the separators that follow it."""
+    separators = re.escape(os.sep + (os.altsep or ""))
+    return re.findall(rf"[^{separators}]*[{separators}]+|[^{separators}]+", pattern)
+
+
+def _expand(base: str, parts: list[str]) -> Iterator[str]:
+    """Yields what exists and matches. Python's own `glob` follows links in a circle up to the system's limit."""
+    if not parts:
+        yield base or os.curdir
+        return
+    part = parts[0].rstrip(os.sep + (os.altsep or ""))
+    separator, rest = parts[0][len(part) :], parts[1:]
+    if part == "**":
+        for folder, _ in _walk(base or os.curdir, set(), lambda path, reason: None):
+            inner = os.path.relpath(folder, base or os.curdir)
+            yield from _expand(base if inner == os.curdir else f"{base}{inner}{os.sep}", rest)
+    elif glob.has_magic(part):
+        try:
+            names = os.listdir(base or os.curdir)
+        except OSError:
+            return
+        for name in names:
+            if fnmatchcase(name, part) and (not separator or os.path.isdir(f"{base}{name}")):
+                yield from _expand(f"{base}{name}{separator}", rest)
+    elif os.path.lexists(f"{base}{parts[0]}"):
+        yield from _expand(f"{base}{parts[0]}", rest)

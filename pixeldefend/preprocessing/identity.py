@@ -1,0 +1,23 @@
+"""One tile an image: the image."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .base import Preprocessor, TileBatch
+
+
+class Identity(Preprocessor):
+    """Leaves images as they are; all must have the size that the density models."""
+
+    def __call__(self, x: Tensor) -> TileBatch:
+        n = len(x)
+        height, width = (x.shape[2], x.shape[3]) if x.ndim == 4 else (1, x[:1].numel())
+        return TileBatch(x, torch.arange(n), torch.tensor([[0, 0, height, width]]).expand(n, 4))
+
+    def accepts(self, size: tuple[int, int], tile: tuple[int, int]) -> bool:
+        return size == tile
+
+    def takes(self, tile: tuple[int, int], images: str) -> str:
+        return f"{tile[0]} x {tile[1]} {images}"

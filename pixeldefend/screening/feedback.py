@@ -1,0 +1,63 @@
+"""What the audit log has learnt of clean traffic: the scores that a detector is calibrated on again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import binomtest
+
+from ..errors import CalibrationError
+from .audit_log import AuditLog
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """The scores that a detector gave to images of the audit log.
+
+    Attributes:
+        scores: (n,), of the images that were confirmed clean.
+        traffic: (N,), of all images but confirmed attacks.
+    """
+
+    scores: np.ndarray
+    traffic: np.ndarray
+
+
+def confirmed_clean(
+    log: AuditLog, detector_sha256: str, precision: str = "float32", *, like_traffic: bool = True
+) -> Confirmed:
+    """Finds the scores of images that feedback says are clean ("clean" or "false_alarm").
+
+    Args:
+        log: The audit log.
+        detector_sha256: The hash of the file of the detector that gave the scores.
+        precision: What it computed in, a value of `pixeldefend.detectors.backends.PRECISION`.
+        like_traffic: Whether to refuse images that were not confirmed without regard to their verdict.
+
+    Returns:
+        The scores of these images and of the traffic that they stand for.
+
+    Raises:
+        CalibrationError: If no image was confirmed clean. If like_traffic, also if the share of flagged images among
+            those confirmed differs from the traffic's by more than chance (1 in 1,000): whoever confirms alarms above
+            all would move the threshold up until attacks pass, and whoever confirms only what was not flagged would
+            move it down.
+    """
+    made_by = (detector_sha256, precision)
+    rows = [row for row in log.rows() if (row["detector_sha256"], row["precision"]) == made_by]
+    rows = [row for row in rows if row["score"] is not None and row["feedback"] not in ("attack", "missed")]
+    chosen = [row for row in rows if row["feedback"] in ("clean", "false_alarm")]
+    if not chosen:
+        raise CalibrationError(
+            f"no image that this detector judged in {precision} was confirmed clean in {log.path} (feedback clean or "
+            "false_alarm)"
+        )
+    flagged, of_all = (np.array([row["verdict"] == "adversarial" for row in part]) for part in (chosen, rows))
+    if like_traffic and binomtest(int(flagged.sum()), len(flagged), float(of_all.mean())).pvalue < 1e-3:
+        raise CalibrationError(
+            f"of the {len(flagged)} images confirmed clean {flagged.mean():.1%} had been flagged, of all {len(of_all)} "
+            f"{of_all.mean():.1%}: they were not drawn at random, and a threshold from them would not hold for the "
+            "rest; confirm images without regard to their verdict, and mark attacks as such"
+        )
+    return Confirmed(np.array([row["score"] for row in chosen]), np.array([row["score"] for row in rows]))

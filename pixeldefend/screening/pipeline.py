@@ -1,0 +1,170 @@
+"""Many image files -> one record each, in order; one bad file never stops the rest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import nn
+
+from ..calibration import ConformalMartingale
+from ..errors import ParameterError
+from ..images import files as image_files
+from .records import Record
+from .screener import Screened, Screener
+
+if TYPE_CHECKING:
+    from ..detectors import Detector
+
+
+@dataclass
+class Statistics:
+    """What was seen in a screening, and where its time went.
+
+    Attributes:
+        seconds: The time by what was done: "decoding", as far as scoring had to wait for it, and "scoring".
+        verdicts: How many images got each verdict.
+        errors: How many images got an error of each kind.
+        skipped: What was passed over in folders: reason -> paths. The reasons are those of
+            `pixeldefend.images.files.SKIP_REASONS`.
+        martingales: With `screen(drift=True)`, by the names of detectors, whether the images still look like those
+            that calibrated them.
+    """
+
+    seconds: dict[str, float] = field(default_factory=lambda: {"decoding": 0.0, "scoring": 0.0})
+    verdicts: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    skipped: dict[str, list[str]] = field(default_factory=dict)
+    martingales: dict[str, ConformalMartingale] = field(default_factory=dict)
+
+    @property
+    def internal_errors(self) -> int:
+        """The number of images that met a bug of pixeldefend."""
+        return self.errors["internal"]
+
+    def count(self, record: Record) -> None:
+        """Counts a record."""
+        self.verdicts[record.verdict] += 1
+        if record.error is not None:
+            self.errors[record.error_kind or "other"] += 1
+
+    def skip(self, path: str, reason: str) -> None:
+        """Notes what a search has passed over."""
+        self.skipped.setdefault(reason, []).append(path)
+
+    def summary(self) -> str:
+        """Returns one line: how many images got which verdict, and how many files were skipped for which reason."""
+        counts = ", ".join(f"{self.verdicts[verdict]} {verdict}" for verdict in ("clean", "adversarial", "error"))
+        text = f"{self.verdicts.total()} files: {counts}"
+        if self.internal_errors:
+            text += f" ({self.internal_errors} internal: bugs of pixeldefend, please report the traceback)"
+        if self.skipped:
+            reasons = ", ".join(f"{len(paths)} {reason}" for reason, paths in self.skipped.items())
+            text += f"; skipped: {reasons}"
+        return text
+
+
+def find_files(sources: Iterable[str], statistics: Statistics | None = None) -> Iterator[str | Record]:
+    """Finds image files, as `pixeldefend.images.files.find_files` does.
+
+    Args:
+        sources: Files, folders, which are searched with all folders in them, and glob patterns.
+        statistics: Where files that are passed over are noted.
+
+    Yields:
+        Paths, or an error record for a folder that cannot be read and for a folder or a pattern without images.
+    """
+    for found in image_files.find_files(sources, (statistics or Statistics()).skip):
+        yield found if isinstance(found, str) else Record(found.path, error=found.reason, error_kind=found.kind)
+
+
+def screen(
+    files: Iterable[str | Record],
+    detector: str | Detector | None = None,
+    *,
+    fpr: float | None = None,
+    batch_size: int = 64,
+    device: str = "cpu",
+    maps: bool = False,
+    drift: bool = False,
+    classifier: nn.Module | None = None,
+    backend: str | None = None,
+    statistics: Statistics | None = None,
+) -> Iterator[Screened]:
+    """Screens image files.
+
+    Args:
+        files: Paths, or records to pass on, such as `find_files` yields.
+        detector: A detector, the name of a shipped one, the path of a saved one, or None for the shipped one that
+            takes each image.
+        fpr: The rate of false alarms, in (0, 1); None for the detector's own.
+        batch_size: Images at once, at least 1.
+        device: Where the detector runs, as torch names it.
+        maps: Whether to keep the surprisal of every pixel.
+        drift: Whether to keep `statistics.martingales`.
+        classifier: The classifier that the detector's statistic asks, if it asks one.
+        backend: A key of `pixeldefend.detectors.backends.PRECISION`; None for the detector's own.
+        statistics: Where images, errors and seconds are counted.
+
+    Returns:
+        An iterator over one result a file, in order. Whatever is wrong with a file is its record's error. A stream of
+        files without an end is screened as it comes.
+
+    Raises:
+        PixelDefendError: Before the first result, if the detector cannot be loaded, cannot keep to fpr, or cannot be
+            watched for drift, or if batch_size is below 1.
+        FileNotFoundError: If there is no such detector file.
+    """
+    if batch_size < 1:
+        raise ParameterError(f"batch_size must be at least 1, got {batch_size}")
+    screener = Screener(detector, fpr=fpr, device=device, classifier=classifier, backend=backend)
+    if drift:
+        for made in screener.detectors.values():
+            made.drift_monitor()
+    return _screen(files, screener, batch_size, maps, drift, statistics or Statistics())
+
+
+def _screen(
+    files: Iterable[str | Record],
+    screener: Screener,
+    batch_size: int,
+    maps: bool,
+    drift: bool,
+    statistics: Statistics,
+) -> Iterator[Screened]:
+    remaining = iter(files)
+
+    def decode() -> list[Screened]:
+        batch = islice(remaining, batch_size)
+        return [Screened(file) if isinstance(file, Record) else screener.read_file(file) for file in batch]
+
+    started = perf_counter()
+    for results in _ahead(decode):
+        decoded = perf_counter()
+        screener.judge(results, maps=maps)
+        statistics.seconds["decoding"] += decoded - started
+        statistics.seconds["scoring"] += perf_counter() - decoded
+        for result in results:
+            statistics.count(result.record)
+            if drift and result.record.detector is not None and result.record.score is not None:
+                name = result.record.detector
+                if name not in statistics.martingales:
+                    statistics.martingales[name] = screener.detectors[name].drift_monitor()
+                statistics.martingales[name].update(np.array([result.record.score]))
+            yield result
+        started = perf_counter()
+
+
+def _ahead(decode: Callable[[], list[Screened]]) -> Iterator[list[Screened]]:
+    """Yields what decode returns until that is nothing; the next batch is decoded while this one is scored."""
+    with ThreadPoolExecutor(1, "decoding") as pool:
+        coming = pool.submit(decode)
+        while batch := coming.result():
+            coming = pool.submit(decode)
+            yield batch

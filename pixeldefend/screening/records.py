@@ -1,0 +1,266 @@
+"""The record of one image, declared once: every format that holds records takes its columns from here.
+
+A column is added by one field of `Record` (or of `LogRow`, for what only the audit log holds).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import IO, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from ..errors import IMAGE_ERROR_KINDS, ParameterError
+
+FORMATS = ("jsonl", "csv", "parquet")
+ROWS_AT_ONCE = 4096  # of a Parquet file
+# what a terminal would obey or not show: control characters, and those that change the direction of text
+INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+# kind of a record's error -> what it means; a `PixelDefendError` of another kind brings its own
+ERROR_KINDS = {
+    **IMAGE_ERROR_KINDS,
+    "nothing found": "a folder or a pattern holds no image",
+    "unreadable": "the file cannot be read",
+    "memory": "the memory does not suffice for the image",
+    "quarantine": "the image was flagged, but could not be moved to quarantine",
+    "internal": "a bug of pixeldefend: the log has the traceback",
+}
+
+
+def _column(description: str, *, title: str | None = None, spec: str = "", **options: Any) -> Any:
+    return field(**options, metadata={"description": description, "title": title, "spec": spec})
+
+
+@dataclass
+class Record:
+    """The verdict on one image. What could not be found out is None."""
+
+    path: str = _column("The name of the image, as it was given.", title="image")
+    verdict: Literal["clean", "adversarial", "error"] = _column(
+        "What the detector says, or that it could say nothing.", title="verdict", default="error"
+    )
+    p_value: float | None = _column(
+        "The share of clean images at least as anomalous.", title="p-value", spec=".4f", default=None
+    )
+    bits_per_dim: float | None = _column(
+        "The bits that the density needs for a sub-pixel.", title="bits/dim", spec=".3f", default=None
+    )
+    score: float | None = _column("The anomaly score.", title="score", spec=".2f", default=None)
+    detector: str | None = _column("The name of the detector.", default=None)
+    sha256: str | None = _column("The hash of the file's bytes.", default=None)
+    width: int | None = _column("The width in pixels.", default=None)
+    height: int | None = _column("The height in pixels.", default=None)
+    error: str | None = _column("What is wrong, in words.", title="error", default=None)
+    error_kind: str | None = _column("What is wrong, in one word or two.", default=None)
+
+    def picture_name(self) -> str:
+        """Returns the name for a PNG that is made of the image: its own, and the start of its sha256."""
+        stem = os.fsdecode(os.fsencode(Path(self.path).stem)[:100])  # a name has 255 bytes at most
+        return f"{stem}-{(self.sha256 or '')[:8]}.png"
+
+
+@dataclass(kw_only=True)
+class _Request:
+    id: str = _column("The name of the row.", title="id")
+    time: float = _column("Seconds since 1970, UTC.", title="time (UTC)")
+    source: str = _column("What asked: serve or watch.")
+    client: str | None = _column("Who asked.", title="client", default=None)
+    request: str | None = _column("The name of the request.", default=None)
+
+
+@dataclass(kw_only=True)
+class LogRow(Record, _Request):
+    """A row of the audit log: a record, who asked for it, and what it became known to be."""
+
+    detector_sha256: str | None = _column("The hash of the detector's file.", default=None)
+    precision: str | None = _column(
+        "What the detector computed in: scores of one precision are not comparable with another's.", default=None
+    )
+    query_attack: bool = _column("Whether it looks like a query of a black-box attack.", default=False)
+    feedback: str | None = _column("What somebody said of the verdict.", title="feedback", default=None)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of records.
+
+    Attributes:
+        name: The key, and the attribute of the dataclass.
+        type: str, float, int or bool.
+        nullable: Whether None is allowed.
+        choices: All values that there are; empty if there is no such list.
+        description: One sentence.
+        title: The heading in a table for people, None if it is not shown there.
+        spec: The format of a number in such a table.
+    """
+
+    name: str
+    type: type
+    nullable: bool
+    choices: tuple[str, ...]
+    description: str
+    title: str | None
+    spec: str
+
+    def to_text(self, value: Any) -> str:
+        """Returns a value as a table for people shows it."""
+        return "" if value is None else visible(format(value, self.spec))
+
+
+def columns_of(declaration: type) -> tuple[Column, ...]:
+    """Returns the columns that a dataclass such as `Record` declares."""
+    hints = get_type_hints(declaration)
+    return tuple(_described(item.name, hints[item.name], item.metadata) for item in fields(declaration))
+
+
+def _described(name: str, hint: Any, metadata: Mapping[str, Any]) -> Column:
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    (kind,) = (option for option in options if option is not type(None))
+    choices = get_args(kind) if get_origin(kind) is Literal else ()
+    return Column(
+        name,
+        str if choices else kind,
+        type(None) in options,
+        choices,
+        metadata.get("description", ""),
+        metadata.get("title"),
+        metadata.get("spec", ""),
+    )
+
+
+RECORD_COLUMNS = columns_of(Record)
+Write = Callable[[Record | Mapping[str, Any]], None]
+LOG_COLUMNS = columns_of(LogRow)
+
+
+def to_row(record: Record | Mapping[str, Any], columns: Iterable[Column] = RECORD_COLUMNS) -> dict[str, Any]:
+    """Returns the values of a record by the names of columns, in their order; None for what it does not hold."""
+    held = record if isinstance(record, Mapping) else vars(record)
+    return {column.name: held.get(column.name) for column in columns}
+
+
+def response_model(name: str, declaration: type = Record, **more: Any) -> Any:
+    """Makes the pydantic model of a record (needs pydantic).
+
+    Args:
+        name: The name of the model.
+        declaration: The dataclass whose fields it has, all of them required.
+        more: Further fields, as `pydantic.create_model` takes them.
+
+    Returns:
+        The model, a class.
+    """
+    from pydantic import Field, create_model
+
+    hints = get_type_hints(declaration)
+    described: dict[str, Any] = {
+        item.name: (hints[item.name], Field(description=item.metadata["description"])) for item in fields(declaration)
+    }
+    return create_model(name, __doc__=declaration.__doc__, **(described | more))
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def visible(text: str) -> str:
+    """Returns a text with its control characters spelled out.
+
+    Names of files come from outside, and a terminal would obey them.
+    """
+    return INVISIBLE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def to_csv_cell(value: Any) -> Any:
+    """Returns what a CSV file holds of a value: no control characters, and no formula that a spreadsheet would run."""
+    if not isinstance(value, str):
+        return value
+    text = visible(value)
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
+
+
+def to_storable(value: Any) -> Any:
+    """Returns a value as valid UTF-8, which names of files need not be: other bytes are spelled out."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+@contextmanager
+def row_writer(file: IO[Any], format: str, columns: tuple[Column, ...] = RECORD_COLUMNS) -> Iterator[Write]:
+    """Writes records, or rows of the audit log, one after the other.
+
+    Args:
+        file: A text file, for Parquet a binary one.
+        format: One of `FORMATS`. Parquet needs pyarrow.
+        columns: What is written, in this order.
+
+    Yields:
+        A function that takes one record, or one row as a dictionary. All is in the file when the block ends.
+
+    Raises:
+        ParameterError: If there is no such format.
+    """
+    if format not in FORMATS:
+        raise ParameterError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
+    writer = _jsonl_writer if format == "jsonl" else _csv_writer if format == "csv" else _parquet_writer
+    with writer(file, columns) as write:
+        yield write
+
+
+@contextmanager
+def _jsonl_writer(file: IO[str], columns: tuple[Column, ...]) -> Iterator[Write]:
+    def write(record: Record | Mapping[str, Any]) -> None:
+        file.write(json.dumps(to_row(record, columns)) + "\n")
+
+    yield write
+
+
+@contextmanager
+def _csv_writer(file: IO[str], columns: tuple[Column, ...]) -> Iterator[Write]:
+    table = csv.writer(file, lineterminator="\n")
+    table.writerow([column.name for column in columns])
+
+    def write(record: Record | Mapping[str, Any]) -> None:
+        table.writerow([to_csv_cell(value) for value in to_row(record, columns).values()])
+
+    yield write
+
+
+@contextmanager
+def _parquet_writer(file: IO[bytes], columns: tuple[Column, ...]) -> Iterator[Write]:
+    from pyarrow import parquet
+
+    rows: list[Record | Mapping[str, Any]] = []
+    with parquet.ParquetWriter(file, arrow_schema(columns)) as writer:
+
+        def write(record: Record | Mapping[str, Any]) -> None:
+            rows.append(record)
+            if len(rows) >= ROWS_AT_ONCE:
+                flush()
+
+        def flush() -> None:
+            writer.write_table(to_arrow(rows, columns))
+            rows.clear()
+
+        yield write
+        flush()
+
+
+def arrow_schema(columns: Iterable[Column] = RECORD_COLUMNS) -> Any:
+    """Returns the schema of a Parquet file of records (needs pyarrow)."""
+    import pyarrow
+
+    kinds = {str: pyarrow.string(), float: pyarrow.float64(), int: pyarrow.int64(), bool: pyarrow.bool_()}
+    return pyarrow.schema([(column.name, kinds[column.type]) for column in columns])
+
+
+def to_arrow(records: Iterable[Record | Mapping[str, Any]], columns: tuple[Column, ...] = RECORD_COLUMNS) -> Any:
+    """Returns a pyarrow table of records."""
+    import pyarrow
+
+    rows = [{name: to_storable(value) for name, value in to_row(record, columns).items()} for record in records]
+    return pyarrow.Table.from_pylist(rows, arrow_schema(columns))

@@ -1,0 +1,75 @@
+"""Does the traffic of the service still look like the images that calibrated its detectors?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..calibration import ConformalMartingale
+from ..detectors import ConformalDetector
+from .metrics import Metrics
+
+LEVEL = 0.01  # the probability that clean traffic ever sets off the alarm in a stretch of images
+STRETCH = 100_000  # images; then a new stretch begins, so that the memory of it is bounded
+
+
+class DriftMonitors:
+    """Bets, for each detector, against the hypothesis that its images look like the calibration images.
+
+    A detector that is calibrated for corruptions has no monitor: no traffic looks like the worst of several variants
+    of each image.
+
+    Args:
+        detectors: Detectors by the names that metrics and reports use.
+        metrics: Is told of every change and every alarm.
+    """
+
+    def __init__(self, detectors: Mapping[str, ConformalDetector], metrics: Metrics) -> None:
+        self.detectors, self.metrics = detectors, metrics
+        self._martingales: dict[str, ConformalMartingale] = {}
+        self._images: dict[str, int] = {}
+        for name in detectors:
+            self._begin_stretch(name)
+
+    def update(self, name: str, score: float) -> None:
+        """Takes account of one more image.
+
+        Args:
+            name: Of the detector that judged it.
+            score: Its anomaly score.
+        """
+        martingale = self._martingales.get(name)
+        if martingale is None:
+            return
+        before = martingale.alarms(LEVEL)
+        martingale.update(np.array([score]))
+        self._images[name] += 1
+        self.metrics.drift(name, martingale, LEVEL)
+        for bet, alarm in martingale.alarms(LEVEL).items():
+            if alarm and not before[bet]:
+                self.metrics.alarm(name, bet, LEVEL)
+        if self._images[name] >= STRETCH:
+            self._begin_stretch(name)
+
+    def report(self) -> dict[str, Any]:
+        """Returns for each detector how far its martingales have come, and whether one has raised the alarm."""
+        return {
+            name: {
+                "images": self._images[name],
+                "wealth": martingale.wealth_,
+                "highest": martingale.highest_,
+                "alarm_from": 2 / LEVEL,
+                "alarms": martingale.alarms(LEVEL),
+                "false_alarm_bound": LEVEL,
+            }
+            for name, martingale in self._martingales.items()
+        }
+
+    def _begin_stretch(self, name: str) -> None:
+        detector = self.detectors[name]
+        if not detector.corruptions_:
+            self._images[name] = 0
+            self._martingales[name] = detector.drift_monitor()
+            self.metrics.drift(name, self._martingales[name], LEVEL)

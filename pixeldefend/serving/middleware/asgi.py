@@ -1,0 +1,55 @@
+"""What the middlewares share: the types of ASGI, and a refusal as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from http import HTTPStatus
+from typing import Any
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Answer:
+    """A `send` that remembers whether the answer has begun: a second one cannot be sent.
+
+    Attributes:
+        status: The HTTP status of the answer, 0 before it has begun.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status = 0
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        await self._send(message)
+
+    async def refuse(self, status: int, reason: str, headers: dict[str, str] | None = None) -> None:
+        """Sends a JSON object with the reason, unless an answer has begun."""
+        if not self.status:
+            await refuse(self, status, reason, headers)
+
+
+def headers_of(scope: Scope) -> dict[str, str]:
+    """Returns the headers of a request, their names in lower case."""
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+def address_of(scope: Scope) -> str:
+    """Returns the network address of the client."""
+    return str((scope.get("client") or ("unknown",))[0])
+
+
+async def refuse(send: Send, status: int, reason: str, headers: dict[str, str] | None = None) -> None:
+    """Sends {"error": reason, "status": phrase} with an HTTP status and further headers."""
+    body = json.dumps({"error": reason, "status": HTTPStatus(status).phrase}).encode()
+    fields = {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}
+    pairs = [(key.encode(), value.encode()) for key, value in fields.items()]
+    await send({"type": "http.response.start", "status": status, "headers": pairs})
+    await send({"type": "http.response.body", "body": body})

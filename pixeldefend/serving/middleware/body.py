@@ -1,0 +1,77 @@
+"""How much may be sent: in one body, by one client, and at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from .asgi import Answer, App, Message, Receive, Scope, Send, headers_of
+
+MAX_HELD = 256 * 2**20  # bytes of bodies in memory at once
+MAX_HELD_OF_ONE = 64 * 2**20  # ... of one client, so that it cannot keep the others out
+
+
+class _Refused(BaseException):
+    """The body is more than is taken. No Exception: the framework would answer 500 to it."""
+
+    def __init__(self, status: int, reason: str, headers: dict[str, str] | None = None) -> None:
+        self.status, self.reason, self.headers = status, reason, headers
+
+
+class BodyLimits:
+    """An ASGI middleware that bounds the bytes of bodies in memory.
+
+    A body above `max_bytes` is answered 413. If the bodies that are held exceed `max_held`, or those of one client
+    `max_held_of_one`, the answer is 503. Bytes count as they come in: a body that never ends is held as well.
+
+    Args:
+        app: The application inside.
+        max_bytes: Of one body.
+        max_held: Bytes of all bodies that are held at once.
+        max_held_of_one: Bytes of the bodies of one client that are held at once.
+    """
+
+    def __init__(
+        self, app: App, max_bytes: int, max_held: int = MAX_HELD, max_held_of_one: int = MAX_HELD_OF_ONE
+    ) -> None:
+        self.app, self.max_bytes = app, max_bytes
+        self.max_held, self.max_held_of_one = max_held, max_held_of_one
+        self._held: Counter[str] = Counter()  # client -> bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        client, body, answer = scope["state"]["client"], 0, Answer(send)
+
+        async def counted() -> Message:
+            nonlocal body
+            message = await receive()
+            if message["type"] == "http.request":
+                came = len(message.get("body", b""))
+                body += came
+                self._held[client] += came
+                self._check(client, body)  # what it raises passes through the application
+            return message
+
+        try:
+            length = headers_of(scope).get("content-length", "0")
+            if length.isdecimal() and int(length[:20]) > self.max_bytes:
+                raise self._too_large()
+            await self.app(scope, counted, answer)
+        except _Refused as refused:
+            # the rest of the body is not read, so the connection cannot be used again
+            await answer.refuse(refused.status, refused.reason, {"connection": "close", **(refused.headers or {})})
+        finally:
+            self._held[client] -= body
+            if not self._held[client]:
+                del self._held[client]
+
+    def _check(self, client: str, body: int) -> None:
+        if body > self.max_bytes:
+            raise self._too_large()
+        # a body alone may be as large as max_bytes allows
+        if self._held[client] > max(self.max_held_of_one, body) or self._held.total() > max(self.max_held, body):
+            raise _Refused(503, "too much is being sent at once; come back later", {"retry-after": "1"})
+
+    def _too_large(self) -> _Refused:
+        return _Refused(413, f"the body has more than {self.max_bytes} bytes")

@@ -1,0 +1,31 @@
+"""A bug of ours is an answer 500 that tells nothing of the inside, and a traceback in the log."""
+
+from __future__ import annotations
+
+import traceback
+
+from ..metrics import Metrics
+from .asgi import Answer, App, Receive, Scope, Send
+
+
+class Failures:
+    """An ASGI middleware that answers 500 to any exception, counts it and logs its traceback.
+
+    Args:
+        app: The application inside.
+        metrics: Counts and logs the internal errors.
+    """
+
+    def __init__(self, app: App, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        answer = Answer(send)
+        try:
+            await self.app(scope, receive, answer)
+        except Exception:
+            self.metrics.internal_error(request=scope["state"]["request_id"], traceback=traceback.format_exc())
+            await answer.refuse(500, "the service failed; its log says why under the request's id")

@@ -1,0 +1,195 @@
+"""The service's own interface, under /v1, its metrics and its page."""
+
+from __future__ import annotations
+
+from asyncio import to_thread
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import FileResponse, JSONResponse, Response
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+from ..calibration.conformal import rank
+from ..errors import PixelDefendError
+from .schemas import (
+    MAX_IMAGES,
+    MAX_NAME,
+    ONE_FILE,
+    ONE_FILE_OR_SEVERAL,
+    REFUSED,
+    REFUSED_BODY,
+    Answer,
+    Explanation,
+    Feedback,
+    Images,
+    LoggedVerdict,
+    Pictures,
+    Refusal,
+    Verdict,
+    first_problem,
+)
+from .service import Question, Service
+
+PAGE = Path(__file__).parent / "page"
+LOGGED = TypeAdapter(list[LoggedVerdict])
+Model = TypeVar("Model", bound=BaseModel)
+
+router = APIRouter()
+
+
+@router.post(
+    "/v1/screen",
+    responses={
+        **REFUSED_BODY,
+        422: {"model": Answer | Refusal, "description": "The image cannot be screened; the record says why"},
+    },
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "description": "An image file as it is, several as a form, or JSON with base64",
+            "content": ONE_FILE_OR_SEVERAL,
+        }
+    },
+)
+async def screen(request: Request) -> Answer:
+    """Screen one image, sent as the body, or up to 256, sent as a form or as JSON. The answer has a record for each, in
+    order. If one of several images cannot be screened, its record says why."""
+    files, alone = await _files(request)
+    questions = await service_of(request).screen(files, **sender(request))
+    note_verdicts(request, questions)
+    answer = Answer(request_id=request.state.request_id, records=[Verdict(**q.answer()) for q in questions])
+    return _with_status(answer, questions[0] if alone else None)
+
+
+@router.post(
+    "/v1/explain",
+    responses={**REFUSED_BODY, 422: {"model": Explanation | Refusal, "description": "The image cannot be screened"}},
+    openapi_extra={"requestBody": {"required": True, "description": "An image file", "content": ONE_FILE}},
+)
+async def explain(
+    request: Request,
+    eps: Annotated[int, Query(ge=0, le=255)] = 16,
+    name: Annotated[str, Query(max_length=MAX_NAME)] = "",
+) -> Explanation:
+    """Screen one image and show why it was judged so: its surprisal, and what purification within `eps` 8-bit steps
+    makes of it."""
+    data = await request.body()
+    question, found = await service_of(request).explain(name, data, eps=eps, **sender(request))
+    note_verdicts(request, [question])
+    pictures = None if found is None else Pictures(**found)
+    answer = Explanation(request_id=request.state.request_id, record=Verdict(**question.answer()), pictures=pictures)
+    return _with_status(answer, question)
+
+
+@router.get("/v1/detectors", responses=REFUSED)
+async def detectors(request: Request) -> list[dict[str, Any]]:
+    """The detectors of this service: their names, the images that they take, statistics, thresholds and hashes."""
+    return [
+        {
+            "name": one.name,
+            "sha256": service_of(request).screener.detector_set.sha256(one.key),
+            "takes": one.detector.takes,
+            "image_shape": one.image_shape,
+            "score": getattr(one.detector, "statistic", None),
+            "fpr": one.detector.fpr,
+            "threshold": -float(one.detector.offset_),
+            "calibration_images": len(one.detector.calibration_scores_),
+            "alarm_rank": rank(one.detector.fpr, len(one.detector.calibration_scores_), one.detector.confidence),
+            "backend": getattr(one.detector, "backend", None),
+        }
+        for one in service_of(request).detectors.values()
+    ]
+
+
+@router.get("/v1/verdicts", responses=REFUSED)
+async def verdicts(request: Request, limit: Annotated[int, Query(ge=1, le=1000)] = 20) -> list[LoggedVerdict]:
+    """The last verdicts, the newest first."""
+    rows = await to_thread(lambda: list(service_of(request).log.rows(limit=limit)))
+    return LOGGED.validate_python([{**row, "path": row["path"] or ""} for row in rows])
+
+
+@router.post(
+    "/v1/feedback", responses={**REFUSED, 404: {"model": Refusal}, 409: {"model": Refusal}, 422: {"model": Any}}
+)
+async def feedback(request: Request, said: Feedback) -> Feedback:
+    """Mark a verdict: `false_alarm` (flagged but clean), `attack` (flagged and attacked), `missed` (not flagged but
+    attacked), `clean` (confirmed)."""
+    try:
+        await to_thread(service_of(request).log.feedback, said.id, said.feedback)  # it waits for the disk
+    except KeyError:
+        raise HTTPException(404, f"there is no verdict {said.id!r}") from None
+    except PixelDefendError as error:
+        raise HTTPException(409, str(error)) from None
+    return said
+
+
+@router.get("/v1/drift", responses=REFUSED)
+async def drift(request: Request) -> dict[str, Any]:
+    """For each detector: whether the images of this service still look like those that calibrated it."""
+    return service_of(request).drift.report()
+
+
+@router.get("/metrics", responses={**REFUSED, 200: {"content": {"text/plain": {}}}}, response_class=Response)
+async def metrics(request: Request) -> Response:
+    """The metrics of this service, for Prometheus."""
+    return Response(service_of(request).metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+@router.get("/", include_in_schema=False)
+async def page() -> FileResponse:
+    """The page."""
+    return FileResponse(PAGE / "index.html")
+
+
+def service_of(request: Request) -> Service:
+    """Returns the service that the application belongs to."""
+    service: Service = request.app.state.service
+    return service
+
+
+def sender(request: Request) -> dict[str, str]:
+    """Returns who asks, as `Service.screen` takes it."""
+    return {"client": request.state.client, "request": request.state.request_id}
+
+
+def note_verdicts(request: Request, questions: list[Question]) -> None:
+    """Counts the verdicts of a request, for its line in the log."""
+    verdicts = [question.record.verdict for question in questions]
+    counts: dict[str, int] = {verdict: verdicts.count(verdict) for verdict in ("clean", "adversarial", "error")}
+    request.state.verdicts = counts | {"query_attack": sum(question.query_attack for question in questions)}
+
+
+def _with_status(answer: Model, question: Question | None) -> Model:
+    """Returns the answer; with a status of its own if it is about one image that cannot be screened."""
+    if question is None or question.record.verdict != "error":
+        return answer
+    return JSONResponse(answer.model_dump(), 500 if question.failed else 422)  # type: ignore[return-value]
+
+
+async def _files(request: Request) -> tuple[list[tuple[str, bytes]], bool]:
+    """Returns names and bytes of the images, and whether it is one that was sent as the body."""
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise HTTPException(415, "compressed bodies are not read")
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        form = await request.form(max_files=MAX_IMAGES, max_fields=MAX_IMAGES)
+        uploads = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+        files = [((upload.filename or "")[:MAX_NAME], await upload.read()) for upload in uploads]
+        if not files:
+            raise HTTPException(400, "the form holds no file")
+        return files, False
+    body = await request.body()
+    if kind == "application/json":
+        return await service_of(request).in_decoding_thread(_from_json, body), False
+    return [(request.query_params.get("name", "")[:MAX_NAME], body)], True
+
+
+def _from_json(body: bytes) -> list[tuple[str, bytes]]:
+    try:
+        listed = Images.model_validate_json(body)
+    except ValidationError as error:
+        raise HTTPException(400, f"not {{'images': [{{'name', 'data'}}]}}: {first_problem(error)}") from None
+    return [(item.name, item.data) for item in listed.images]

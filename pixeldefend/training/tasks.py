@@ -1,0 +1,175 @@
+"""What is minimised: -log p(x) of a density, or the cross-entropy of a classifier."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..densities import Density
+
+
+class Task(lightning.LightningModule):
+    """What both trainings share: a learning rate with a linear warm-up and a cosine decay to zero.
+
+    Args:
+        model: What is trained.
+        learning_rate: The highest learning rate.
+        warmup: The number of steps of the warm-up.
+
+    Attributes:
+        best: The metric that tells how good the model is, and whether that is its "min" or its "max".
+    """
+
+    best: tuple[str, str]
+
+    def __init__(self, model: nn.Module, learning_rate: float, warmup: int) -> None:
+        super().__init__()
+        self.model = model
+        self.learning_rate = learning_rate
+        self.warmup = warmup
+
+    def configure_optimizers(self) -> Any:
+        steps = int(self.trainer.estimated_stepping_batches)
+
+        def factor(step: int) -> float:
+            if step < self.warmup:
+                return (step + 1) / self.warmup
+            return 0.5 * (1 + math.cos(math.pi * min(1, (step - self.warmup) / max(1, steps - self.warmup))))
+
+        optimizer = self.optimizer()
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        raise NotImplementedError
+
+
+class MaximumLikelihood(Task):
+    """Minimises the density's `objective`, which is -log p(x) by default, in bits a site.
+
+    A density of classes learns from the labels too.
+
+    Args:
+        model: The density.
+        learning_rate: The highest learning rate.
+        warmup: The number of steps of the warm-up.
+        weight_decay: The weight decay of AdamW.
+    """
+
+    model: Density
+    best = ("nll", "min")
+
+    def __init__(self, model: Density, learning_rate: float, warmup: int, weight_decay: float = 0.0) -> None:
+        super().__init__(model, learning_rate, warmup)
+        self.weight_decay = weight_decay
+
+    def training_step(self, batch: tuple[Tensor, ...], index: int) -> Tensor:
+        x = self.model.to_support(batch[0], noise=torch.rand_like(batch[0]))
+        labelled = len(batch) > 1 and getattr(self.model, "classes", 0) > 0
+        nats = self.model.objective(x, batch[1]) if labelled else self.model.objective(x)  # type: ignore[call-arg]
+        self.log("train_nll", nats.mean(), prog_bar=True)
+        return nats.mean() / (x[0].numel() * math.log(2))
+
+    def validation_step(self, batch: tuple[Tensor, ...], index: int) -> None:
+        x = self.model.to_support(batch[0])
+        log_prob = self.model.log_prob(x)
+        self.log("nll", -log_prob.mean(), prog_bar=True, sync_dist=True)
+        shape = tuple(x.shape[1:])
+        if self.model.has_bits(shape):
+            bits = self.model.in_bits_per_dim(log_prob, shape)
+            self.log("bits_per_dim", bits.mean(), prog_bar=True, sync_dist=True)
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), self.learning_rate, weight_decay=self.weight_decay)
+
+
+class Classification(Task):
+    """Minimises cross-entropy on images that are mirrored and shifted at random.
+
+    Args:
+        model: The classifier, which maps images (N, C, H, W) in [0, 1] to logits.
+        learning_rate: The highest learning rate.
+        warmup: The number of steps of the warm-up.
+        shift: The largest shift, in pixels.
+        adversarial: The radius, in 8-bit steps (Linf), within which the model is trained on the worst images that
+            projected gradient descent finds; 0 for none.
+    """
+
+    best = ("accuracy", "max")
+
+    def __init__(
+        self, model: nn.Module, learning_rate: float, warmup: int, shift: int = 0, adversarial: int = 0
+    ) -> None:
+        super().__init__(model.to(memory_format=torch.channels_last), learning_rate, warmup)
+        self.shift, self.adversarial = shift, adversarial
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        x, y = batch
+        x = shifted(mirrored(x), self.shift)
+        if self.adversarial:
+            x = worst_within(self.model, x, y, self.adversarial / 255)
+        loss = F.cross_entropy(self.model(x), y, label_smoothing=0.05)
+        self.log("train_loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        x, y = batch
+        accuracy = (self.model(x).argmax(1) == y).float().mean()
+        self.log("accuracy", accuracy, prog_bar=True, sync_dist=True)
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), self.learning_rate, momentum=0.9, nesterov=True, weight_decay=5e-4)
+
+
+def worst_within(model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int = 3) -> Tensor:
+    """Finds images of higher cross-entropy by projected gradient descent from a random start, in a few long steps.
+
+    Args:
+        model: The classifier.
+        x: Images, (N, C, H, W) in [0, 1].
+        y: Their classes, (N,).
+        eps: The largest change of a sub-pixel (Linf), in units of [0, 1].
+        steps: The number of steps.
+
+    Returns:
+        Images within eps of x, (N, C, H, W) in [0, 1].
+
+    Reference:
+        Madry et al. 2018, Towards deep learning models resistant to adversarial attacks, arXiv:1706.06083.
+    """
+    moved = x + eps * (2 * torch.rand_like(x) - 1)
+    for _ in range(steps):
+        moved = moved.clamp(0, 1).detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(F.cross_entropy(model(moved), y), moved)
+        moved = x + (moved.detach() + 2 * eps / steps * gradient.sign() - x).clamp(-eps, eps)
+    return moved.clamp(0, 1).detach()
+
+
+def mirrored(x: Tensor) -> Tensor:
+    """Mirrors each image of (N, C, H, W) left to right with probability one half."""
+    return torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5, x.flip(3), x)
+
+
+def shifted(x: Tensor, most: int) -> Tensor:
+    """Moves each image by a random number of pixels along both axes; zeros come in.
+
+    Args:
+        x: Images, (N, C, H, W).
+        most: The largest shift along an axis, in pixels.
+
+    Returns:
+        The shifted images, (N, C, H, W).
+    """
+    if not most:
+        return x
+    n, _, h, w = x.shape
+    padded = F.pad(x, (most, most, most, most))
+    rows, columns = (torch.randint(2 * most + 1, (n, 1), device=x.device) for _ in range(2))
+    rows, columns = rows + torch.arange(h, device=x.device), columns + torch.arange(w, device=x.device)
+    which = torch.arange(n, device=x.device)[:, None, None]
+    return padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -1,0 +1,21 @@
+import pytest
+from fastapi.testclient import TestClient
+from helpers import Brightness
+from serving.common import app_of, in_thread
+
+
+@pytest.fixture
+def client(tiny_detector, tmp_path):
+    """A client of a new service with a classifier."""
+    app = app_of(tiny_detector, tmp_path, classifier=Brightness(), max_pixels=10_000)
+    with TestClient(app, base_url="http://localhost") as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def served(tiny_detector, tmp_path_factory):
+    """The URL of a service that other programs than Python's test client can reach: a browser, Triton's client."""
+    folder = tmp_path_factory.mktemp("served")
+    tiny_detector.save(folder / "tiny.safetensors")
+    with in_thread(app_of(str(folder / "tiny.safetensors"), folder)) as url:
+        yield url

@@ -1,0 +1,126 @@
+"""The Open Inference Protocol, by Triton's own client and by hand."""
+
+import base64
+import json
+
+import numpy as np
+import pytest
+from serving.common import ATTACKED, CLEAN, png
+
+GOOD = {"name": "images", "shape": [1, 8, 8, 1], "datatype": "UINT8", "data": [0] * 64}
+INFER = "/v2/models/custom/infer"
+
+
+@pytest.fixture
+def triton(served):
+    module = pytest.importorskip("tritonclient.http")
+    client = module.InferenceServerClient(served.removeprefix("http://"))
+    yield module, client
+    client.close()
+
+
+def test_triton_client(triton, tiny_detector):
+    module, client = triton
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("tiny")
+    described = client.get_model_metadata("tiny")
+    assert described["inputs"] == [{"name": "images", "datatype": "UINT8", "shape": [-1, 8, 8, 1]}]
+    images = np.stack([CLEAN, ATTACKED])[..., None]
+    expected = tiny_detector.judge(images)
+    for binary in (True, False):
+        pixels = module.InferInput("images", list(images.shape), "UINT8")
+        pixels.set_data_from_numpy(images, binary_data=binary)
+        outputs = [module.InferRequestedOutput(name, binary_data=binary) for name in ("is_adversarial", "p_value")]
+        result = client.infer("tiny", [pixels], outputs=outputs, request_id="7")
+        assert result.get_response()["id"] == "7"
+        np.testing.assert_array_equal(result.as_numpy("is_adversarial"), [False, True])
+        np.testing.assert_allclose(result.as_numpy("p_value"), expected.p_value)
+    files = module.InferInput("images", [2], "BYTES")
+    files.set_data_from_numpy(np.array([png(CLEAN), png(ATTACKED)], dtype=object))
+    np.testing.assert_allclose(client.infer("tiny", [files]).as_numpy("score"), expected.score, rtol=1e-5)
+
+
+def test_triton_client_is_told_what_is_wrong(triton):
+    module, client = triton
+    with pytest.raises(module.InferenceServerException, match="other"):
+        client.get_model_metadata("other")
+    wrong = module.InferInput("images", [1, 9, 9, 1], "UINT8")
+    wrong.set_data_from_numpy(np.zeros((1, 9, 9, 1), np.uint8))
+    with pytest.raises(module.InferenceServerException, match="shape"):
+        client.infer("tiny", [wrong])
+
+
+def test_all_outputs_come_as_json_unless_it_is_asked_for_binary(client):
+    found = client.post(INFER, json={"inputs": [GOOD]}).json()
+    assert [output["name"] for output in found["outputs"]] == ["is_adversarial", "p_value", "bits_per_dim", "score"]
+    assert all(len(output["data"]) == 1 for output in found["outputs"])
+    asked = {"inputs": [GOOD], "parameters": {"binary_data_output": True}, "outputs": [{"name": "score"}]}
+    answer = client.post(INFER, json=asked)
+    length = int(answer.headers["inference-header-content-length"])
+    (output,) = json.loads(answer.content[:length])["outputs"]
+    assert output["parameters"] == {"binary_data_size": 8}
+    assert np.frombuffer(answer.content[length:], "<f8")[0] == pytest.approx(found["outputs"][3]["data"][0])
+
+
+@pytest.mark.parametrize("shape", [[1, 8, 8], [1, 8, 8, 1]])
+def test_grey_images_may_come_without_their_one_channel(client, shape):
+    assert client.post(INFER, json={"inputs": [{**GOOD, "shape": shape}]}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": [0, 8, 8, 1]},
+        {"shape": [257, 8, 8, 1]},
+        {"shape": [64]},
+        {"shape": [1, 8, 4, 2]},
+        {"shape": [1, 4, 16, 1]},
+        {"shape": "x"},
+        {"shape": [1.5, 8, 8, 1]},
+        {"shape": [2**70, 8, 8, 1]},
+        {"datatype": "FP32"},
+        {"datatype": None},
+        {"data": [0] * 63},
+        {"data": [256] * 64},
+        {"data": [-1] * 64},
+        {"data": [2**70] * 64},
+        {"data": [0.5] * 64},
+        {"data": [[1], [2, 3]]},
+        {"data": None},
+        {"parameters": {"binary_data_size": 64}},
+        {"parameters": {"binary_data_size": "x"}},
+        {"datatype": "BYTES", "shape": [1], "data": ["?"]},
+        {"datatype": "BYTES", "shape": [1], "data": [7]},
+        {"datatype": "BYTES", "shape": [1], "data": None},
+        {"datatype": "BYTES", "shape": [2], "data": [base64.b64encode(png(CLEAN)).decode()]},
+        {"datatype": "BYTES", "shape": [1], "data": [base64.b64encode(b"no image").decode()]},
+    ],
+    ids=str,
+)
+def test_a_malformed_tensor_is_refused_with_a_reason(client, change):
+    answer = client.post(INFER, json={"inputs": [{**GOOD, **change}]})
+    assert answer.status_code == 400
+    assert answer.json()["error"]
+
+
+def test_a_malformed_request_is_refused_with_a_reason(client):
+    for body in (b"", b"[]", b"{}", b'{"inputs": []}', b"[" * 10_000, json.dumps({"inputs": [GOOD, GOOD]}).encode()):
+        assert client.post(INFER, content=body).status_code == 400
+    for length in ("-1", "x", "1000"):
+        headers = {"inference-header-content-length": length}
+        assert client.post(INFER, content=b"{}", headers=headers).status_code == 400
+    for outputs in ([{"name": "other"}], "score"):
+        assert client.post(INFER, json={"inputs": [GOOD], "outputs": outputs}).status_code == 400
+    assert client.post("/v2/models/other/infer", json={"inputs": [GOOD]}).status_code == 404
+
+
+@pytest.mark.parametrize("damage", ["cut", "long"])
+def test_binary_files_must_be_as_long_as_they_say(client, damage):
+    data = png(CLEAN)
+    binary = len(data).to_bytes(4, "little") + data
+    binary = binary[:-1] if damage == "cut" else binary + b"\xff"
+    tensor = {"shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": len(binary)}}
+    header = json.dumps({"inputs": [tensor]}).encode()
+    headers = {"inference-header-content-length": str(len(header))}
+    assert client.post(INFER, content=header + binary, headers=headers).status_code == 400
