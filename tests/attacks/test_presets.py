@@ -54,7 +54,7 @@ def test_a_new_preset_is_one_line(monkeypatch, near_the_boundary):
     monkeypatch.setitem(ATTACKS, "fgsm-3", Attack("LinfFastGradientAttack", 3 / 255))
     with pytest.raises(ParameterError, match="fgsm-3"):  # listed where names are refused
         craft(Brightness(), *near_the_boundary, "fgsm-nope")
-    assert craft(Brightness(), *near_the_boundary, "fgsm-3").linf.max() == pytest.approx(3 / 255)
+    assert craft(Brightness(), *near_the_boundary, "fgsm-3").linf.max() == pytest.approx(3 / 255, abs=1e-6)
 
 
 def test_an_attack_of_another_package(near_the_boundary):

@@ -13,7 +13,6 @@ from pixeldefend.eval import (
     read_results,
     side_by_side,
     write_comparison,
-    write_report,
 )
 
 
@@ -50,7 +49,7 @@ def test_runs_side_by_side(folders, tmp_path):
 
 def test_failed_checks_are_told_everywhere(failing, folders, tmp_path):
     a, b = folders
-    write_report(failing, b)
+    (b / "results.json").write_text(json.dumps(failing))
     table = side_by_side([a, b])
     assert "**1 of 1 FAIL** |" in table
     assert "B FAILS its own check: more steps do no worse (60% and 40%)." in table

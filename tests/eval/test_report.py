@@ -1,5 +1,6 @@
 """What is written of a benchmark."""
 
+import json
 import shutil
 
 import jsonschema
@@ -8,7 +9,7 @@ from helpers import Brightness
 
 from pixeldefend.eval import run_benchmark, write_report
 from pixeldefend.eval.__main__ import main
-from pixeldefend.eval.report import html, verdict
+from pixeldefend.eval.report import html, markdown, verdict
 
 
 def test_the_report_says_what_was_found(results, tmp_path):
@@ -43,12 +44,12 @@ def test_a_report_without_any_success(detector, constant, zeros, schema):
 
 
 def test_a_folder_is_written_again_from_its_json(results, tmp_path, capsys):
-    write_report(results, tmp_path)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    for name in before.keys() - {"results.json"}:
-        (tmp_path / name).write_text("old")
+    (tmp_path / "results.json").write_text(json.dumps(results))
     assert main([str(tmp_path)]) == 0
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    assert (tmp_path / "results.md").read_text() == markdown(results)
+    assert verdict(results) in (tmp_path / "report.html").read_text()
+    assert (tmp_path / "roc.png").stat().st_size > 1000
     assert "results.json" in capsys.readouterr().out
     (tmp_path / "empty").mkdir()
     assert main([str(tmp_path / "empty")]) == 2
