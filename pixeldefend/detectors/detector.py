@@ -292,8 +292,11 @@ class Detector(ConformalDetector):
         Raises:
             CalibrationError: If there is no calibration for the backend's precision; `fit(..., backends=...)` makes it.
             ParameterError: If the backend is unknown or cannot run the density.
+            MissingExtraError: If the backend is not installed.
         """
-        return self._with(backend=check_backend(backend))
+        other = self._with(backend=check_backend(backend))
+        other._on_backend(backend)  # what cannot run it is refused now
+        return other
 
     def _scores(self, score: Callable[[Evidence], Tensor], samples: Samples) -> Array:
         scores: Array = self._each(lambda x: (to_numbers(self._look(x).scores(score, self.aggregate)),), samples)[0]
