@@ -117,7 +117,7 @@ class EoNADENet(nn.Module):
         return F.linear(hidden, self.out.flatten(0, 1)).unflatten(1, self.bias.shape) + self.bias
 
     def hidden(self, sums: Tensor) -> Tensor:
-        """Applies the hidden layers to the sums that enter the first non-linearity, (..., H), and returns that shape."""
+        """Applies the hidden layers to the sums, (..., H), that enter the first non-linearity."""
         hidden = torch.relu(sums)
         for layer in self.deeper:
             hidden = torch.relu(layer(hidden))
@@ -142,6 +142,6 @@ class EoNADENet(nn.Module):
             sums = sums + x[:, site, None] * values[i] + seen[i]
 
     def _in(self, order: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the weights of the values, (D, H), of the mask, (D, H), and of the outputs, (D, P, H), in this order."""
+        """Returns the weights of the values, (D, H), the mask, (D, H), and the outputs, (D, P, H), in this order."""
         values, seen = self.first.weight.T.chunk(2)
         return values[order], seen[order], self.out[order]

@@ -2,7 +2,8 @@
 
 The gated PixelCNN (van den Oord, Kalchbrenner, Vinyals, Espeholt, Graves & Kavukcuoglu 2016) repairs PixelCNN in two
 ways. It has two stacks of convolutions: a vertical one sees all rows above, a horizontal one sees the pixels to the
-left, and together they see every earlier pixel. Gates, tanh times sigmoid as in an LSTM, replace relu. Given a class label it models p(x|y).
+left, and together they see every earlier pixel. Gates, tanh times sigmoid as in an LSTM, replace relu. Given a class
+label it models p(x|y).
 """
 
 from __future__ import annotations

@@ -104,9 +104,9 @@ class PixelCNNPlusPlus(Autoregressive):
 class PixelCNNPlusPlusNet(nn.Module):
     """Maps images, (N, C, H, W) in [0, 1], to the parameters of every pixel, (N, P, H, W).
 
-    There are two streams: `down` sees all rows above, `right` sees these and the pixels to the left in its own row. Both
-    go down through the scales and up again, with shortcuts from each layer of the first half to its mirror image in the
-    second.
+    There are two streams: `down` sees all rows above, `right` sees these and the pixels to the left in its own row.
+    Both go down through the scales and up again, with shortcuts from each layer of the first half to its mirror image
+    in the second.
 
     Args:
         channels: Number C of channels of an image.
@@ -208,8 +208,8 @@ class CachedLayer:
         layer: A `StreamPair`, `Downsample` or `Upsample`.
         size: (n, h, w) of the layer's input, or of its output if it is an `Upsample`.
         scale: The scale of `size`, 0 for the finest.
-        shortcut: The index of the earlier output that the layer also takes, 0 for that of the first convolutions; None if
-            it takes none.
+        shortcut: The index of the earlier output that the layer also takes, 0 for that of the first convolutions; None
+            if it takes none.
     """
 
     def __init__(self, layer: nn.Module, size: tuple[int, int, int], scale: int, shortcut: int | None = None) -> None:
@@ -292,9 +292,9 @@ class CachedLayer:
 class OneStreamNet(nn.Module):
     """A plainer net for the same head: gated residual blocks of masked 2 x 3 convolutions, one after the other.
 
-    It maps images, (N, C, H, W) in [0, 1], to the parameters of every pixel, (N, P, H, W). It has half the layers of the
-    net with two streams, and PixelCNN's blind spot: it cannot see pixels d rows up and more than d + 2 columns to the
-    right.
+    It maps images, (N, C, H, W) in [0, 1], to the parameters of every pixel, (N, P, H, W). It has half the layers of
+    the net with two streams, and PixelCNN's blind spot: it cannot see pixels d rows up and more than d + 2 columns to
+    the right.
 
     Args:
         channels: Number C of channels of an image.

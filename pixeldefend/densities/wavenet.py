@@ -72,8 +72,8 @@ class WaveNet(SequenceModel):
 class WaveNetNet(nn.Module):
     """Maps events, (N, D), to the parameters of every site, (N, D, P).
 
-    The likelihood convolves all sites at once. Sampling takes earlier inputs of each layer from a queue, in O(layers) for
-    each site.
+    The likelihood convolves all sites at once. Sampling takes earlier inputs of each layer from a queue, in O(layers)
+    for each site.
 
     Args:
         event_shape: Shape of one event.
