@@ -19,7 +19,7 @@ from .upgrade import read_results
 
 
 def rewrite(folder: Path) -> list[Path]:
-    """Writes what belongs to the JSON files of a folder again.
+    """Writes the files of a folder again that are made from its JSON files.
 
     Args:
         folder: A results folder.
@@ -28,7 +28,7 @@ def rewrite(folder: Path) -> list[Path]:
         The JSON files.
 
     Raises:
-        DataError: If it holds no results.
+        DataError: If the folder holds no results.
     """
     if (path := folder / "results.json").is_file():
         write_report(read_results(path), folder)
@@ -44,7 +44,14 @@ def rewrite(folder: Path) -> list[Path]:
 
 
 def main(folders: list[str]) -> int:
-    """Rewrites folders. Returns the exit code: 2 if one holds no results."""
+    """Rewrites the files of results folders.
+
+    Args:
+        folders: The arguments of the command line.
+
+    Returns:
+        The exit code, 2 if there is no folder or if one holds no results.
+    """
     if not folders or folders[0] in ("-h", "--help"):
         print(__doc__)
         return 0 if folders else 2

@@ -26,22 +26,22 @@ def attack_all(
     cache: Cache | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Attacked]:
-    """Attacks the first test images by each of several attacks.
+    """Attacks the first test images with each of several attacks.
 
     Args:
         classifier: (N, C, H, W) in [0, 1] -> (N, classes) logits.
-        data: Its test images are attacked.
+        data: The data set whose test images are attacked.
         attacks: Keys of `ATTACKS`.
         limit: How many images are attacked; None for all.
-        seed: Of random starts.
+        seed: Seed of the random starts.
         cache: Where attacked images are kept.
         log: Called with a line for each attack.
 
     Returns:
-        What `craft` returned, by attack.
+        The results of `craft`, by attack.
 
     Raises:
-        DataError: If the data have no labels.
+        DataError: If the test images have no labels.
     """
     victims = labelled_test(data, limit)
     attacked = {}
@@ -60,7 +60,17 @@ def attack_all(
 
 
 def attack_key(preset: Attack, classifier: nn.Module, images: Images, seed: int) -> dict[str, Any]:
-    """Returns everything that the outcome of an attack depends on, as plain JSON values."""
+    """Returns everything that the outcome of an attack depends on, as the key of a cache.
+
+    Args:
+        preset: The attack.
+        classifier: The classifier that is attacked.
+        images: The images that are attacked.
+        seed: Seed of the random starts.
+
+    Returns:
+        Plain JSON values.
+    """
     kind = type(preset.make())
     code = [sys.modules[Attack.__module__], sys.modules[Attacked.__module__], images_package]
     if not kind.__module__.startswith("foolbox."):
@@ -76,10 +86,14 @@ def attack_key(preset: Attack, classifier: nn.Module, images: Images, seed: int)
 
 
 def labelled_test(data: DataSet, limit: int | None) -> Images:
-    """Returns the first test images.
+    """Returns the first test images with their labels.
+
+    Args:
+        data: The data set.
+        limit: How many images to return; None for all.
 
     Raises:
-        DataError: If they have no labels.
+        DataError: If the test images have no labels.
     """
     if data.test.y is None:
         raise DataError(f"{data.name} has no labels: without them nothing can be attacked")

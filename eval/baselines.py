@@ -1,7 +1,7 @@
-"""What to compare with: simpler detectors of attacks, each a function of images that is fitted to clean ones.
+"""Simpler detectors to compare with, fitted to clean images.
 
-Each is called with the classifier and the data, and returns a function (N, C, H, W) in [0, 1] -> (N,), higher = more
-suspicious, with a gradient.
+Each baseline gets the classifier and the data. It returns a function (N, C, H, W) in [0, 1] -> (N,) anomaly scores,
+higher = more anomalous, with a gradient.
 """
 
 from __future__ import annotations
@@ -22,12 +22,20 @@ from ..errors import ParameterError
 
 Baseline = Callable[[nn.Module, DataSet], Callable[[Tensor], Tensor]]
 
-LEARN_FROM = 10_000  # training images, at most
-TINY = 1e-3  # of distances: copies of training images have no dimensionality
+LEARN_FROM = 10_000  # the largest number of training images that a baseline is fitted to
+TINY = 1e-3  # added to distances, since a copy of a training image has no dimensionality
 
 
 def random(classifier: nn.Module, data: DataSet) -> Callable[[Tensor], Tensor]:
-    """A number in [0, 1) that is drawn from the image's own bytes, and says nothing of it."""
+    """Scores an image by a number that is a hash of its bytes, and so tells nothing about attacks.
+
+    Args:
+        classifier: Not used.
+        data: Not used.
+
+    Returns:
+        A function (N, C, H, W) -> (N,) in [0, 1).
+    """
 
     def score(x: Tensor) -> Tensor:
         values = (255 * x.detach()).round().flatten(1).double()
@@ -38,8 +46,22 @@ def random(classifier: nn.Module, data: DataSet) -> Callable[[Tensor], Tensor]:
 
 
 def feature_squeezing(classifier: nn.Module, data: DataSet) -> Callable[[Tensor], Tensor]:
-    """The largest L1 distance between the classifier's probabilities for the image and for it with fewer bits (1 of
-    grey images, 5 of colours) or after a 2 x 2 median (Xu, Evans & Qi 2018, arXiv:1704.01155)."""
+    """Scores an image by how much the classifier's probabilities change when the image is simplified.
+
+    The image is simplified twice: to fewer bits (1 for grey images, 5 for colour images), and by a 2 x 2 median filter.
+    The score is the larger of the two L1 distances.
+
+    Args:
+        classifier: (N, C, H, W) in [0, 1] -> (N, classes) logits.
+        data: The data set, which tells grey images from colour images.
+
+    Returns:
+        A function (N, C, H, W) -> (N,).
+
+    Reference:
+        Xu, Evans & Qi 2018, "Feature squeezing: detecting adversarial examples in deep neural networks",
+        arXiv:1704.01155.
+    """
     classifier = classifier.eval()
     levels = (1 if data.test.shape[0] == 1 else 31) * 1.0
 
@@ -55,8 +77,18 @@ def feature_squeezing(classifier: nn.Module, data: DataSet) -> Callable[[Tensor]
 
 
 def autoencoder(classifier: nn.Module, data: DataSet) -> Callable[[Tensor], Tensor]:
-    """Mean squared error of reconstruction by a network with one narrow layer (as the detectors of MagNet, Meng & Chen
-    2017, arXiv:1705.09064)."""
+    """Scores an image by the mean squared error of its reconstruction by an autoencoder, as a detector of MagNet does.
+
+    Args:
+        classifier: Not used.
+        data: The data set whose training images the autoencoder, with one narrow layer, is fitted to.
+
+    Returns:
+        A function (N, C, H, W) -> (N,).
+
+    Reference:
+        Meng & Chen 2017, "MagNet: a two-pronged defense against adversarial examples", arXiv:1705.09064.
+    """
     x = data.train.x[:LEARN_FROM].flatten(1).numpy() / 255
     network = MLPRegressor(
         hidden_layer_sizes=(128,), batch_size=128, max_iter=20, tol=0.0, n_iter_no_change=20, random_state=0
@@ -74,8 +106,25 @@ def autoencoder(classifier: nn.Module, data: DataSet) -> Callable[[Tensor], Tens
 
 
 def mahalanobis(classifier: nn.Module, data: DataSet) -> Callable[[Tensor], Tensor]:
-    """The least Mahalanobis distance of the classifier's last features to the mean of a class, with one covariance for
-    all (Lee et al. 2018, arXiv:1807.03888; of the last layer alone, without noise added to the input)."""
+    """Scores an image by the Mahalanobis distance of the classifier's last features to the nearest class mean.
+
+    All classes share one covariance matrix. Unlike the paper it uses the last layer alone, and adds no noise to the
+    input.
+
+    Args:
+        classifier: (N, C, H, W) in [0, 1] -> (N, classes) logits, with a linear layer.
+        data: The data set whose labelled training images give the means and the covariance.
+
+    Returns:
+        A function (N, C, H, W) -> (N,), the squared distance.
+
+    Raises:
+        ParameterError: If the classifier has no linear layer, or the training images have no labels.
+
+    Reference:
+        Lee et al. 2018, "A simple unified framework for detecting out-of-distribution samples and adversarial attacks",
+        arXiv:1807.03888.
+    """
     features = _last_features(classifier)
     found, y = _learned(features, data.train)
     means = np.stack([found[y == label].mean(0) for label in np.unique(y)])
@@ -92,8 +141,25 @@ def mahalanobis(classifier: nn.Module, data: DataSet) -> Callable[[Tensor], Tens
 
 
 def lid(classifier: nn.Module, data: DataSet, k: int = 20) -> Callable[[Tensor], Tensor]:
-    """Local intrinsic dimensionality, by maximum likelihood from the k nearest training images in the classifier's last
-    features (Ma et al. 2018, arXiv:1801.02613; of one layer, and not fitted to attacks)."""
+    """Scores an image by the local intrinsic dimensionality of the classifier's last features.
+
+    The dimensionality is estimated by maximum likelihood from the nearest training images. Unlike the paper it uses one
+    layer, and is not fitted to attacks.
+
+    Args:
+        classifier: (N, C, H, W) in [0, 1] -> (N, classes) logits, with a linear layer.
+        data: The data set whose labelled training images are the neighbours.
+        k: The number of nearest neighbours.
+
+    Returns:
+        A function (N, C, H, W) -> (N,).
+
+    Raises:
+        ParameterError: If the classifier has no linear layer, or the training images have no labels.
+
+    Reference:
+        Ma et al. 2018, "Characterizing adversarial subspaces using local intrinsic dimensionality", arXiv:1801.02613.
+    """
     features = _last_features(classifier)
     found, _ = _learned(features, data.train)
     neighbours = NearestNeighbors(n_neighbors=k).fit(found)
@@ -118,7 +184,7 @@ BASELINES: dict[str, Baseline] = {
 
 
 def _last_features(classifier: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Returns what maps images to the input of the classifier's last linear layer, (N, D)."""
+    """Returns a function from images to the input of the classifier's last linear layer, (N, D)."""
     linear = [module for module in classifier.modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise ParameterError(f"{type(classifier).__name__} has no linear layer, whose input could be looked at")
@@ -140,7 +206,7 @@ def _last_features(classifier: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def _learned(features: Callable[[Tensor], Tensor], train: Images) -> tuple[np.ndarray, np.ndarray]:
-    """Returns features, (N, D) float64, and labels of training images."""
+    """Returns the features, (N, D) float64, and the labels of training images."""
     if train.y is None:
         raise ParameterError("this baseline needs labelled training images")
     chosen = train[:LEARN_FROM]

@@ -1,4 +1,4 @@
-"""How often clean images are flagged."""
+"""Counts how often clean images are flagged."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def false_alarm_rows(detector: Any, clean: Values, calibration: Values, threshol
     """Counts the false alarms of each statistic.
 
     Args:
-        detector: The detector, whose own calibration may be for corrupted images too.
+        detector: The detector. Its calibration may include benign corruptions.
         clean: (m,) anomaly scores of clean test images, by statistic.
         calibration: (n,) calibration scores, by statistic.
-        thresholds: By statistic and false-alarm rate.
+        thresholds: The thresholds, by statistic and false-alarm rate.
 
     Returns:
-        A row for each statistic and rate: what was observed, and the interval that the calibration promises.
+        A row for each statistic and rate: the observed rate, and the interval that the calibration promises.
     """
     rows = []
     for name, by_rate in thresholds.items():
@@ -43,7 +43,7 @@ def false_alarm_rows(detector: Any, clean: Values, calibration: Values, threshol
             observed, interval = rate(int((clean[name] > threshold).sum()), m)
             promised = promised_interval(conformal.rank(fpr, n), n, m)
             if name == statistic_of(detector) and detector.corruptions_:
-                promised[0] = 0.0  # calibrated for worse than clean images
+                promised[0] = 0.0  # a threshold for corrupted images flags fewer clean ones
             row = {"statistic": name, "fpr": fpr, "calibration_images": n}
             rows.append(row | {"observed": observed, "observed_ci": interval, "promised": promised})
     return rows
@@ -55,14 +55,14 @@ def class_rows(
     """Counts the false alarms of each class.
 
     Args:
-        scorer: Of the detector.
+        scorer: The scorer of the detector.
         scores: (m,) anomaly scores of the clean images.
         clean: m labelled clean images.
-        calibration: Labelled images, which calibrate each class.
-        thresholds: By false-alarm rate, the same for all classes.
+        calibration: Labelled images that calibrate each class.
+        thresholds: The thresholds of all classes, by false-alarm rate.
 
     Returns:
-        A row for each class: the share that is flagged at these thresholds, and at one for this class alone.
+        A row for each class: the share of its images that is flagged at these thresholds, and at thresholds of its own.
 
     Raises:
         DataError: If there are no labels.
@@ -83,13 +83,29 @@ def class_rows(
 
 
 def corrupted(x: Tensor, seed: int) -> Iterator[tuple[str, Tensor]]:
-    """Yields the name of each benign corruption, and what it makes of clean images (N, C, H, W) uint8."""
+    """Applies each benign corruption to clean images.
+
+    Args:
+        x: (N, C, H, W) uint8.
+        seed: Seed of the corruptions.
+
+    Yields:
+        The name of a corruption and the corrupted images, (N, C, H, W) uint8.
+    """
     for name in CORRUPTIONS:
         yield name, to_uint8(corrupt(x / 255, name, seed=seed))
 
 
 def other_images(others: Iterable[DataSet], count: int) -> Iterator[tuple[str, Tensor]]:
-    """Yields the name and the first test images of each other data set."""
+    """Selects the first test images of other data sets.
+
+    Args:
+        others: The data sets.
+        count: The largest number of images of each.
+
+    Yields:
+        The name of a data set and its images, (N, C, H, W) uint8.
+    """
     for other in others:
         yield other.name, other.test.x[:count]
 
@@ -97,14 +113,14 @@ def other_images(others: Iterable[DataSet], count: int) -> Iterator[tuple[str, T
 def flagged_rows(
     scorer: Scorer, statistics: Mapping[str, Score | None], what: str, x: Tensor, thresholds: Thresholds
 ) -> list[dict[str, Any]]:
-    """Returns which share of images is flagged, a row for each statistic.
+    """Returns the share of images that each statistic flags, in a row for each.
 
     Args:
-        scorer: Of the detector.
-        statistics: By name, fitted.
-        what: Names the images.
+        scorer: The scorer of the detector.
+        statistics: The fitted statistics, by name.
+        what: The name of the images.
         x: (N, C, H, W) uint8.
-        thresholds: By statistic and false-alarm rate.
+        thresholds: The thresholds, by statistic and false-alarm rate.
     """
     rows = []
     for name, values in scorer(statistics, x).items():

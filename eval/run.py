@@ -1,4 +1,4 @@
-"""How well attacks are detected: thresholds first, then attacks."""
+"""Measures how well attacks are detected: first freezes thresholds, then attacks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from .upgrade import FORMAT
 
 RATES = (0.01, 0.05)
 
-# what `pixeldefend benchmark --suite` runs: arguments of `run_benchmark`
+# the suites of `pixeldefend benchmark --suite`: arguments of `run_benchmark`
 SUITES: dict[str, dict[str, Any]] = {
     # two minutes on two cores
     "quick": dict(
@@ -80,34 +80,36 @@ def run_benchmark(
 ) -> dict[str, Any]:
     """Measures how well a detector finds attacked images.
 
-    Thresholds are frozen before any attack, at false-alarm rates of 1 % and 5 % on average: the detector's own
-    statistic keeps its calibration, other statistics are fitted on data.fit and calibrated on data.calibration. AUROC
-    compares the attacked 8-bit images that are misclassified with the clean images that were attacked; names with
-    `_all` stand for all attacked images, misclassified or not.
+    Thresholds are frozen before any attack, for false-alarm rates of 1 % and 5 % on average. The detector's own
+    statistic keeps its calibration; other statistics are fitted on data.fit and calibrated on data.calibration. AUROC
+    compares the attacked 8-bit images that are misclassified with the clean test images. Columns whose name contains
+    `_all` count all attacked images, misclassified or not.
 
     Args:
         detector: A fitted detector. Its density, if it has one, is measured under every statistic.
-        classifier: What is attacked: (N, C, H, W) in [0, 1] -> (N, classes) logits.
+        classifier: The classifier that is attacked: (N, C, H, W) in [0, 1] -> (N, classes) logits.
         data: The data set; its test images are attacked.
         attacks: Keys of `ATTACKS`, None for all.
-        statistics: Keys of `SCORES` and `CLASSIFIER_SCORES`. None: all but the expensive ones and those that ask the
-            classifier; []: none. The detector's own is always measured, and is the only one without a density.
+        statistics: Keys of `SCORES` and `CLASSIFIER_SCORES`. None for all but the expensive statistics and those that
+            use the classifier; [] for none. The detector's own statistic is always measured; it is the only one if
+            there is no density.
         limit: How many test images are attacked; None for all.
-        clean: How many test images false alarms are counted on; None for those that are attacked.
-        seed: Of whatever is random.
-        attacked: What `attack_all` returned, to use it again.
+        clean: How many clean test images count false alarms; None for the images that are attacked.
+        seed: Seed of all random numbers.
+        attacked: The result of `attack_all`, to use it again; None to attack now.
         corruptions: Whether to count how often clean images are flagged after each benign corruption.
         other_data: Other data sets of the same shape, to count how often their test images are flagged.
-        oracle: Whether to fit, for comparison, a classifier that has seen the attack.
+        oracle: Whether to fit, for comparison, a detector that is trained on the attack.
         by_class: Whether to count the false alarms of each class.
-        adaptive: Arguments of `run_adaptive`, to attack the detector too.
+        adaptive: Arguments of `run_adaptive`, to attack the detector too; None not to.
         recipe: How the density was trained (`pixeldefend.zoo.recipe_of`). If its train_sha256 is not that of
             data.train, the results carry a warning.
         cache: Where attacked images are kept.
-        log: Called with a line now and then.
+        log: Called with lines that report progress.
 
     Returns:
-        Plain JSON values, described by results.schema.json. Two runs differ in `milliseconds` only.
+        Plain JSON values, described by results.schema.json. Two runs with the same arguments differ in `milliseconds`
+        only.
 
     Raises:
         ParameterError: If a name is unknown, or an attack cannot be made.
@@ -118,7 +120,7 @@ def run_benchmark(
     victims = labelled_test(data, limit)
     assert victims.y is not None
     _check_other_data(data, other_data)
-    if getattr(detector, "classifier", classifier) is None:  # for the statistics that ask it
+    if getattr(detector, "classifier", classifier) is None:  # for the statistics that use it
         detector = copy.copy(detector)
         detector.classifier = classifier
     if adaptive is not None:  # refused now, not after hours of other attacks
@@ -231,10 +233,14 @@ def run_benchmark(
 
 
 def validate_names(names: list[str] | None, there: dict[str, Any]) -> list[str]:
-    """Returns names, or all that there are if names is None or empty.
+    """Returns the given names, or all names if none is given.
+
+    Args:
+        names: The names to check; None or empty for all.
+        there: The known names, as keys.
 
     Raises:
-        ParameterError: If one is unknown.
+        ParameterError: If a name is unknown.
     """
     for name in names or ():
         if name not in there:
@@ -261,7 +267,7 @@ def _warnings(data: DataSet, recipe: dict[str, Any] | None) -> list[str]:
 
 
 def _statistics(scorer: Scorer, names: list[str] | None, data: DataSet, log: Callable[[str], None]) -> list[str]:
-    """Returns the names of what is measured, the detector's own among them."""
+    """Returns the names of the statistics to measure, including the detector's own."""
     if scorer.density is None:
         names = []
     elif names is None:

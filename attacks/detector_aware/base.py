@@ -1,4 +1,4 @@
-"""Projected gradient descent on classifier and detector."""
+"""Projected gradient descent on the classifier and the detector."""
 
 from __future__ import annotations
 
@@ -23,29 +23,30 @@ with extra("attacks"):
     DISTANCES = {"linf": linf, "l2": l2}
 
 WEIGHT_GROWTH = 1.2  # a step changes the detector's weight by this factor
-NOT_YET_MISCLASSIFIED = 1e6  # puts every image that is classified correctly behind all that are not
+NOT_YET_MISCLASSIFIED = 1e6  # ranks every correctly classified image behind all misclassified ones
 
 
 class DetectorAwarePGD(FixedEpsilonAttack):
     """Projected gradient descent on two numbers: the classifier's margin and the detector's excess.
 
     The margin is the true class's logit less the highest other one; the excess is the anomaly score above the
-    detector's threshold. An image has evaded when the margin is negative and the excess at most zero. A subclass says
-    in `direction` how the two gradients become one step.
+    detector's threshold. An image has evaded when the margin is negative and the excess at most zero. The method
+    `direction` of a subclass combines the two gradients into one step.
 
     Args:
         detector: A fitted detector whose anomaly score has a gradient.
-        steps: The largest number of steps of a try.
+        steps: The largest number of steps of one try.
         step: The length of a step, as a share of the budget.
-        restarts: How many tries; the first starts at the image, the others at random within the budget.
-        regions: Entropies, in nats. Each restart tries them one after another, and moves only the pixels whose
-            predicted entropy is at least so high: where the density is certain, the least change shows. 0 moves all.
+        restarts: The number of tries. The first starts at the image, the others at a random point within the budget.
+        regions: Entropies, in nats, that each restart tries one after another. It moves only the pixels whose predicted
+            entropy is at least that high, since even a small change shows where the density is certain. 0 moves all
+            pixels.
         norm: "linf" or "l2".
-        seed: Of random starts.
-        progress: Wraps the steps of a try.
+        seed: Seed of the random starts.
+        progress: Wraps the iterable of steps, to show a progress bar.
 
     Attributes:
-        queries_: (N,) after a call, how often detector and classifier were asked about each image.
+        queries_: (N,), set by a call: the number of queries of the detector and the classifier for each image.
 
     Raises:
         ParameterError: If a value is out of range.
@@ -85,7 +86,7 @@ class DetectorAwarePGD(FixedEpsilonAttack):
 
     @abstractmethod
     def direction(self, classify: Tensor, detect: Tensor, misclassified: Tensor, weight: Tensor) -> Tensor:
-        """Makes one step of two gradients.
+        """Combines the two gradients into one step.
 
         Args:
             classify: (N, D) gradients of the margin, of length 1.
@@ -98,23 +99,24 @@ class DetectorAwarePGD(FixedEpsilonAttack):
         """
 
     def run(self, model: Any, inputs: Any, criterion: Any, *, epsilon: float, **kwargs: Any) -> Any:
-        """Attacks images, as foolbox asks for it.
+        """Attacks images; foolbox calls this method.
 
         Args:
             model: foolbox's model of the classifier.
             inputs: (N, C, H, W) in [0, 1].
-            criterion: One that holds the true labels: `Misclassification`, alone or within an `&`.
+            criterion: A criterion that holds the true labels: `Misclassification`, alone or joined to others by `&`.
             epsilon: The budget in the norm.
+            **kwargs: Ignored; foolbox passes further options to every attack.
 
         Returns:
-            The shape of inputs, on the 8-bit grid; where nothing was found, the image that came closest.
+            Images in the shape of inputs, on the 8-bit grid. Where no image evaded, it is the one that came closest.
         """
         x, restore = astensor_(inputs)
         clean = x.raw.detach()
         labels = true_labels(criterion).to(clean.device)
         generator = torch.Generator().manual_seed(self.seed)
         best = clean.clone()
-        # the least so far of what margin and excess have above zero
+        # the least distance from evasion so far: 0 once an image has evaded
         found = torch.full((len(clean),), torch.inf, device=clean.device)
         self.queries_ = torch.zeros(len(clean), dtype=torch.long)
         masks = self._masks(clean)
@@ -134,7 +136,7 @@ class DetectorAwarePGD(FixedEpsilonAttack):
                     better = todo[worst < found[todo]]
                     best[better] = moved[better]
                     found[todo] = torch.minimum(found[todo], worst)
-                    # whichever of the two is not reached is given more weight
+                    # the goal that is not reached yet gets more weight
                     weight[todo] *= torch.where(misclassified, WEIGHT_GROWTH, 1 / WEIGHT_GROWTH)
                     classify, detect = (_unit(gradient * mask[todo]) for gradient in gradients)
                     against = self.direction(classify, detect, misclassified, weight[todo])
@@ -146,17 +148,17 @@ class DetectorAwarePGD(FixedEpsilonAttack):
     def look(
         self, model: Any, x: Tensor, labels: Tensor, mask: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """Asks classifier and detector about the rounded images.
+        """Computes margins, excesses and their gradients for the rounded images.
 
         Args:
             model: foolbox's model of the classifier.
             x: (N, C, H, W) in [0, 1].
             labels: (N,) true labels.
-            mask: As x, 1 for the pixels that may move.
-            generator: For what is drawn at random.
+            mask: The shape of x, 1 for the pixels that may move.
+            generator: The source of random numbers.
 
         Returns:
-            (N,) margins, (N,) excesses, and the gradients of both, as x is.
+            (N,) margins, (N,) excesses, and the gradients of both, each in the shape of x.
         """
         x = x.clone().requires_grad_()
         margin, excess = self.margin_and_excess(model, x + (rounded(x) - x).detach(), labels)
@@ -192,5 +194,5 @@ class DetectorAwarePGD(FixedEpsilonAttack):
 
 
 def _unit(x: Tensor) -> Tensor:
-    """(N, ...) -> (N, D), each of length 1, or 0."""
+    """Flattens (N, ...) to (N, D) and scales each row to length 1; rows of zeros stay zero."""
     return x.flatten(1) / x.flatten(1).norm(dim=1, keepdim=True).clamp(min=1e-12)

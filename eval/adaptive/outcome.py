@@ -1,4 +1,4 @@
-"""What became of attacked images, counted."""
+"""Counts of the attacked images that are misclassified, and that evade."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import numpy as np
 from ..metrics import rate
 from .presets import ADAPTIVE
 
-FPRS = (0.01, 0.05, 0.5)  # false-alarm rates whose thresholds judge
+FPRS = (0.01, 0.05, 0.5)  # evasion is counted at the thresholds of these false-alarm rates
 TARGET_FPR = 0.05  # the rate whose threshold is attacked first
 
 
 @dataclass
 class Outcome:
-    """What became of N images within a budget.
+    """The outcome of an attack on N images within a budget.
 
     Attributes:
-        misclassified: (N,) bool, whether a misclassified 8-bit image was found.
-        evaded: (N,) bool by false-alarm rate: whether it was not flagged either.
-        queries: (N,) integers, how often detector and classifier were asked.
+        misclassified: (N,) bool, whether the attack found a misclassified 8-bit image.
+        evaded: By false-alarm rate, (N,) bool: whether it found one that is not flagged either.
+        queries: (N,) integers, the number of queries of the detector and the classifier.
     """
 
     misclassified: np.ndarray
@@ -39,7 +39,16 @@ Outcomes = dict[str, dict[int, Outcome]]  # by attack and budget
 
 
 def outcome_row(name: str, eps: int, found: Outcome) -> dict[str, Any]:
-    """Returns what is published of an attack within a budget of eps 8-bit steps."""
+    """Returns the published row of an attack within a budget.
+
+    Args:
+        name: A key of `ADAPTIVE`.
+        eps: The budget, in 8-bit steps.
+        found: The outcome.
+
+    Returns:
+        Plain JSON values: rates with their 95 % intervals, and the median number of queries.
+    """
     attack, n = ADAPTIVE[name], len(found.misclassified)
     row: dict[str, Any] = dict(attack=name, against=attack.against, norm=attack.norm, eps=eps, images=n)
     row["misclassified"] = float(found.misclassified.mean())
@@ -51,7 +60,7 @@ def outcome_row(name: str, eps: int, found: Outcome) -> dict[str, Any]:
 
 
 def on_both(names: Iterable[str]) -> list[str]:
-    """Returns the attacks on classifier and detector that are made for all images, within Linf budgets."""
+    """Returns the names of the attacks on classifier and detector that attack all images, within Linf budgets."""
     chosen = {name: ADAPTIVE[name] for name in names if name in ADAPTIVE}
     return [
         n for n, a in chosen.items() if a.against == "classifier + detector" and not a.expensive and a.norm == "linf"
@@ -59,16 +68,18 @@ def on_both(names: Iterable[str]) -> list[str]:
 
 
 def robustness_rows(accepted: np.ndarray, among: int, budgets: list[int], outcomes: Outcomes) -> list[dict[str, Any]]:
-    """Returns the accuracy of classifier and detector together, by budget.
+    """Returns the accuracy of classifier and detector together within each budget.
 
     Args:
-        accepted: (N,) bool, which of the correctly classified images are not flagged unattacked.
-        among: How many images these N were found among; the others count as errors.
-        budgets: In 8-bit steps.
-        outcomes: By attack and budget, of the same N images.
+        accepted: (N,) bool for the correctly classified images: whether the clean image is not flagged.
+        among: The number of images that were searched for these N. The others count as errors.
+        budgets: Budgets in 8-bit steps.
+        outcomes: The outcomes for the same N images, by attack and budget.
 
     Returns:
-        A row for each budget: the accuracy on clean images, and if any attack on both that evades counts as an error.
+        A row for each budget: the accuracy on clean images, and the accuracy under attack, where an image is an error
+            if
+        any attack on both evades.
     """
     names = on_both(outcomes)
     rows = []

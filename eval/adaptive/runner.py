@@ -1,4 +1,4 @@
-"""How often attackers who know the detector, the purifier or both evade them."""
+"""Counts how often attackers who know the detector, the purifier or both evade them."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from .checks import run_checks
 from .outcome import FPRS, TARGET_FPR, Outcome, Outcomes, outcome_row, robustness_rows
 from .presets import ADAPTIVE, AdaptiveAttack, resolve_attacks
 
-CHECKED_IMAGES = 16  # of the checks that make an attack again
-SEARCHED = 4  # times as many images as are wanted are searched for correctly classified ones
-CLOSER_FPRS = (0.5, 0.01)  # the rates whose thresholds are attacked after that of TARGET_FPR
+CHECKED_IMAGES = 16  # for the checks that repeat an attack
+SEARCHED = 4  # so many times the wanted number of images are searched for correctly classified ones
+CLOSER_FPRS = (0.5, 0.01)  # their thresholds are attacked after that of TARGET_FPR
 
 
 def run_adaptive(
@@ -59,11 +59,12 @@ def run_adaptive(
 ) -> dict[str, Any]:
     """Attacks classifier and detector at once, and counts how often that evades them.
 
-    An attack evades if the 8-bit image within the budget is misclassified and is not flagged at the threshold, which
-    was frozen before. It targets the threshold of 5 % false alarms first; where that succeeded that of 50 %, and where
-    it did not that of 1 %. What evades within a budget evades within every larger one, and only the rest is attacked
-    there. The blind attack, which cannot tell, is made for every budget. The purifier draws nothing at random, so
-    there is no expectation to attack.
+    An attack evades if it finds an 8-bit image within the budget that is misclassified and not flagged. The thresholds
+    are frozen before. The attack first targets the threshold of 5 % false alarms. Where it succeeds it then targets the
+    threshold of 50 %, and where it fails the threshold of 1 %. An image that evades within one budget counts as evading
+    within every larger one, so only the other images are attacked again. The blind attack cannot know whether it has
+    evaded, so it attacks every image within every budget. The purifier is deterministic, so its gradient need not be
+    averaged over random draws.
 
     Args:
         detector: A fitted detector.
@@ -72,17 +73,17 @@ def run_adaptive(
         attacks: Keys of `ADAPTIVE`; None for all that can be made.
         eps: Budgets in 8-bit steps, 1 to 255.
         limit: How many images are attacked.
-        expensive_eps: Budgets of expensive attacks; None for the same.
-        expensive_limit: How many images expensive attacks are made for.
+        expensive_eps: Budgets of expensive attacks; None for those of `eps`.
+        expensive_limit: How many images expensive attacks attack.
         purify_eps: The purifier's budget, in 8-bit steps.
-        steps: Of each attack.
-        restarts: Of each attack.
+        steps: The number of steps of each attack.
+        restarts: The number of restarts of each attack.
         surrogate: Another classifier and detector, for attacks by transfer.
-        seed: Of random starts.
+        seed: Seed of the random starts.
         chunk: How many images are attacked at once and kept in one file. The outcome depends on it.
         cache: Where attacked images are kept.
         log: Called with a line for each attack and budget.
-        progress: Wraps the steps of an attack.
+        progress: Wraps the iterable of steps of an attack, to show a progress bar.
 
     Returns:
         Plain JSON values, described by results.schema.json: `rows`, `robustness`, `checks` and the settings.
@@ -134,14 +135,22 @@ def run_adaptive(
 
 
 def thresholds_of(detector: Any) -> dict[float, float]:
-    """Returns the thresholds of a fitted detector at `FPRS`, with the confidence that its own has."""
+    """Returns the thresholds of a fitted detector at `FPRS`, with the detector's confidence."""
     confidence = getattr(detector, "confidence", None)
     return {fpr: conformal.threshold(detector.calibration_scores_, fpr, confidence) for fpr in FPRS}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What all attacks of a run share: see `run_adaptive`."""
+    """The settings that all attacks of a run share.
+
+    Args:
+        steps: The number of steps of each attack.
+        restarts: The number of restarts of each attack.
+        purify_eps: The purifier's budget, in 8-bit steps.
+        seed: Seed of the random starts.
+        chunk: How many images are attacked at once and kept in one file.
+    """
 
     steps: int = 100
     restarts: int = 1
@@ -157,10 +166,10 @@ class Runner:
     Args:
         detector: A fitted detector.
         classifier: (N, C, H, W) in [0, 1] -> (N, classes) logits.
-        settings: Of all attacks.
+        settings: The settings of all attacks.
         surrogate: Another classifier and detector, for attacks by transfer.
         cache: Where attacked images are kept.
-        progress: Wraps the steps of an attack.
+        progress: Wraps the iterable of steps of an attack, to show a progress bar.
     """
 
     detector: Any
@@ -177,16 +186,21 @@ class Runner:
         self._models = self._key_of_models() if self.cache.folder else {}
 
     def defence(self, attack: AdaptiveAttack) -> nn.Module:
-        """Returns what must misclassify the image."""
+        """Returns the classifier that an attack must fool, behind the purifier if the attack is on purified images."""
         if not attack.purified:
             return self.classifier
         return PixelDefend(self.classifier, self.detector.density, self.settings.purify_eps).eval()
 
     def correctly_classified(self, classifier: nn.Module, images: Images, limit: int) -> tuple[Images, int]:
-        """Returns the first images that are classified correctly, at most limit, and among how many they were found.
+        """Returns the first images that are classified correctly, and how many images were searched for them.
+
+        Args:
+            classifier: (N, C, H, W) in [0, 1] -> (N, classes) logits.
+            images: Labelled images.
+            limit: The largest number of images to return.
 
         Raises:
-            DataError: If there is none.
+            DataError: If no image is classified correctly.
         """
         assert images.y is not None
         correct = predict_labels(classifier, images.x) == images.y
@@ -199,13 +213,13 @@ class Runner:
         """Attacks the images that have not evaded yet.
 
         Args:
-            name: Of the attack.
+            name: The name of the attack.
             images: N images.
             eps: The budget, in 8-bit steps.
-            found: What became of them within the next smaller budget.
+            found: The outcome within the next smaller budget.
 
         Returns:
-            What became of them within either budget.
+            The outcome within either budget.
         """
         found = copy.deepcopy(found)
         self._target(name, images, eps, TARGET_FPR, found, ~found.evaded[TARGET_FPR])
@@ -216,14 +230,25 @@ class Runner:
         return found
 
     def evaded(self, name: str, images: Images, eps: int, steps: int, restarts: int) -> np.ndarray:
-        """Makes an attack with other steps and restarts. Returns which of the N images evade at `TARGET_FPR`."""
+        """Makes an attack with other steps and restarts.
+
+        Args:
+            name: The name of the attack.
+            images: N images.
+            eps: The budget, in 8-bit steps.
+            steps: The number of steps.
+            restarts: The number of restarts.
+
+        Returns:
+            (N,) bool, which images evade at `TARGET_FPR`.
+        """
         made, _ = self._made(name, images, eps, TARGET_FPR, steps, restarts)
         misclassified, scores = self._judged(ADAPTIVE[name], made, images)
         held: np.ndarray = misclassified & (scores <= self.thresholds[TARGET_FPR])
         return held
 
     def _target(self, name: str, images: Images, eps: int, fpr: float, found: Outcome, todo: np.ndarray) -> None:
-        """Attacks the images todo, (N,) bool, at the threshold of fpr, and adds what is found to found."""
+        """Attacks the images todo, (N,) bool, at the threshold of fpr, and adds the result to found."""
         if not todo.any():
             return
         attack, part = ADAPTIVE[name], images[torch.from_numpy(todo)]
@@ -237,7 +262,7 @@ class Runner:
     def _made(
         self, name: str, images: Images, eps: int, fpr: float, steps: int, restarts: int
     ) -> tuple[Tensor, Tensor]:
-        """Returns (N, C, H, W) uint8 and (N,) queries, a chunk at a time."""
+        """Attacks the images chunk by chunk, and returns (N, C, H, W) uint8 and (N,) queries."""
         parts = []
         budget: dict[str, Any] = dict(eps=eps, fpr=fpr, steps=steps, restarts=restarts)
         for start in range(0, len(images), self.settings.chunk):
@@ -279,7 +304,7 @@ class Runner:
         return {"images": to_uint8(found.cpu()), "queries": made.queries_}
 
     def _pgd(self, target: nn.Module, images: Images, eps: int, steps: int, restarts: int) -> dict[str, Tensor]:
-        """PGD on a classifier alone, from another random start where the last one did not succeed."""
+        """Attacks a classifier alone by PGD, with another random start where the last one did not succeed."""
         assert images.y is not None
         attack = Attack("LinfPGD", eps / 255, {"steps": steps})
         made, queries = images.x.clone(), torch.zeros(len(images), dtype=torch.long)
@@ -300,7 +325,7 @@ class Runner:
         return misclassified, -self.detector.score_samples(x)
 
     def _key_of_models(self) -> dict[str, Any]:
-        """What the outcome of an attack depends on beside its settings and the images."""
+        """Returns everything that the outcome of an attack depends on, besides its settings and the images."""
         code = [attacks_package, densities, detectors, images_package, purification, scores, sys.modules[__name__]]
         key: dict[str, Any] = {"classifier": module_key(self.classifier), "detector": detector_key(self.detector)}
         if self.surrogate is not None:

@@ -294,7 +294,7 @@ class RealMixture(SiteDistribution):
 
 
 class NormalMixture(RealMixture):
-    """A mixture of normal distributions. Its arguments are those of `RealMixture`."""
+    """A mixture of normal distributions, with the arguments of `RealMixture`."""
 
     quadrature = (
         np.polynomial.hermite_e.hermegauss(24)[0],
@@ -312,7 +312,7 @@ class NormalMixture(RealMixture):
 
 
 class LaplaceMixture(RealMixture):
-    """A mixture of Laplace distributions. Its arguments are those of `RealMixture`."""
+    """A mixture of Laplace distributions, with the arguments of `RealMixture`."""
 
     quadrature = (
         np.concatenate([-np.polynomial.laguerre.laggauss(16)[0], np.polynomial.laguerre.laggauss(16)[0]]),

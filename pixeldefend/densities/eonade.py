@@ -1,8 +1,8 @@
 """EoNADE, a deep and orderless NADE.
 
-An autoregressive model has one order of sites; EoNADE (Uria, Murray & Larochelle 2014) has all of them. Its net is told
-the values of some sites and which sites these are, and predicts the others. Training shows a random set of sites and
-asks for the rest. The same weights then make a density in every order, and the average over several orders
+An autoregressive model has one order of sites; EoNADE (Uria, Murray & Larochelle 2014) has all of them. Its net gets
+the values of some sites and the mask of these sites, and predicts the others. Training shows the net a random set of
+sites and asks for the rest. The same weights then give a density in every order, and the average over several orders
 (`OrderEnsemble`, the "E" of the name) is better than any one of them.
 """
 
@@ -24,10 +24,10 @@ from .sites import number_of_sites, to_row
 
 
 class EoNADE(Reorderable):
-    """Predicts every site from any set of other sites, by one net, and so is a NADE in every order of sites.
+    """One net that predicts every site from any set of other sites, and so is a NADE in every order of the sites.
 
-    `reordered(k)` is the density in another order, with the same weights; `OrderEnsemble(density, orderings)` mixes
-    many.
+    `reordered(k)` is the density in another order, with the same weights. `OrderEnsemble(density, orderings)` mixes
+    many of them.
 
     Args:
         event_shape: Shape of one event, (D,) or (C, H, W).
@@ -93,11 +93,18 @@ class EoNADE(Reorderable):
 
 
 class EoNADENet(nn.Module):
-    """(N, D), an order of the sites -> (N, D, P)."""
+    """Maps events, (N, D), and an order of their sites to the parameters of every site, (N, D, P).
+
+    Args:
+        sites: Number D of sites.
+        hidden: Number H of units in each hidden layer.
+        layers: Number of hidden layers.
+        head: The head, which needs P parameters for each site.
+    """
 
     def __init__(self, sites: int, hidden: int, layers: int, head: Head) -> None:
         super().__init__()
-        self.first = nn.Linear(2 * sites, hidden)  # of the seen values, and of which are seen
+        self.first = nn.Linear(2 * sites, hidden)  # of the values that are seen, and of the mask
         self.deeper = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(layers - 1))
         self.out = nn.Parameter(torch.randn(sites, head.outputs, hidden) * 0.1 / math.sqrt(hidden))
         self.bias = nn.Parameter(head.initial_bias().repeat(sites, 1))
@@ -110,7 +117,7 @@ class EoNADENet(nn.Module):
         return F.linear(hidden, self.out.flatten(0, 1)).unflatten(1, self.bias.shape) + self.bias
 
     def hidden(self, sums: Tensor) -> Tensor:
-        """Runs the hidden layers, from the first before its non-linearity to the last after it: (..., H)."""
+        """Applies the hidden layers to the sums, (..., H), that enter the first non-linearity."""
         hidden = torch.relu(sums)
         for layer in self.deeper:
             hidden = torch.relu(layer(hidden))
@@ -135,6 +142,6 @@ class EoNADENet(nn.Module):
             sums = sums + x[:, site, None] * values[i] + seen[i]
 
     def _in(self, order: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The weights of values (D, H), of being seen (D, H) and out (D, P, H), sites in this order."""
+        """Returns the weights of the values, (D, H), the mask, (D, H), and the outputs, (D, P, H), in this order."""
         values, seen = self.first.weight.T.chunk(2)
         return values[order], seen[order], self.out[order]

@@ -2,7 +2,7 @@
 
 The oldest model of the family (Frey, Hinton & Dayan 1996) has no hidden units: each pixel is predicted from all pixels
 before it by logistic regression. Its weights are a triangle of D (D - 1) / 2 numbers for D binary pixels, and it learns
-which pairs of pixels go together, and no more than that.
+nothing but which pairs of pixels go together.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from .sites import number_of_sites
 class FVSBN(RowAutoregressive):
     """Predicts every site from all sites before it by logistic regression.
 
-    p(x_i = 1 | x_<i) = sigmoid(b_i + sum_j<i W_ij x_j). Heads other than "bernoulli" get each of their parameters by
-    such a linear map.
+    p(x_i = 1 | x_<i) = sigmoid(b_i + sum_j<i W_ij x_j). Every parameter of another head is such a
+    linear map, too.
 
     Args:
         event_shape: Shape of one event, (D,) or (C, H, W).
@@ -46,7 +46,12 @@ class FVSBN(RowAutoregressive):
 
 
 class FVSBNNet(nn.Module):
-    """(N, D) -> (N, D, P): a linear map of the sites before."""
+    """Maps events, (N, D), to the parameters of every site, (N, D, P), each linear in the sites before.
+
+    Args:
+        sites: Number D of sites.
+        head: The head, which needs P parameters for each site.
+    """
 
     mask: Tensor
 

@@ -1,9 +1,9 @@
-"""The gated PixelCNN, without a blind spot, and of classes.
+"""The gated PixelCNN, which has no blind spot and can be conditioned on a class.
 
 The gated PixelCNN (van den Oord, Kalchbrenner, Vinyals, Espeholt, Graves & Kavukcuoglu 2016) repairs PixelCNN in two
-ways. It has two stacks of convolutions, a vertical one that sees all rows above and a horizontal one that sees what is
-to the left, which together see every earlier pixel. And gates, tanh times sigmoid, take the place of relu, as in an
-LSTM. Given a class label it models p(x|y).
+ways. It has two stacks of convolutions: a vertical one sees all rows above, a horizontal one sees the pixels to the
+left, and together they see every earlier pixel. Gates, tanh times sigmoid as in an LSTM, replace relu. Given a class
+label it models p(x|y).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WITHHELD_LABELS = 0.1  # share of the labels that training does not see, so that
 
 
 class GatedPixelCNN(Autoregressive):
-    """PixelCNN with gates and two stacks; if there are classes, p(x|y) beside p(x).
+    """PixelCNN with gates and two stacks, which models p(x) and, if there are classes, p(x|y).
 
     Args:
         event_shape: Shape of one image, (C, H, W), any C.
@@ -46,7 +46,7 @@ class GatedPixelCNN(Autoregressive):
         head: A key of `heads.HEADS`.
         levels: Number of values of a site, at least 2, for the head "categorical".
         mixtures: Number of components of the heads that are mixtures, at least 1.
-        label: The class y of which this density is p(x|y); None for p(x).
+        label: The class y, for p(x|y); None for p(x).
 
     Raises:
         ParameterError: If an argument is out of range.
@@ -85,10 +85,10 @@ class GatedPixelCNN(Autoregressive):
         self.label: int | Tensor | None = None if label is None else self._checked(label)
 
     def conditioned(self, y: int | Tensor) -> Self:
-        """Gives the density p(x|y); it shares the weights of this one.
+        """Returns the density p(x|y), which shares the weights of this one.
 
         Args:
-            y: A class, or (N,) int64, the class of each image that the density will be asked about.
+            y: A class, or (N,) int64, the class of each of the N images that the density will get.
 
         Returns:
             The density.
@@ -102,7 +102,7 @@ class GatedPixelCNN(Autoregressive):
         return other
 
     def objective(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Computes -log p(x|y); -log p(x) for one image in ten, and for all without labels.
+        """Computes -log p(x|y), but -log p(x) for a random tenth of the images, or for all if there are no labels.
 
         Args:
             x: (N, *event).
@@ -126,7 +126,7 @@ class GatedPixelCNN(Autoregressive):
         return self
 
     def parameters_of_sites(self, x: Tensor) -> Tensor:
-        """Runs the net on x, (N, C, H, W), and the labels. Returns (N, C, H, W, P)."""
+        """Runs the net on x, (N, C, H, W), and the labels, and returns (N, C, H, W, P)."""
         return self.net(x, self._labels(x))
 
     def steps(self, x: Tensor) -> Iterator[SiteDistribution]:
@@ -135,7 +135,7 @@ class GatedPixelCNN(Autoregressive):
             yield self.head(at_least_float32(parameters), x)
 
     def _labels(self, x: Tensor) -> Tensor | None:
-        """(N,) int64 for the net, in which the class after the last stands for none."""
+        """Returns the labels as the net takes them: (N,) int64, in which the class after the last means no label."""
         if not self.classes:
             return None
         label = self.classes if self.label is None else self.label
@@ -159,7 +159,16 @@ class GatedPixelCNN(Autoregressive):
 
 
 class GatedPixelCNNNet(nn.Module):
-    """(N, C, H, W), (N,) labels or None -> (N, C, H, W, P), the parameters of `head`."""
+    """Maps images, (N, C, H, W), and labels, (N,) or None, to the parameters of every site, (N, C, H, W, P).
+
+    Args:
+        channels: Number C of channels of an image.
+        head: The head, which needs P parameters for each site.
+        filters: Number of features of each stack.
+        blocks: Number of layers.
+        kernel: Width of the convolutions, odd.
+        classes: Number of classes, 0 if there are no labels.
+    """
 
     layers: Sequence[GatedLayer]
 
@@ -188,8 +197,8 @@ class GatedPixelCNNNet(nn.Module):
     def steps(self, x: Tensor, y: Tensor | None = None) -> Iterator[Tensor]:
         """Yields the parameters, (n, P), of one site of x, (n, C, H, W), with labels y, (n,), after another.
 
-        It computes one pixel of the horizontal stack, and whenever a row begins that row of the vertical stack, from
-        what the layers below kept of the pixels around.
+        For each pixel it computes one pixel of the horizontal stack, and at the beginning of a row also that row of the
+        vertical stack. It reads the pixels around from caches of the layers below.
         """
         n, c, h, w = x.shape
         rows = [CachedConv2d(layer.vertical, n, h, w) for layer in self.layers]
@@ -213,15 +222,15 @@ class GatedPixelCNNNet(nn.Module):
 class GatedLayer(nn.Module):
     """One layer of both stacks (figure 2).
 
-    The vertical stack sees all rows above, the horizontal one sees these and what is left in its own row. Only the
-    horizontal stack sees channels of its own pixel, so its features alone are in groups.
+    The vertical stack sees all rows above. The horizontal stack sees these, the pixels to the left in its own row, and
+    earlier channels of its own pixel; so only its features are in groups.
 
     Args:
-        inputs: The group of every feature that comes in.
-        groups: The group of every feature that goes out.
+        inputs: The group of every input feature.
+        groups: The group of every output feature.
         kernel: Width of the convolutions.
         classes: Number of classes.
-        first: Whether images come in.
+        first: Whether this is the first layer, whose inputs are images.
     """
 
     def __init__(self, inputs: list[int], groups: list[int], kernel: int, classes: int, *, first: bool) -> None:
@@ -235,7 +244,7 @@ class GatedLayer(nn.Module):
         self.last = MaskedConv2d(groups, groups, (1, 1))
         with torch.no_grad():
             for conv in (self.vertical, self.link, self.horizontal, self.last):
-                conv.weight.mul_(2)  # gates halve what passes them, and vertical layers have no shortcut around them
+                conv.weight.mul_(2)  # gates halve their inputs, and vertical layers have no shortcut around them
             if self.label is not None:
                 self.label.weight.zero_()
 
@@ -245,7 +254,7 @@ class GatedLayer(nn.Module):
         Args:
             x: What the layer before returned, or the image.
             y: (N,) int64 labels, or None.
-            vertical: What stands in for the convolution in sampling.
+            vertical: A cached convolution that replaces the layer's own in sampling.
 
         Returns:
             (N, 2F, H, W).
@@ -261,7 +270,7 @@ class GatedLayer(nn.Module):
         Args:
             x: What the layer before returned, or the image.
             above: The vertical stack of this layer.
-            horizontal: What stands in for the convolution in sampling.
+            horizontal: A cached convolution that replaces the layer's own in sampling.
 
         Returns:
             (N, F, H, W).

@@ -97,7 +97,14 @@ class MADE(Reorderable):
 
 
 class MADENet(nn.Module):
-    """(N, D), the degrees of every layer -> (N, D, P)."""
+    """Maps events, (N, D), to the parameters of every site, (N, D, P), by masks made from the degrees of every layer.
+
+    Args:
+        sites: Number D of sites.
+        hidden: Number of units in each hidden layer.
+        direct: Whether the outputs are also connected to the inputs directly.
+        head: The head, which needs P parameters for each site.
+    """
 
     hidden: Sequence[nn.Linear]
 

@@ -18,7 +18,7 @@ from .autoregressive import RowAutoregressive
 from .heads import Head, make_head
 from .sites import number_of_sites
 
-SITES_PER_BLOCK = 28  # whose hidden units are held at once: few enough for a cache
+SITES_PER_BLOCK = 28  # the hidden units of so many sites are held at once: few enough for the CPU's cache
 
 
 class NADE(RowAutoregressive):
@@ -56,10 +56,15 @@ class NADE(RowAutoregressive):
 
 
 class NADENet(nn.Module):
-    """(N, D) -> (N, D, P).
+    """Maps events, (N, D), to the parameters of every site, (N, D, P).
 
-    The likelihood takes the hidden sums of all sites at once, O(D H). A sample adds one site after another to them,
-    O(H) for each.
+    The likelihood computes the hidden sums of all sites at once, in O(D H). Sampling adds one site after another to
+    them, in O(H) for each.
+
+    Args:
+        sites: Number D of sites.
+        hidden: Number H of hidden units.
+        head: The head, which needs P parameters for each site.
     """
 
     def __init__(self, sites: int, hidden: int, head: Head) -> None:
@@ -92,7 +97,7 @@ class NADENet(nn.Module):
 def prefix_sums(x: Tensor, weight: Tensor, bias: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Computes bias + sum_j<i x_j weight_j for every site i, one block of sites after another.
 
-    The first sum of a block comes from the block before. Within a block the sums are matrix products with a strict
+    The first sum of a block comes from the previous block. Within a block the sums are matrix products with a strict
     lower triangle, which are faster than running sums and keep no (N, D, H) table.
 
     Args:

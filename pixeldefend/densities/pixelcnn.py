@@ -23,10 +23,10 @@ from .sampling import CachedConv2d
 
 
 class PixelCNN(Autoregressive):
-    """The first PixelCNN: residual blocks of masked convolutions.
+    """The original PixelCNN, made of residual blocks of masked convolutions.
 
-    It has a blind spot. Each 3 x 3 layer goes one column to the right only with a row up, so pixels d rows up and more
-    than d + 2 columns to the right are out of reach of every number of blocks. `GatedPixelCNN` has no blind spot.
+    It has a blind spot. Each 3 x 3 layer reaches one column further to the right only in the row above, so no number of
+    blocks reaches pixels d rows up and more than d + 2 columns to the right. `GatedPixelCNN` has no blind spot.
 
     Args:
         event_shape: Shape of one image, (C, H, W), any C.
@@ -71,7 +71,14 @@ class PixelCNN(Autoregressive):
 
 
 class PixelCNNNet(nn.Module):
-    """(N, C, H, W) -> (N, C, H, W, P), the parameters of `head`."""
+    """Maps images, (N, C, H, W), to the parameters of every site, (N, C, H, W, P).
+
+    Args:
+        channels: Number C of channels of an image.
+        head: The head, which needs P parameters for each site.
+        filters: h; there are 2h features between blocks and h within.
+        blocks: Number of residual blocks.
+    """
 
     blocks: Sequence[ResidualBlock]
 
@@ -98,7 +105,7 @@ class PixelCNNNet(nn.Module):
     def steps(self, x: Tensor) -> Iterator[Tensor]:
         """Yields the parameters, (n, P), of one site of x, (n, C, H, W), after another.
 
-        It computes one pixel of every layer, from what the layers below kept of the pixels around it.
+        It computes one pixel of every layer, and reads the pixels around it from caches of the layers below.
         """
         n, c, h, w = x.shape
         first = CachedConv2d(self.first, n, h, w)
@@ -116,7 +123,11 @@ class PixelCNNNet(nn.Module):
 class ResidualBlock(nn.Module):
     """A bottleneck of half as many features around a 3 x 3 masked convolution (figure 5).
 
-    (N, 2h, H, W) -> the same shape.
+    It maps (N, 2h, H, W) to the same shape.
+
+    Args:
+        filters: h, a multiple of C.
+        channels: Number C of channels of an image, which the features are grouped by.
     """
 
     def __init__(self, filters: int, channels: int) -> None:
@@ -127,11 +138,11 @@ class ResidualBlock(nn.Module):
         self.expand = MaskedConv2d(narrow, wide, (1, 1))
 
     def forward(self, x: Tensor, middle: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """Adds to x what the block computes.
+        """Adds the output of the block to x.
 
         Args:
             x: (N, 2h, H, W).
-            middle: What stands in for the 3 x 3 convolution when x is a single pixel, in sampling.
+            middle: A cached convolution that replaces the 3 x 3 one in sampling, when x is a single pixel.
         """
         y = torch.relu(self.shrink(torch.relu(x)))
         y = torch.relu((middle or self.middle)(y))

@@ -1,8 +1,8 @@
 """PixelCNN++, the model that the shipped detectors use.
 
 PixelCNN++ (Salimans, Karpathy, Chen & Kingma 2017) improves on the gated PixelCNN with a mixture of logistics for the
-values of a pixel (`logistic_mixture`), convolutions that are shifted and not masked, coarser scales with shortcuts
-between them (a U-net), and a net that works on whole pixels: the head makes green depend on red and blue on both.
+values of a pixel (`logistic_mixture`), convolutions that are shifted instead of masked, coarser scales with shortcuts
+between them (a U-net), and a net that works on whole pixels: the head makes green depend on red, and blue on both.
 """
 
 from __future__ import annotations
@@ -102,10 +102,19 @@ class PixelCNNPlusPlus(Autoregressive):
 
 
 class PixelCNNPlusPlusNet(nn.Module):
-    """(N, C, H, W) in [0, 1] -> (N, P, H, W), the parameters of `head`.
+    """Maps images, (N, C, H, W) in [0, 1], to the parameters of every pixel, (N, P, H, W).
 
-    There are two streams: `down` sees all rows above, `right` sees these and what is left in its own row. They go down
-    through the scales and up again, with shortcuts from each layer of the first half to its mirror image in the second.
+    There are two streams: `down` sees all rows above, `right` sees these and the pixels to the left in its own row.
+    Both go down through the scales and up again, with shortcuts from each layer of the first half to its mirror image
+    in the second.
+
+    Args:
+        channels: Number C of channels of an image.
+        head: The head, which needs P parameters for each pixel.
+        filters: Number of channels of every hidden layer.
+        blocks: Number of gated residual blocks of each stage.
+        scales: Number of resolutions.
+        dropout: Share of the units inside every block that training drops.
     """
 
     def __init__(self, channels: int, head: Head, filters: int, blocks: int, scales: int, dropout: float) -> None:
@@ -121,7 +130,7 @@ class PixelCNNPlusPlusNet(nn.Module):
             if scale < scales - 1:
                 self.encoder.append(Downsample(f))
         for scale in reversed(range(scales)):
-            # the mirror image of `blocks` layers and of what led into this scale
+            # the mirror image of `blocks` layers and of the layer that led into this scale
             mirrored = blocks if scale == scales - 1 else blocks + 1
             self.decoder.extend(StreamPair(f, dropout, shortcut=True) for _ in range(mirrored))
             if scale > 0:
@@ -153,8 +162,8 @@ class PixelCNNPlusPlusNet(nn.Module):
     def steps(self, x: Tensor) -> Iterator[Tensor]:
         """Yields the parameters, (n, P, 1, 1), of one pixel of x, (n, C, H, W), after another.
 
-        Whenever a row begins it computes that row of the down stream, then one pixel of the right stream after another,
-        and of coarser scales only where a new row or pixel of theirs begins (Ramachandran et al. 2017,
+        At the beginning of a row it computes that row of the down stream, then one pixel of the right stream after
+        another. Coarser scales are computed only where a row or a pixel of theirs begins (Ramachandran et al. 2017,
         arXiv:1704.06001).
         """
         n, _, h, w = x.shape
@@ -197,9 +206,10 @@ class CachedLayer:
 
     Args:
         layer: A `StreamPair`, `Downsample` or `Upsample`.
-        size: (n, h, w) of its input; of an `Upsample`, of its output.
-        scale: Of `size`, 0 for the finest.
-        shortcut: Which output, counted from that of the first convolutions, the layer also takes.
+        size: (n, h, w) of the layer's input, or of its output if it is an `Upsample`.
+        scale: The scale of `size`, 0 for the finest.
+        shortcut: The index of the earlier output that the layer also takes, 0 for that of the first convolutions; None
+            if it takes none.
     """
 
     def __init__(self, layer: nn.Module, size: tuple[int, int, int], scale: int, shortcut: int | None = None) -> None:
@@ -213,18 +223,18 @@ class CachedLayer:
         else:
             streams = [(), ()]
         self.down, self.right = ([CachedConv2d(conv, *size) for conv in stream] for stream in streams)
-        self.row: Tensor | None = None  # of the down stream's output, the last that was computed
-        self.pixels: Tensor | None = None  # of the right one's, those of the last row
+        self.row: Tensor | None = None  # the row of the down stream's output that was computed last
+        self.pixels: Tensor | None = None  # of the right stream's output, in that row
 
     def down_row(self, i: int, before: list[Tensor]) -> Tensor:
         """Computes the output of the down stream.
 
         Args:
             i: The row of the image.
-            before: What the layers before returned for it.
+            before: The outputs of the layers before, for this row.
 
         Returns:
-            (n, F, 1, w'): the row of the output that holds it.
+            The row of the output that covers this row, (n, F, 1, w').
         """
         x, row = before[-1], i >> self.scale
         if isinstance(self.layer, Upsample):
@@ -249,11 +259,11 @@ class CachedLayer:
         Args:
             i: The row of the image.
             j: Its column.
-            before: What the layers before returned for this pixel.
+            before: The outputs of the layers before, for this pixel.
             down: The row that `down_row` returned.
 
         Returns:
-            (n, F, 1, 1): the pixel of the output that holds it.
+            The pixel of the output that covers this pixel, (n, F, 1, 1).
         """
         x, row, column = before[-1], i >> self.scale, j >> self.scale
         if isinstance(self.layer, Upsample):  # whose right kernel is as wide as its stride: no outputs overlap
@@ -280,10 +290,18 @@ class CachedLayer:
 
 
 class OneStreamNet(nn.Module):
-    """The same head on a plainer net: gated residual blocks of masked 2 x 3 convolutions, one after the other.
+    """A plainer net for the same head: gated residual blocks of masked 2 x 3 convolutions, one after the other.
 
-    (N, C, H, W) in [0, 1] -> (N, P, H, W), the parameters of `head`. It has half the layers of two streams, and
-    PixelCNN's blind spot: pixels d rows up and more than d + 2 columns to the right are out of reach.
+    It maps images, (N, C, H, W) in [0, 1], to the parameters of every pixel, (N, P, H, W). It has half the layers of
+    the net with two streams, and PixelCNN's blind spot: it cannot see pixels d rows up and more than d + 2 columns to
+    the right.
+
+    Args:
+        channels: Number C of channels of an image.
+        head: The head, which needs P parameters for each pixel.
+        filters: Number of channels of every hidden layer.
+        blocks: Number of gated residual blocks.
+        dropout: Share of the units inside every block that training drops.
     """
 
     blocks: Sequence[OneStreamBlock]
@@ -310,7 +328,7 @@ class OneStreamNet(nn.Module):
     def steps(self, x: Tensor) -> Iterator[Tensor]:
         """Yields the parameters, (n, P, 1, 1), of one pixel of x, (n, C, H, W), after another.
 
-        It computes one pixel of every layer, from what the layers below kept of the pixels around it.
+        It computes one pixel of every layer, and reads the pixels around it from caches of the layers below.
         """
         n, _, h, w = x.shape
         first = CachedConv2d(self.first, n, h, w)

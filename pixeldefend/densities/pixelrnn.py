@@ -2,8 +2,8 @@
 
 PixelRNN (van den Oord, Kalchbrenner & Kavukcuoglu 2016) reads an image with LSTMs that run over whole rows or diagonals
 at once. A Row LSTM goes down row by row, and sees a triangle above each pixel. A Diagonal BiLSTM goes along the
-diagonals, from both upper corners, and sees every earlier pixel. Both reach further than convolutions, and are slower
-to train.
+diagonals, from both upper corners, and sees every earlier pixel. Both reach further than convolutions and are slower to
+train.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ CONV_REACH = 3  # rows above a pixel, and columns on either side, that the first
 
 
 class PixelRNN(Autoregressive):
-    """What both models share: all but the kind of LSTM layer.
+    """The base of both models, which differ only in the kind of LSTM layer.
 
-    The channels of a pixel are modelled one by one, R, G given R, B given both, by as many groups of features.
+    The channels of a pixel are modelled one by one, each by a group of features of its own: R, then G given R, then B
+    given both.
 
     Args:
         event_shape: Shape of one image, (C, H, W), any C.
@@ -78,10 +79,17 @@ class PixelRNN(Autoregressive):
 
 
 class PixelRNNNet(nn.Module):
-    """(N, C, H, W) -> (N, C, H, W, P), the parameters of `head` for every sub-pixel.
+    """Maps images, (N, C, H, W), to the parameters of every sub-pixel, (N, C, H, W, P).
 
-    A 7 x 7 convolution, which hides every pixel from itself, LSTM layers with a shortcut around each (figure 5, right),
-    and three convolutions of 1 x 1.
+    It has a 7 x 7 convolution, which hides every pixel from itself, LSTM layers with a shortcut around each (figure 5,
+    right), and three convolutions of 1 x 1.
+
+    Args:
+        channels: Number C of channels of an image.
+        head: The head, which needs P parameters for each sub-pixel.
+        filters: Number h of features of an LSTM's state.
+        layers: Number of LSTM layers.
+        layer: The kind of LSTM layer.
     """
 
     def __init__(self, channels: int, head: Head, filters: int, layers: int, layer: type[LSTMLayer]) -> None:

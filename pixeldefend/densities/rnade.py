@@ -59,6 +59,11 @@ class RNADENet(NADENet):
     """NADE's net with hidden units relu(rho_i a_i).
 
     The learnt rho_i keeps them from growing with the number of sites that a_i sums over (section 3 of the paper).
+
+    Args:
+        sites: Number D of sites.
+        hidden: Number H of hidden units.
+        head: The head, which needs P parameters for each site.
     """
 
     def __init__(self, sites: int, hidden: int, head: Head) -> None:

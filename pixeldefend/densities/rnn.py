@@ -1,7 +1,7 @@
 """Recurrent nets that generate sequences.
 
-A recurrent net (Graves 2013; of characters, Karpathy 2015) reads a sequence one value after another and keeps a state
-of fixed size, from which it predicts the next value. What it knows of the values long ago has to fit into that state.
+A recurrent net (Graves 2013; Karpathy 2015 for characters) reads a sequence one value after another and keeps a state
+of fixed size, from which it predicts the next value. All that it knows of earlier values has to fit into that state.
 """
 
 from __future__ import annotations
@@ -67,7 +67,16 @@ class RNN(SequenceModel):
 
 
 class RNNNet(nn.Module):
-    """(N, D) -> (N, D, P)."""
+    """Maps events, (N, D), to the parameters of every site, (N, D, P).
+
+    Args:
+        event_shape: Shape of one event.
+        cell: A key of `CELLS`.
+        hidden: Number H of units of each layer.
+        layers: Number of layers.
+        dropout: Share of the units after each layer that training drops.
+        head: The head, which needs P parameters for each site.
+    """
 
     def __init__(
         self, event_shape: tuple[int, ...], cell: str, hidden: int, layers: int, dropout: float, head: Head
@@ -99,8 +108,8 @@ class RNNNet(nn.Module):
 
         Args:
             h: (N, T, H), their embeddings.
-            states: The state of each layer after the sites before; None if there are none. It is replaced by the state
-                after these sites.
+            states: The state of each layer after the sites before, None at the start. The states after these sites
+                replace them.
 
         Returns:
             (N, T, P).

@@ -2,8 +2,7 @@
 
 WaveNet (van den Oord et al. 2016) predicts the next value from causal convolutions whose inputs lie 1, 2, 4, 8 ...
 sites apart, so a few layers see many sites: the receptive field doubles with every layer. All sites are computed in
-parallel in training. Sampling keeps of every layer what it computed before in a queue (Fast WaveNet, Le Paine et al.
-2016).
+parallel in training. Sampling keeps earlier inputs of every layer in a queue (Fast WaveNet, Le Paine et al. 2016).
 """
 
 from __future__ import annotations
@@ -71,10 +70,17 @@ class WaveNet(SequenceModel):
 
 
 class WaveNetNet(nn.Module):
-    """(N, D) -> (N, D, P).
+    """Maps events, (N, D), to the parameters of every site, (N, D, P).
 
-    The likelihood convolves all sites at once. A sample takes of each layer what a queue has kept of it, O(layers) for
-    each site.
+    The likelihood convolves all sites at once. Sampling takes earlier inputs of each layer from a queue, in O(layers)
+    for each site.
+
+    Args:
+        event_shape: Shape of one event.
+        residual: Number R of channels of the convolutions.
+        skip: Number of channels that the output is made from.
+        dilations: How many sites apart the two inputs of each layer's convolution are.
+        head: The head, which needs P parameters for each site.
     """
 
     def __init__(
@@ -119,7 +125,7 @@ class WaveNetNet(nn.Module):
 
         Args:
             h: (N, T, R), the embeddings of the sites.
-            delay: Given what enters a layer, (N, T, R), and which layer it is, returns what entered that layer
+            delay: A function of a layer's input, (N, T, R), and the layer's index. It returns the input of that layer
                 `dilations[layer]` sites earlier, zeros before the first site.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Screened files -> purified images, with what the detector and a classifier make of them."""
+"""Purifies screened files, and asks the detector and a classifier about the purified images."""
 
 from __future__ import annotations
 
@@ -24,15 +24,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class Purified:
-    """What purification made of a screened file. None where the file had an error, or nobody was asked.
+    """The result of purifying a screened file.
+
+    Values are None if the file had an error, and labels also if there is no classifier.
 
     Attributes:
-        screened: The file.
+        screened: The screened file.
         image: The purified image, uint8 (H, W) or (H, W, 3).
-        p_value: Its p-value.
-        bits_per_dim: Its bits a sub-pixel.
-        label_before: What a classifier says of the image.
-        label_after: What a classifier says of the purified image.
+        p_value: The p-value of the purified image.
+        bits_per_dim: The bits a sub-pixel of the purified image.
+        label_before: The classifier's label of the screened image.
+        label_after: The classifier's label of the purified image.
     """
 
     screened: Screened
@@ -56,19 +58,19 @@ def purify_screened(
     """Purifies screened files.
 
     Args:
-        results: What `screening.screen` yields.
+        results: The results of `screening.screen`.
         eps: How far a sub-pixel may move, in steps of the 8-bit grid, 0 to 255.
         detector: The detector, as it was given to `screen`.
-        adaptive: Whether to leave alone what the detector does not flag.
-        classifier: What is asked for labels, and by the detector's statistic, if it asks one.
-        batch_size: Images at once.
+        adaptive: Whether to return images that are not flagged unchanged.
+        classifier: The classifier that gives labels. The detector's statistic uses it too, if it needs one.
+        batch_size: How many images are purified at once.
         device: Where the detector runs, as torch names it.
 
     Yields:
-        One result for each file, in order. What cannot be purified becomes its record's error.
+        One result for each file, in order. If a file cannot be purified, its record holds the error.
 
     Raises:
-        PixelDefendError: For another eps, or if the detector cannot be loaded.
+        PixelDefendError: If eps is out of range, or the detector cannot be loaded.
     """
     eps = checked_eps(eps)
     chosen = detector if detector is None or not isinstance(detector, str | os.PathLike) else str(detector)

@@ -25,7 +25,15 @@ NOTE = "_pixeldefend.json"  # beside what is written: by which detectors; reader
 
 @dataclass(frozen=True)
 class Settings:
-    """What every process makes its `Screener` of."""
+    """The arguments of the `Screener` that every process makes.
+
+    Args:
+        detector: The name of a shipped detector, the path of a saved one, or None for the shipped one that takes each
+            image.
+        fpr: The rate of false alarms, in (0, 1); None for the detector's own.
+        backend: A key of `pixeldefend.detectors.backends.PRECISION`; None for the detector's own.
+        device: Where the detector runs, as torch names it.
+    """
 
     detector: str | None
     fpr: float | None

@@ -1,6 +1,6 @@
-"""The record of one image, declared once: every format that holds records takes its columns from here.
+"""The record of one image, from which every format of records takes its columns.
 
-A column is added by one field of `Record` (or of `LogRow`, for what only the audit log holds).
+To add a column, add a field to `Record`, or to `LogRow` if only the audit log has the column.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import IO, Any, Literal, Union, get_args, get_origin, get_type_hints
 from ..errors import IMAGE_ERROR_KINDS, ParameterError
 
 FORMATS = ("jsonl", "csv", "parquet")
-ROWS_AT_ONCE = 4096  # of a Parquet file
-# what a terminal would obey or not show: control characters, and those that change the direction of text
+ROWS_AT_ONCE = 4096  # rows that are written to a Parquet file together
+# control characters, and characters that change the direction of text: a terminal obeys them or hides them
 INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 # kind of a record's error -> what it means; a `PixelDefendError` of another kind brings its own
 ERROR_KINDS = {
@@ -39,7 +39,21 @@ def _column(description: str, *, title: str | None = None, spec: str = "", **opt
 
 @dataclass
 class Record:
-    """The verdict on one image. What could not be found out is None."""
+    """The verdict on one image, in which unknown values are None.
+
+    Attributes:
+        path: The name of the image, as it was given.
+        verdict: "clean", "adversarial", or "error" if there is no verdict.
+        p_value: The share of clean images at least as anomalous, in (0, 1].
+        bits_per_dim: The bits that the density needs for a sub-pixel.
+        score: The anomaly score, higher = more anomalous.
+        detector: The name of the detector.
+        sha256: The hash of the file's bytes, in hexadecimal.
+        width: The width in pixels.
+        height: The height in pixels.
+        error: What is wrong, in words.
+        error_kind: A key of `ERROR_KINDS`.
+    """
 
     path: str = _column("The name of the image, as it was given.", title="image")
     verdict: Literal["clean", "adversarial", "error"] = _column(
@@ -60,7 +74,7 @@ class Record:
     error_kind: str | None = _column("What is wrong, in one word or two.", default=None)
 
     def picture_name(self) -> str:
-        """Returns the name for a PNG that is made of the image: its own, and the start of its sha256."""
+        """Returns a name for a PNG of the image: the name of its file and the start of its sha256."""
         stem = os.fsdecode(os.fsencode(Path(self.path).stem)[:100])  # a name has 255 bytes at most
         return f"{stem}-{(self.sha256 or '')[:8]}.png"
 
@@ -76,7 +90,7 @@ class _Request:
 
 @dataclass(kw_only=True)
 class LogRow(Record, _Request):
-    """A row of the audit log: a record, who asked for it, and what it became known to be."""
+    """A row of the audit log: a record, the request that it answers, and feedback on the verdict."""
 
     detector_sha256: str | None = _column("The hash of the detector's file.", default=None)
     precision: str | None = _column(
@@ -91,12 +105,12 @@ class Column:
     """One column of records.
 
     Attributes:
-        name: The key, and the attribute of the dataclass.
+        name: The key, which is also the attribute of the dataclass.
         type: str, float, int or bool.
         nullable: Whether None is allowed.
-        choices: All values that there are; empty if there is no such list.
+        choices: All possible values; empty if any value of the type is possible.
         description: One sentence.
-        title: The heading in a table for people, None if it is not shown there.
+        title: The heading in a table for people; None if the table leaves the column out.
         spec: The format of a number in such a table.
     """
 
@@ -109,7 +123,7 @@ class Column:
     spec: str
 
     def to_text(self, value: Any) -> str:
-        """Returns a value as a table for people shows it."""
+        """Returns the text of a value in a table for people."""
         return "" if value is None else visible(format(value, self.spec))
 
 
@@ -140,7 +154,15 @@ LOG_COLUMNS = columns_of(LogRow)
 
 
 def to_row(record: Record | Mapping[str, Any], columns: Iterable[Column] = RECORD_COLUMNS) -> dict[str, Any]:
-    """Returns the values of a record by the names of columns, in their order; None for what it does not hold."""
+    """Returns the values of a record by column.
+
+    Args:
+        record: A record, or a row as a dictionary.
+        columns: The columns, in the order of the result.
+
+    Returns:
+        The value of each column, None if the record does not have it.
+    """
     held = record if isinstance(record, Mapping) else vars(record)
     return {column.name: held.get(column.name) for column in columns}
 
@@ -150,8 +172,8 @@ def response_model(name: str, declaration: type = Record, **more: Any) -> Any:
 
     Args:
         name: The name of the model.
-        declaration: The dataclass whose fields it has, all of them required.
-        more: Further fields, as `pydantic.create_model` takes them.
+        declaration: The dataclass whose fields the model has, all of them required.
+        **more: Further fields, as `pydantic.create_model` takes them.
 
     Returns:
         The model, a class.
@@ -171,13 +193,13 @@ def response_model(name: str, declaration: type = Record, **more: Any) -> Any:
 def visible(text: str) -> str:
     """Returns a text with its control characters spelled out.
 
-    Names of files come from outside, and a terminal would obey them.
+    Names of files come from outside, and a terminal would obey control characters in them.
     """
     return INVISIBLE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def to_csv_cell(value: Any) -> Any:
-    """Returns what a CSV file holds of a value: no control characters, and no formula that a spreadsheet would run."""
+    """Returns a value for a CSV file, without control characters and without a formula that a spreadsheet would run."""
     if not isinstance(value, str):
         return value
     text = visible(value)
@@ -185,7 +207,7 @@ def to_csv_cell(value: Any) -> Any:
 
 
 def to_storable(value: Any) -> Any:
-    """Returns a value as valid UTF-8, which names of files need not be: other bytes are spelled out."""
+    """Returns a value as valid UTF-8, with invalid bytes (which names of files may hold) spelled out."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
@@ -194,12 +216,12 @@ def row_writer(file: IO[Any], format: str, columns: tuple[Column, ...] = RECORD_
     """Writes records, or rows of the audit log, one after the other.
 
     Args:
-        file: A text file, for Parquet a binary one.
+        file: A text file; a binary file for Parquet.
         format: One of `FORMATS`. Parquet needs pyarrow.
-        columns: What is written, in this order.
+        columns: The columns to write, in this order.
 
     Yields:
-        A function that takes one record, or one row as a dictionary. All is in the file when the block ends.
+        A function that writes one record, or one row as a dictionary. The file is complete when the block ends.
 
     Raises:
         ParameterError: If there is no such format.
@@ -259,7 +281,12 @@ def arrow_schema(columns: Iterable[Column] = RECORD_COLUMNS) -> Any:
 
 
 def to_arrow(records: Iterable[Record | Mapping[str, Any]], columns: tuple[Column, ...] = RECORD_COLUMNS) -> Any:
-    """Returns a pyarrow table of records."""
+    """Returns a pyarrow table of records.
+
+    Args:
+        records: Records, or rows as dictionaries.
+        columns: The columns of the table, in this order.
+    """
     import pyarrow
 
     rows = [{name: to_storable(value) for name, value in to_row(record, columns).items()} for record in records]

@@ -1,4 +1,4 @@
-"""Bytes -> records: reading an image, finding its detector, and the verdict."""
+"""Turns the bytes of images into records: decodes an image, finds its detector, and judges it."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ T = TypeVar("T")
 
 @dataclass
 class Screened:
-    """A record, and what pictures of it are made of.
+    """A record with the image and the map that figures are drawn from.
 
     Attributes:
         record: The record.
         image: uint8 (H, W) or (H, W, 3), None if it could not be read.
-        surprisal_map: (H, W), nats of surprisal of each pixel, if they were asked for.
+        surprisal_map: (H, W), the surprisal of each pixel in nats; None if it was not asked for.
     """
 
     record: Record
@@ -49,15 +49,15 @@ class Screener:
             takes each image.
         fpr: The rate of false alarms, in (0, 1); None for the detector's own.
         device: Where the detector runs, as torch names it.
-        classifier: The classifier that the detector's statistic asks, if it asks one.
+        classifier: The classifier that the detector's statistic uses, if it needs one.
         backend: A key of `pixeldefend.detectors.backends.PRECISION`; None for the detector's own.
 
     Attributes:
-        detector_set: What chooses a detector for an image.
-        detectors: The detectors that there are, by name.
+        detector_set: The detectors, and the choice of one for an image.
+        detectors: The detectors by name.
 
     Raises:
-        PixelDefendError: If the detector cannot be loaded, or cannot keep to fpr.
+        PixelDefendError: If the detector cannot be loaded, or has too few calibration images for fpr.
         FileNotFoundError: If there is no such file.
     """
 
@@ -74,7 +74,7 @@ class Screener:
         self.detectors = self.detector_set.detectors
 
     def read_file(self, path: str) -> Screened:
-        """Reads an image file as `read` does; whatever is wrong with it becomes its record's error."""
+        """Reads an image file as `read` does; if that fails, the record holds the error."""
         try:
             data = read_bytes(path)
         except Exception as error:
@@ -89,10 +89,10 @@ class Screener:
         Args:
             path: The name of the image, for its record.
             data: The bytes of the image file.
-            max_pixels: The number of pixels that an image may have.
+            max_pixels: The largest number of pixels that an image may have.
 
         Returns:
-            The image and a record without a verdict. Whatever is wrong with the image is the record's error.
+            The image and a record without a verdict. If the image cannot be screened, the record holds the error.
         """
         record = Record(path)
         try:
@@ -110,8 +110,8 @@ class Screener:
         """Fills in the records of the images that were read.
 
         Args:
-            results: What `read` returned.
-            maps: Whether to keep the surprisal of every pixel, too.
+            results: The results of `read`.
+            maps: Whether to compute the surprisal of every pixel, too.
         """
         groups: dict[tuple[str, tuple[int, ...]], list[Screened]] = {}
         for result in results:
@@ -122,12 +122,12 @@ class Screener:
 
 
 def together_or_alone(group: list[T], work: Callable[[list[T]], None], record_of: Callable[[T], Record]) -> None:
-    """Works on several images at once, or if that fails on each alone: one bad image must not stop the others.
+    """Works on several images at once or, if that fails, on each alone, so that one bad image does not stop the others.
 
     Args:
         group: The images.
-        work: What is done with some of them.
-        record_of: Returns the record of one, which gets its error.
+        work: A function that works on some of the images.
+        record_of: Returns the record of an image, which gets the error if the work on this image alone fails.
     """
     try:
         work(group)
@@ -140,7 +140,14 @@ def together_or_alone(group: list[T], work: Callable[[list[T]], None], record_of
 
 
 def note_error(record: Record, error: Exception) -> None:
-    """Makes an error the record's, in words and in kind. The traceback of a bug goes to the log "pixeldefend"."""
+    """Writes an error into a record, in words and as a kind.
+
+    The traceback of a bug goes to the logger "pixeldefend".
+
+    Args:
+        record: The record.
+        error: What was raised while its image was screened.
+    """
     record.verdict = "error"
     if isinstance(error, PixelDefendError):
         record.error, record.error_kind = _one_line(error), error.kind

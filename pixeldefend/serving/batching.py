@@ -1,4 +1,4 @@
-"""Micro-batching: images that are asked about at the same time are scored together."""
+"""Micro-batching: images that arrive at the same time are scored together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 class Full(Exception):
-    """The queue holds as many items as it may."""
+    """The queue is full."""
 
 
 @dataclass
@@ -29,19 +29,19 @@ class _Waiting(Generic[Item]):
 
 @dataclass
 class Batcher(Generic[Item]):
-    """Gathers items, and works on many of them at once.
+    """Collects items into batches and works on a batch at once.
 
     A batch is complete when it has `max_batch` items, or when its first item has waited `max_wait` seconds. `work` runs
-    in one thread of its own; what comes in meanwhile is the next batch. Use it as `async with`; leaving it finishes
-    what was accepted.
+    in a thread of its own; items that arrive meanwhile make the next batch. Use the batcher with `async with`: at the
+    end of the block it finishes all items that it accepted.
 
     Args:
-        work: Is called with the items of a batch.
-        max_batch: Items of a batch, at most.
-        max_wait: Seconds that the first item of a batch waits for others.
-        capacity: Items that may wait; beyond it `Full` is raised.
-        on_batch: Is called after each batch with the number of its items, the seconds that each of them waited, and the
-            seconds that the work took.
+        work: A function that is called with the items of each batch.
+        max_batch: The largest number of items in a batch.
+        max_wait: How many seconds the first item of a batch waits for others.
+        capacity: The largest number of waiting items; beyond it `Full` is raised.
+        on_batch: A function that is called after each batch with the number of its items, the seconds that each of them
+            waited, and the seconds that the work took.
 
     Raises:
         ParameterError: If max_batch or capacity is below 1, or max_wait is negative.
@@ -65,7 +65,7 @@ class Batcher(Generic[Item]):
 
     @property
     def depth(self) -> int:
-        """The number of items that wait."""
+        """The number of waiting items."""
         return self._queue.qsize()
 
     async def __aenter__(self) -> Batcher[Item]:
@@ -83,11 +83,11 @@ class Batcher(Generic[Item]):
         """Waits until the work on all items is done.
 
         Args:
-            items: What to work on.
+            items: The items.
 
         Raises:
-            Full: At once, if they do not all fit into the queue.
-            Exception: What `work` raised.
+            Full: If the items do not all fit into the queue. It is raised before any work.
+            Exception: The exception that `work` raised, if it did.
         """
         self._check_room(len(items))
         loop = asyncio.get_running_loop()
@@ -102,13 +102,15 @@ class Batcher(Generic[Item]):
 
     @contextmanager
     def reserve(self, items: int) -> Iterator[None]:
-        """Keeps places in the queue for items that are yet to be made. Leave the block just before you hand them in.
+        """Reserves places in the queue for items that are still being made.
+
+        Leave the block just before the items are handed in.
 
         Args:
             items: The number of places.
 
         Raises:
-            Full: If there are not so many.
+            Full: If the queue does not have so many free places.
         """
         self._check_room(items)
         self._reserved += items
@@ -122,7 +124,7 @@ class Batcher(Generic[Item]):
             raise Full
 
     async def run(self, function: Callable[[], Result]) -> Result:
-        """Returns what a function returns. It runs in the thread that works, between two batches."""
+        """Runs a function in the thread of `work`, between two batches, and returns its result."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
     async def _run(self) -> None:

@@ -1,6 +1,6 @@
-"""The Open Inference Protocol, version 2, as KServe and Triton clients use it, with its binary tensor extension.
+"""The Open Inference Protocol, version 2, with its binary tensor extension, for clients of KServe and Triton.
 
-A model is a detector.
+Its models are the detectors.
 
 Reference:
     github.com/kserve/open-inference-protocol
@@ -32,7 +32,7 @@ router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 
 
 class TensorParameters(BaseModel):
-    """Parameters of an input. binary_data_size: bytes behind the JSON that hold its data."""
+    """The parameters of an input; `binary_data_size` is the number of bytes after the JSON that hold its data."""
 
     binary_data_size: Annotated[int, Field(strict=True, ge=0)] | None = None
 
@@ -44,7 +44,7 @@ class _Tensor(BaseModel):
 
 
 class PixelTensor(_Tensor):
-    """Pixels: (N, H, W, C), or (N, H, W) if they are grey. data: whole numbers from 0 to 255, nested or flat."""
+    """Pixels, (N, H, W, C) or, if they are grey, (N, H, W); `data` are integers from 0 to 255, nested or flat."""
 
     datatype: Literal["UINT8"]
     data: Any = None
@@ -60,7 +60,7 @@ class PixelTensor(_Tensor):
 
 
 class FileTensor(_Tensor):
-    """Image files, (N,). data: each in base64."""
+    """Image files, (N,); `data` are the files in base64."""
 
     datatype: Literal["BYTES"]
     data: list[Base64] | None = None
@@ -73,31 +73,35 @@ class FileTensor(_Tensor):
 
 
 class OutputParameters(BaseModel):
-    """Parameters of an output. binary_data: whether its data follow the JSON; None for what the request says."""
+    """The parameters of an output; `binary_data` says whether its data follow the JSON, None as the request says."""
 
     binary_data: bool | None = None
 
 
 class RequestedOutput(BaseModel):
-    """An output that a client asks for."""
+    """An output that the client asks for."""
 
     name: Literal["is_adversarial", "p_value", "bits_per_dim", "score"]
     parameters: OutputParameters | None = None
 
     def is_binary(self, default: bool) -> bool:
-        """Returns whether its data follow the JSON. default: what the request says of all outputs."""
+        """Returns whether the data of this output follow the JSON.
+
+        Args:
+            default: Whether the data of outputs follow the JSON where they do not say so themselves.
+        """
         own = None if self.parameters is None else self.parameters.binary_data
         return default if own is None else own
 
 
 class RequestParameters(BaseModel):
-    """Parameters of a request. binary_data_output: whether the data of outputs follow the JSON."""
+    """The parameters of a request; `binary_data_output` says whether the data of outputs follow the JSON."""
 
     binary_data_output: bool = False
 
 
 class InferenceRequest(BaseModel):
-    """One input tensor of images, and the outputs that are asked for (all, if none is named)."""
+    """One input tensor of images, and the outputs that the client asks for; all outputs if it names none."""
 
     id: str | None = None
     parameters: RequestParameters | None = None
@@ -116,36 +120,39 @@ class InferenceRequest(BaseModel):
 
 @dataclass
 class _Asked:
-    """What is left of a request once its images are read: a body may be large, and is held until the answer."""
+    """A request after its images are read, without the body, which may be large."""
 
     id: str | None
-    outputs: dict[str, bool]  # name -> whether it is binary
+    outputs: dict[str, bool]  # by name, whether the output is binary
     arrays: list[np.ndarray]
     files: list[bytes]
 
 
 @router.get("")
 async def server() -> dict[str, Any]:
-    """The name, the version and the extensions of this server."""
+    """Give the name, the version and the extensions of this server."""
     return {"name": "pixeldefend", "version": version("pixeldefend"), "extensions": ["binary_tensor_data"]}
 
 
 @router.get("/health/live")
 async def live() -> dict[str, bool]:
-    """Whether the server runs."""
+    """Tell whether the server runs."""
     return {"live": True}
 
 
 @router.get("/health/ready")
 async def ready() -> dict[str, bool]:
-    """Whether the server screens images."""
+    """Tell whether the server is ready to screen images."""
     return {"ready": True}  # detectors are loaded before the port is opened
 
 
 @router.get("/models/{name}")
 @router.get("/models/{name}/versions/{number}", include_in_schema=False)
 async def model(request: Request, name: str) -> dict[str, Any]:
-    """The input and the outputs of a detector. A size of -1 varies."""
+    """Describe the input and the outputs of a detector.
+
+    A size of -1 stands for any size.
+    """
     channels, height, width = _served(request, name).image_shape or (-1, -1, -1)
     return {
         "name": name,
@@ -159,16 +166,19 @@ async def model(request: Request, name: str) -> dict[str, Any]:
 @router.get("/models/{name}/ready")
 @router.get("/models/{name}/versions/{number}/ready", include_in_schema=False)
 async def model_ready(request: Request, name: str) -> dict[str, Any]:
-    """Whether a detector screens images."""
+    """Tell whether a detector is ready to screen images."""
     return {"name": _served(request, name).name, "ready": True}
 
 
 @router.post("/models/{name}/infer")
 @router.post("/models/{name}/versions/{number}/infer", include_in_schema=False)
 async def infer(request: Request, name: str) -> Response:
-    """Screen the images of one input tensor, `images`: UINT8 pixels, (N, H, W, C), or BYTES, (N,), image files (in
-    JSON: base64). The outputs are is_adversarial, p_value, bits_per_dim and score, each (N,). One image that cannot be
-    screened fails all (400)."""
+    """Screen the images of one input tensor, `images`.
+
+    The tensor holds pixels, UINT8 (N, H, W, C), or image files, BYTES (N,), which are base64 within JSON. The outputs
+    are is_adversarial, p_value, bits_per_dim and score, each (N,). If one image cannot be screened the whole request
+    fails, with status 400.
+    """
     served, service = _served(request, name), service_of(request)
     length = request.headers.get(HEADER_LENGTH)
     asked = await service.in_decoding_thread(_read, await request.body(), length, served)
@@ -228,7 +238,7 @@ def _whole_numbers(data: Any) -> np.ndarray:
 
 
 def _elements(binary: bytes) -> list[bytes]:
-    """Splits the data of a BYTES tensor: each element follows its length, four bytes."""
+    """Splits the data of a BYTES tensor, in which the length of each element, four bytes, precedes it."""
     elements: list[bytes] = []
     place = 0
     while place < len(binary) and len(elements) <= MAX_IMAGES:

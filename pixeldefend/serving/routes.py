@@ -1,4 +1,4 @@
-"""The service's own interface, under /v1, its metrics and its page."""
+"""The routes of the service's own API, under /v1, of its metrics and of its page."""
 
 from __future__ import annotations
 
@@ -55,8 +55,10 @@ router = APIRouter()
     },
 )
 async def screen(request: Request) -> Answer:
-    """Screen one image, sent as the body, or up to 256, sent as a form or as JSON. The answer has a record for each, in
-    order. If one of several images cannot be screened, its record says why."""
+    """Screen one image, sent as the body, or up to 256 images, sent as a form or as JSON.
+
+    The answer has a record for each image, in order. If one of several images cannot be screened, its record says why.
+    """
     files, alone = await _files(request)
     questions = await service_of(request).screen(files, **sender(request))
     note_verdicts(request, questions)
@@ -74,8 +76,11 @@ async def explain(
     eps: Annotated[int, Query(ge=0, le=255)] = 16,
     name: Annotated[str, Query(max_length=MAX_NAME)] = "",
 ) -> Explanation:
-    """Screen one image and show why it was judged so: its surprisal, and what purification within `eps` 8-bit steps
-    makes of it."""
+    """Screen one image and explain its verdict by pictures.
+
+    The pictures show the image, the surprisal of its pixels, the image purified within `eps` 8-bit steps, and the
+    difference between the two images.
+    """
     data = await request.body()
     question, found = await service_of(request).explain(name, data, eps=eps, **sender(request))
     note_verdicts(request, [question])
@@ -86,7 +91,7 @@ async def explain(
 
 @router.get("/v1/detectors", responses=REFUSED)
 async def detectors(request: Request) -> list[dict[str, Any]]:
-    """The detectors of this service: their names, the images that they take, statistics, thresholds and hashes."""
+    """List the detectors of this service: their names, the images that they take, statistics, thresholds and hashes."""
     return [
         {
             "name": one.name,
@@ -106,7 +111,7 @@ async def detectors(request: Request) -> list[dict[str, Any]]:
 
 @router.get("/v1/verdicts", responses=REFUSED)
 async def verdicts(request: Request, limit: Annotated[int, Query(ge=1, le=1000)] = 20) -> list[LoggedVerdict]:
-    """The last verdicts, the newest first."""
+    """List the last verdicts, the newest first."""
     rows = await to_thread(lambda: list(service_of(request).log.rows(limit=limit)))
     return LOGGED.validate_python([{**row, "path": row["path"] or ""} for row in rows])
 
@@ -115,8 +120,11 @@ async def verdicts(request: Request, limit: Annotated[int, Query(ge=1, le=1000)]
     "/v1/feedback", responses={**REFUSED, 404: {"model": Refusal}, 409: {"model": Refusal}, 422: {"model": Any}}
 )
 async def feedback(request: Request, said: Feedback) -> Feedback:
-    """Mark a verdict: `false_alarm` (flagged but clean), `attack` (flagged and attacked), `missed` (not flagged but
-    attacked), `clean` (confirmed)."""
+    """Give feedback on a verdict.
+
+    The feedback on a flagged image is `false_alarm` (the image is clean) or `attack` (it is attacked). The feedback on
+    an image that is not flagged is `clean` or `missed` (it is attacked).
+    """
     try:
         await to_thread(service_of(request).log.feedback, said.id, said.feedback)  # it waits for the disk
     except KeyError:
@@ -128,49 +136,54 @@ async def feedback(request: Request, said: Feedback) -> Feedback:
 
 @router.get("/v1/drift", responses=REFUSED)
 async def drift(request: Request) -> dict[str, Any]:
-    """For each detector: whether the images of this service still look like those that calibrated it."""
+    """Report for each detector whether the images of this service still look like its calibration images."""
     return service_of(request).drift.report()
 
 
 @router.get("/metrics", responses={**REFUSED, 200: {"content": {"text/plain": {}}}}, response_class=Response)
 async def metrics(request: Request) -> Response:
-    """The metrics of this service, for Prometheus."""
+    """Give the metrics of this service in the format of Prometheus."""
     return Response(service_of(request).metrics.text(), media_type="text/plain; version=0.0.4")
 
 
 @router.get("/", include_in_schema=False)
 async def page() -> FileResponse:
-    """The page."""
+    """Give the page for the browser."""
     return FileResponse(PAGE / "index.html")
 
 
 def service_of(request: Request) -> Service:
-    """Returns the service that the application belongs to."""
+    """Returns the service of the application that a request came to."""
     service: Service = request.app.state.service
     return service
 
 
 def sender(request: Request) -> dict[str, str]:
-    """Returns who asks, as `Service.screen` takes it."""
+    """Returns the client and the id of a request, as arguments of `Service.screen`."""
     return {"client": request.state.client, "request": request.state.request_id}
 
 
 def note_verdicts(request: Request, questions: list[Question]) -> None:
-    """Counts the verdicts of a request, for its line in the log."""
+    """Counts the verdicts of a request, for its line in the log.
+
+    Args:
+        request: The request, whose state gets the counts.
+        questions: The answered questions of the request.
+    """
     verdicts = [question.record.verdict for question in questions]
     counts: dict[str, int] = {verdict: verdicts.count(verdict) for verdict in ("clean", "adversarial", "error")}
     request.state.verdicts = counts | {"query_attack": sum(question.query_attack for question in questions)}
 
 
 def _with_status(answer: Model, question: Question | None) -> Model:
-    """Returns the answer; with a status of its own if it is about one image that cannot be screened."""
+    """Returns the answer, with an error status if it is about a single image that cannot be screened."""
     if question is None or question.record.verdict != "error":
         return answer
     return JSONResponse(answer.model_dump(), 500 if question.failed else 422)  # type: ignore[return-value]
 
 
 async def _files(request: Request) -> tuple[list[tuple[str, bytes]], bool]:
-    """Returns names and bytes of the images, and whether it is one that was sent as the body."""
+    """Returns the names and bytes of the images, and whether a single image was sent as the body."""
     if request.headers.get("content-encoding", "identity") != "identity":
         raise HTTPException(415, "compressed bodies are not read")
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()

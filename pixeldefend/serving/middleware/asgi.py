@@ -1,4 +1,4 @@
-"""What the middlewares share: the types of ASGI, and a refusal as JSON."""
+"""The types of ASGI and the refusal as JSON, which all middlewares share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Answer:
-    """A `send` that remembers whether the answer has begun: a second one cannot be sent.
+    """A `send` that remembers whether the answer has begun, because a second answer cannot be sent.
+
+    Args:
+        send: The `send` of ASGI.
 
     Attributes:
         status: The HTTP status of the answer, 0 before it has begun.
@@ -31,13 +34,13 @@ class Answer:
         await self._send(message)
 
     async def refuse(self, status: int, reason: str, headers: dict[str, str] | None = None) -> None:
-        """Sends a JSON object with the reason, unless an answer has begun."""
+        """Sends a refusal as the function `refuse` does, unless an answer has begun."""
         if not self.status:
             await refuse(self, status, reason, headers)
 
 
 def headers_of(scope: Scope) -> dict[str, str]:
-    """Returns the headers of a request, their names in lower case."""
+    """Returns the headers of a request by their names in lower case."""
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
 
 
@@ -47,7 +50,14 @@ def address_of(scope: Scope) -> str:
 
 
 async def refuse(send: Send, status: int, reason: str, headers: dict[str, str] | None = None) -> None:
-    """Sends {"error": reason, "status": phrase} with an HTTP status and further headers."""
+    """Sends a refusal as JSON, {"error": reason, "status": phrase}.
+
+    Args:
+        send: The `send` of ASGI.
+        status: The HTTP status, whose standard phrase the JSON also holds.
+        reason: Why the request is refused.
+        headers: Further headers of the answer.
+    """
     body = json.dumps({"error": reason, "status": HTTPStatus(status).phrase}).encode()
     fields = {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}
     pairs = [(key.encode(), value.encode()) for key, value in fields.items()]
