@@ -1,7 +1,7 @@
-"""What to compare with: simpler detectors of attacks, each a function of images that is fitted to clean ones.
+"""Baselines: simpler detectors of attacks. Each is a function of images that is fitted to clean images.
 
 Each is called with the classifier and the data, and returns a function (N, C, H, W) in [0, 1] -> (N,), higher = more
-suspicious, with a gradient.
+anomalous, with a gradient.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TINY = 1e-3  # of distances: copies of training images have no dimensionality
 
 
 def random(classifier: nn.Module, data: DataSet) -> Callable[[Tensor], Tensor]:
-    """A number in [0, 1) that is drawn from the image's own bytes, and says nothing of it."""
+    """A pseudo-random number in [0, 1), computed from the bytes of the image."""
 
     def score(x: Tensor) -> Tensor:
         values = (255 * x.detach()).round().flatten(1).double()
@@ -38,8 +38,8 @@ def random(classifier: nn.Module, data: DataSet) -> Callable[[Tensor], Tensor]:
 
 
 def feature_squeezing(classifier: nn.Module, data: DataSet) -> Callable[[Tensor], Tensor]:
-    """The largest L1 distance between the classifier's probabilities for the image and for it with fewer bits (1 of
-    grey images, 5 of colours) or after a 2 x 2 median (Xu, Evans & Qi 2018, arXiv:1704.01155)."""
+    """The largest L1 distance between the classifier's probabilities for the image and for a copy with fewer bits (1
+    for grey images, 5 for colour images) or with a 2 x 2 median filter (Xu, Evans & Qi 2018, arXiv:1704.01155)."""
     classifier = classifier.eval()
     levels = (1 if data.test.shape[0] == 1 else 31) * 1.0
 
@@ -55,8 +55,8 @@ def feature_squeezing(classifier: nn.Module, data: DataSet) -> Callable[[Tensor]
 
 
 def autoencoder(classifier: nn.Module, data: DataSet) -> Callable[[Tensor], Tensor]:
-    """Mean squared error of reconstruction by a network with one narrow layer (as the detectors of MagNet, Meng & Chen
-    2017, arXiv:1705.09064)."""
+    """The mean squared reconstruction error of an autoencoder with one narrow layer (like the detectors of MagNet, Meng
+    & Chen 2017, arXiv:1705.09064)."""
     x = data.train.x[:LEARN_FROM].flatten(1).numpy() / 255
     network = MLPRegressor(
         hidden_layer_sizes=(128,), batch_size=128, max_iter=20, tol=0.0, n_iter_no_change=20, random_state=0
@@ -74,8 +74,8 @@ def autoencoder(classifier: nn.Module, data: DataSet) -> Callable[[Tensor], Tens
 
 
 def mahalanobis(classifier: nn.Module, data: DataSet) -> Callable[[Tensor], Tensor]:
-    """The least Mahalanobis distance of the classifier's last features to the mean of a class, with one covariance for
-    all (Lee et al. 2018, arXiv:1807.03888; of the last layer alone, without noise added to the input)."""
+    """The least Mahalanobis distance between the classifier's last features and the mean of a class, with one
+    covariance for all classes (Lee et al. 2018, arXiv:1807.03888; here for the last layer only, no input noise)."""
     features = _last_features(classifier)
     found, y = _learned(features, data.train)
     means = np.stack([found[y == label].mean(0) for label in np.unique(y)])
@@ -92,8 +92,8 @@ def mahalanobis(classifier: nn.Module, data: DataSet) -> Callable[[Tensor], Tens
 
 
 def lid(classifier: nn.Module, data: DataSet, k: int = 20) -> Callable[[Tensor], Tensor]:
-    """Local intrinsic dimensionality, by maximum likelihood from the k nearest training images in the classifier's last
-    features (Ma et al. 2018, arXiv:1801.02613; of one layer, and not fitted to attacks)."""
+    """The local intrinsic dimensionality, estimated by maximum likelihood from the k nearest training images in the
+    classifier's last features (Ma et al. 2018, arXiv:1801.02613; here for one layer, without fitting to attacks)."""
     features = _last_features(classifier)
     found, _ = _learned(features, data.train)
     neighbours = NearestNeighbors(n_neighbors=k).fit(found)
@@ -121,7 +121,7 @@ def _last_features(classifier: nn.Module) -> Callable[[Tensor], Tensor]:
     """Returns what maps images to the input of the classifier's last linear layer, (N, D)."""
     linear = [module for module in classifier.modules() if isinstance(module, nn.Linear)]
     if not linear:
-        raise ParameterError(f"{type(classifier).__name__} has no linear layer, whose input could be looked at")
+        raise ParameterError(f"{type(classifier).__name__} has no linear layer, so this baseline finds no features")
 
     def features(x: Tensor) -> Tensor:
         seen: list[Tensor] = []

@@ -10,7 +10,7 @@ Interval = list[float]  # low, high
 
 
 def auroc(clean: np.ndarray, attacked: np.ndarray) -> tuple[float, Interval]:
-    """clean: (m,), attacked: (n,) scores, higher = more suspicious. Returns the area under the ROC curve and its 95 %
+    """clean: (m,), attacked: (n,) scores, higher = more anomalous. Returns the area under the ROC curve and its 95 %
     interval (DeLong et al. 1988, on the logit scale, so that it stays within [0, 1])."""
     truth = np.r_[np.zeros(len(clean)), np.ones(len(attacked))]
     area = float(roc_auc_score(truth, np.r_[clean, attacked]))

@@ -38,12 +38,14 @@ DATA = {
             "Images of other sizes are refused. Photographs of other sizes need a model of their own.",
             "Most clean images are flagged after JPEG or WebP compression, and nearly all after noise of one 8-bit "
             "step.",
-            "On the whole CIFAR-10 the figures differ, because its images are split differently from those of the copy.",
+            "On the whole CIFAR-10 the figures differ, because its images are split differently from those of the "
+            "copy.",
         ],
     },
 }
 WARNING = (
-    "An attacker who knows the model evades it, and the weights are public. In the benchmark, every CIFAR-10 image evades "
+    "An attacker who knows the model evades it, and the weights are public. In the benchmark, every CIFAR-10 image "
+    "evades "
     "the detector within 2/255."
 )
 
@@ -131,7 +133,8 @@ def card(stem: str) -> str:
     if detector:
         lines += [f"- It takes {data['intended']}. It flags those that are improbable."]
         lines += [
-            "- It serves to measure how well detection works, and as a starting point for your own detector. It is not a product."
+            "- It serves to measure how well detection works, and as a starting point for your own detector. It is "
+            "not a product."
         ]
         lines += ["- The false-alarm rate holds for clean images like the calibration images."]
     else:

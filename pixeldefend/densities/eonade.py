@@ -24,7 +24,7 @@ from .sites import number_of_sites, to_row
 
 
 class EoNADE(Reorderable):
-    """Predicts every site from any set of other sites, by one net, and so is a NADE in every order of sites.
+    """Predicts every site from any set of other sites by one net, which is a NADE in every order of sites.
 
     `reordered(k)` is the density in another order, with the same weights; `OrderEnsemble(density, orderings)` mixes
     many.

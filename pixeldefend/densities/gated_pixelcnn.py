@@ -35,7 +35,7 @@ WITHHELD_LABELS = 0.1  # share of the labels that training does not see, so that
 
 
 class GatedPixelCNN(Autoregressive):
-    """PixelCNN with gates and two stacks; if there are classes, p(x|y) beside p(x).
+    """PixelCNN with gates and two stacks, which also models p(x|y) if there are classes.
 
     Args:
         event_shape: Shape of one image, (C, H, W), any C.
@@ -146,7 +146,7 @@ class GatedPixelCNN(Autoregressive):
 
     def _check_number(self, labels: Tensor, n: int) -> None:
         if len(labels) != n:
-            raise ParameterError(f"there are {len(labels)} labels, one for each image, but {n} images")
+            raise ParameterError(f"y must hold one label for each of the {n} images, got {len(labels)}")
 
     def _checked(self, y: int | Tensor) -> int | Tensor:
         labels = torch.as_tensor(y)
