@@ -148,8 +148,8 @@ def _from_file(path: Path, device: str | torch.device) -> nn.Module:
     except (RuntimeError, ValueError, KeyError) as error:
         raise ModelError(f"{path} cannot be loaded: {' '.join(str(error).split())[:200]}") from None
     raise ModelError(
-        f"{path} is neither a TorchScript nor a torch.export file; pickled models are refused, since loading one runs "
-        "whatever code it holds: export it with torch.export.save, or name it as MODULE:OBJECT"
+        f"{path} is neither a TorchScript nor a torch.export file; pickled models are refused, because loading one "
+        "runs the code that it holds: export it with torch.export.save, or name it as MODULE:OBJECT"
     )
 
 

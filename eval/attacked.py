@@ -96,5 +96,5 @@ def labelled_test(data: DataSet, limit: int | None) -> Images:
         DataError: If the test images have no labels.
     """
     if data.test.y is None:
-        raise DataError(f"{data.name} has no labels: without them nothing can be attacked")
+        raise DataError(f"{data.name} has no labels, which an attack needs")
     return data.test[:limit]

@@ -187,7 +187,7 @@ def _last_features(classifier: nn.Module) -> Callable[[Tensor], Tensor]:
     """Returns a function from images to the input of the classifier's last linear layer, (N, D)."""
     linear = [module for module in classifier.modules() if isinstance(module, nn.Linear)]
     if not linear:
-        raise ParameterError(f"{type(classifier).__name__} has no linear layer, whose input could be looked at")
+        raise ParameterError(f"{type(classifier).__name__} has no linear layer, so this baseline finds no features")
 
     def features(x: Tensor) -> Tensor:
         seen: list[Tensor] = []

@@ -138,7 +138,7 @@ def side_by_side(paths: list[Path]) -> str:
     """
     runs = [_read(path) for path in paths]
     if len(runs) < 2:
-        raise ParameterError(f"there must be two runs or more to compare, got {len(runs)}")
+        raise ParameterError(f"a comparison needs at least two runs, got {len(runs)}")
     letters = [chr(ord("A") + i) if i < 26 else str(i) for i in range(len(runs))]
     lines = []
     for letter, path, run in zip(letters, paths, runs, strict=True):

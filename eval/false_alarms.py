@@ -68,7 +68,7 @@ def class_rows(
         DataError: If there are no labels.
     """
     if clean.y is None or calibration.y is None:
-        raise DataError("there are no labels: false alarms cannot be counted by class")
+        raise DataError("the images have no labels, so false alarms cannot be counted by class")
     labels, own = clean.y.numpy(), calibration.y.numpy()
     p = conformal.class_p_values(scores, labels, scorer({"own": None}, calibration.x)["own"], own)
     rows = []

@@ -56,7 +56,7 @@ def read_entries(folder: Path | None = None) -> list[dict[str, Any]]:
     for path in sorted(folder.glob("*.json")):
         entries.append(found := read_results(path))
         if missing := {"detector", "data", "images", "rows", "false_alarms", "adaptive"} - found.keys():
-            raise DataError(f"{path} is no entry of a leaderboard: it has no {', '.join(sorted(missing))}")
+            raise DataError(f"{path} is not an entry of a leaderboard: it has no {', '.join(sorted(missing))}")
     if not entries:
         raise DataError(f"there are no entries in {folder}")
     return entries

@@ -99,7 +99,7 @@ def verdict(results: dict[str, Any]) -> str:
             f"{high:.0%}) of {best['images']} images within {best['eps']}/255 ({best['attack']}, 5 % false alarms)."
         )
     if failed := failed_checks(results["adaptive"]):
-        text += f" But {len(failed)} of the checks of these attacks FAIL: do not rely on that figure."
+        text += f" But {len(failed)} checks of these attacks FAIL: do not rely on this figure."
     return text
 
 

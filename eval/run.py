@@ -251,10 +251,12 @@ def validate_names(names: list[str] | None, there: dict[str, Any]) -> list[str]:
 def _check_other_data(data: DataSet, other_data: Sequence[DataSet]) -> None:
     titles = [other.name for other in other_data]
     if len(set(titles)) < len(titles):
-        raise ParameterError(f"other data need different names, got {', '.join(titles)}")
+        raise ParameterError(f"other data sets must have different names, got {', '.join(titles)}")
     for other in other_data:
         if other.test.shape != data.test.shape:
-            raise DataError(f"{other.name} holds images of shape {other.test.shape}, {data.name} {data.test.shape}")
+            raise DataError(
+                f"{other.name} holds images of shape {other.test.shape}, but {data.name} of shape {data.test.shape}"
+            )
 
 
 def _warnings(data: DataSet, recipe: dict[str, Any] | None) -> list[str]:

@@ -38,7 +38,10 @@ def in_batches(function: Callable[[Any], T], x: Any, batch_size: int) -> Iterato
             if len(part) <= 1 or not is_out_of_memory(error):
                 raise
             batch_size = len(part) // 2
-            warnings.warn(f"{len(part)} at once do not fit into memory; continuing with {batch_size}", stacklevel=2)
+            warnings.warn(
+                f"a batch of {len(part)} does not fit into memory; continuing with batches of {batch_size}",
+                stacklevel=2,
+            )
             continue
         yield result
         start += len(part)

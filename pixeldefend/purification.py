@@ -75,7 +75,7 @@ def purify(
     moving = torch.arange(len(batch))
     if adaptive:
         if not isinstance(density, Detector):
-            raise ParameterError("adaptive wants a Detector, which knows what is probable enough; got a density alone")
+            raise ParameterError("adaptive needs a Detector, which has a threshold; got a density")
         moving = torch.from_numpy(density.is_adversarial(batch)).nonzero()[:, 0]
 
     def move(part: Tensor) -> Tensor:

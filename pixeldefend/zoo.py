@@ -224,7 +224,7 @@ class DetectorSet:
         try:
             if backend is not None:
                 if not isinstance(made, Detector):
-                    raise ParameterError(f"a {type(made).__name__} runs on no backend but its own")
+                    raise ParameterError(f"a {type(made).__name__} cannot run on another backend")
                 made = made.with_backend(backend)
             if classifier is not None:
                 made = copy.copy(made)

@@ -118,7 +118,7 @@ def test_other_errors_say_what_is_wrong(tiny_density):
         purify(x, 8, Detector())
     with pytest.raises(ValueError, match=r"models images of shape \(1, 8, 8\), got \(1, 9, 9\)"):
         purify(np.zeros((9, 9), np.uint8), 8, tiny_density)
-    with pytest.raises(ValueError, match="adaptive wants a Detector"):
+    with pytest.raises(ValueError, match="adaptive needs a Detector"):
         purify(x, 8, tiny_density, adaptive=True)
     with pytest.raises(ValueError, match=r"method must be one of auto, .*, got 'magic'"):
         purify(x, 8, tiny_density, method="magic")

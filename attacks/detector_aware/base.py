@@ -73,7 +73,7 @@ class DetectorAwarePGD(FixedEpsilonAttack):
         if norm not in DISTANCES:
             raise ParameterError(f"norm must be one of {', '.join(DISTANCES)}, got {norm!r}")
         if not regions:
-            raise ParameterError("regions must be at least one entropy, 0 for all pixels")
+            raise ParameterError("regions must hold at least one entropy; 0 selects all pixels")
         self.detector = detector
         self.steps, self.step, self.restarts, self.norm, self.seed = steps, step, restarts, norm, seed
         self.regions = tuple(regions)

@@ -12,38 +12,40 @@ from .sources import ROOT
 
 WEIGHTS = ROOT / "pixeldefend" / "weights"
 
-# what the JSON files cannot say: where the images come from and what may be done with them
+# what the JSON files do not hold: the source of the images, and the terms of their use
 DATA = {
     "fashion-mnist": {
         "title": "Fashion-MNIST",
         "content": "70,000 grey images of clothes, 28 x 28 pixels, in ten classes, from the catalogue of Zalando",
         "source": "<https://github.com/zalandoresearch/fashion-mnist> (Xiao, Rasul & Vollgraf 2017)",
         "terms": "MIT licence, by Zalando SE",
-        "intended": "28 x 28 grey images that look like Fashion-MNIST's: one centred piece of clothing on black",
+        "intended": "28 x 28 grey images like those of Fashion-MNIST: one centred piece of clothing on black",
         "limits": [
-            "Images of other sizes are refused. Other content is not what it models: handwritten digits are hardly "
-            "flagged more often than clothes.",
+            "Images of other sizes are refused. The detector is not made to find other content: handwritten digits are "
+            "hardly flagged more often than clothes.",
             "Nearly every clean image is flagged after JPEG or WebP compression, blur or noise.",
         ],
     },
     "cifar10": {
         "title": "CIFAR-10",
-        "content": "60,000 colour photographs, 32 x 32 pixels, in ten classes; these models saw a copy with 49,923 "
-        "training and 5,000 test images",
+        "content": "60,000 colour photographs, 32 x 32 pixels, in ten classes. These models used a copy with "
+        "49,923 training and 5,000 test images",
         "source": "<https://www.cs.toronto.edu/~kriz/cifar.html> (Krizhevsky 2009)",
-        "terms": "no explicit licence; its authors ask for a citation, and it is used for research. The photographs "
-        "were collected from the web, and their rights are with their owners. Check whether your use is allowed",
-        "intended": "32 x 32 colour photographs that were scaled down like CIFAR-10's",
+        "terms": "no explicit licence. Its authors ask for a citation, and it is used for research. The photographs "
+        "were collected from the web, and their owners hold the rights. Check whether your use is allowed",
+        "intended": "32 x 32 colour photographs that were scaled down like those of CIFAR-10",
         "limits": [
             "Images of other sizes are refused. Photographs of other sizes need a model of their own.",
             "Most clean images are flagged after JPEG or WebP compression, and nearly all after noise of one 8-bit "
             "step.",
-            "On the whole CIFAR-10 the figures differ: its images are divided into other parts than those of the copy.",
+            "On the whole CIFAR-10 the figures differ, because its images are split differently from those of the "
+            "copy.",
         ],
     },
 }
 WARNING = (
-    "An attacker who knows the model evades it. The weights are public: on CIFAR-10 every image that was tried evades "
+    "An attacker who knows the model evades it, and the weights are public. In the benchmark, every CIFAR-10 image "
+    "evades "
     "the detector within 2/255."
 )
 
@@ -64,7 +66,7 @@ def _what(card: dict[str, Any]) -> str:
     statistic = parameters.get("statistic", parameters.get("score"))
     scales = f"{made['scales']} scale{'s' * (made['scales'] > 1)}"
     streams = f"{made['streams']} stream{'s' * (made['streams'] > 1)}"
-    return f"PixelCNN++ with {scales}, {streams}, {made['mixtures']} logistics; statistic `{statistic}`"
+    return f"PixelCNN++ with {scales}, {streams} and {made['mixtures']} logistics; its statistic is `{statistic}`"
 
 
 def _metric(card: dict[str, Any]) -> str:
@@ -104,7 +106,7 @@ def card(stem: str) -> str:
     loader = f"load_{found['kind']}"
     lines = [
         f"The {found['kind']} is a {_what(found)}.",
-        f"It has {_parameters(stem)} parameters and a file of {_size(stem)}.",
+        f"It has {_parameters(stem)} parameters. Its file has {_size(stem)}.",
         "",
         "```python",
         f"from pixeldefend import {loader}",
@@ -129,14 +131,15 @@ def card(stem: str) -> str:
         "",
     ]
     if detector:
-        lines += [f"- It flags {data['intended']} and whose pixels are improbable."]
+        lines += [f"- It takes {data['intended']}. It flags those that are improbable."]
         lines += [
-            "- It measures how well detectors work. It is a starting point for your own, not a product by itself."
+            "- It serves to measure how well detection works, and as a starting point for your own detector. It is "
+            "not a product."
         ]
-        lines += ["- The false-alarm rate holds for clean images like those that calibrated it."]
+        lines += ["- The false-alarm rate holds for clean images like the calibration images."]
     else:
         lines += [f"- It is the classifier that the benchmark attacks. It expects {data['intended']}."]
-        lines += ["- It is small and was trained for minutes. It is not meant for classifying images in earnest."]
+        lines += ["- It is small and was trained for minutes. It is not meant for real classification tasks."]
         lines += ["- It was not adversarially trained. Every attack of the benchmark fools it."]
     lines += ["", "## Limits", ""]
     lines += [f"- {limit}" for limit in data["limits"] if detector or limit.startswith(("Images", "On the"))]

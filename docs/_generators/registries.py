@@ -55,7 +55,7 @@ def attacks() -> str:
 
     rows = []
     for name, attack in ATTACKS.items():
-        budget = "the least that succeeds" if attack.eps is None else _budget(name, attack.eps)
+        budget = "the smallest that succeeds" if attack.eps is None else _budget(name, attack.eps)
         rows.append((f"`{name}`", attack_title(name), f"`{type(attack.make()).__name__}`", budget))
     return table(["name", "attack", "foolbox's class", "budget"], rows)
 

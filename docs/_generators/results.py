@@ -20,9 +20,9 @@ ADAPTIVE_TITLES = {
     "selective-pgd": "selective PGD",
     "orthogonal-pgd": "orthogonal PGD",
     "spsa": "SPSA: scores and logits, no gradients",
-    "transfer-pgd": "transfer: joint loss on models that were trained apart",
-    "bpda-pgd": "BPDA through purification: the purified image is still misclassified",
-    "bpda-joint-pgd": "BPDA through purification: misclassified, and not flagged",
+    "transfer-pgd": "transfer: joint loss on surrogate models",
+    "bpda-pgd": "BPDA: the purified image is misclassified",
+    "bpda-joint-pgd": "BPDA: the purified image is misclassified, and the image is not flagged",
 }
 GRADIENT = ("blind-pgd", "joint-pgd", "selective-pgd", "orthogonal-pgd")
 EXPENSIVE = ("spsa", "transfer-pgd", "bpda-pgd", "bpda-joint-pgd")

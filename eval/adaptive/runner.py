@@ -97,7 +97,7 @@ def run_adaptive(
     budgets = _budgets(eps)
     expensive_budgets = budgets if expensive_eps is None else _budgets(expensive_eps)
     if test.y is None:
-        raise DataError("without labels nothing can be attacked")
+        raise DataError("an attack needs labels, and the images have none")
     settings = Settings(steps=steps, restarts=restarts, purify_eps=purify_eps, seed=seed, chunk=chunk)
     runner = Runner(detector, classifier, settings, surrogate=surrogate, cache=cache or Cache(), progress=progress)
     with modes_kept(classifier, getattr(detector, "density", None)):

@@ -104,8 +104,8 @@ def rank(fpr: float, n: int, confidence: float | None = None) -> int:
     if k < 1:
         promise = f"fpr {fpr:g}" if confidence is None else f"fpr {fpr:g} with confidence {confidence:g}"
         raise CalibrationError(
-            f"{promise} needs at least {images_needed(fpr, confidence)} calibration images, there are {n}: "
-            "give more, or allow a higher fpr"
+            f"{promise} needs at least {images_needed(fpr, confidence)} calibration images, got {n}: "
+            "give more images, or a higher fpr"
         )
     return min(k, n)
 

@@ -25,7 +25,7 @@ def benchmark(
         list[str],
         typer.Option(
             help="The detector: the name of a shipped one ({detectors}), the path of a saved one, a baseline "
-            "({baselines}) or MODULE:OBJECT. If the option is repeated, the detectors are compared in one table."
+            "({baselines}) or MODULE:OBJECT. Repeat the option to compare several detectors in one table."
         ),
     ],
     classifier: Annotated[
@@ -42,16 +42,20 @@ def benchmark(
     out: Annotated[
         Path,
         typer.Option(
-            help="The folder for results.json, results.md, roc.png and report.html, or for comparison.json and "
-            "comparison.md of several detectors."
+            help="The folder for results.json, results.md, roc.png and report.html. For several detectors it gets "
+            "comparison.json and comparison.md."
         ),
     ],
     suite: Annotated[
         str | None,
         typer.Option(
-            help="A set of options by name: {suites}. Quick runs five attacks on 100 images, standard all attacks on "
-            "1,000 images, adaptive also attacks that know the detector, full all on all test images. Options given "
-            "beside it take precedence. With several detectors, what is for one at a time is left out."
+            help="A named set of options: {suites}. quick runs five attacks on 100 images. standard runs all attacks "
+            "on 1,000 "
+            ""
+            "images. adaptive also runs attacks that know the detector. full runs them all on all test images. Other "
+            "options "
+            "override those of the suite. With several detectors, the suite leaves out --corruptions, --oracle and "
+            "--by-class."
         ),
     ] = None,
     attacks: Annotated[
@@ -75,8 +79,8 @@ def benchmark(
         str,
         typer.Option(
             help="The statistics beside the detector's own, separated by commas: {statistics}, "
-            "{classifier_statistics}. The default is all that need one pass of the density and no classifier, or with "
-            "several detectors bits_per_dim and excess_surprisal.",
+            "{classifier_statistics}. The default is all statistics that need one pass of the density and no "
+            "classifier. With several detectors, it is bits_per_dim and excess_surprisal.",
             rich_help_panel=MEASURES,
         ),
     ] = "",
@@ -92,35 +96,35 @@ def benchmark(
         bool,
         typer.Option(
             "--corruptions",
-            help="Measure also how often clean images are flagged after a benign corruption.",
+            help="Also measure how often clean images are flagged after benign corruptions.",
             rich_help_panel=MEASURES,
         ),
     ] = False,
     other: Annotated[
         list[str],
         typer.Option(
-            help="Another data set of images of the same shape: measure also how often they are flagged. The option "
-            "may be repeated.",
+            help="Another data set with images of the same shape. The benchmark also measures how often its images are "
+            "flagged. The option may be repeated.",
             rich_help_panel=MEASURES,
         ),
     ] = [],  # noqa: B006
     by_class: Annotated[
         bool,
-        typer.Option("--by-class", help="Measure also the false alarms of each class.", rich_help_panel=MEASURES),
+        typer.Option("--by-class", help="Also measure the false alarms of each class.", rich_help_panel=MEASURES),
     ] = False,
     oracle: Annotated[
         bool,
         typer.Option(
             "--oracle",
-            help="Fit also a classifier of all statistics to each attack, as an upper bound.",
+            help="Also fit a classifier of all statistics to each attack, as an upper bound on detection.",
             rich_help_panel=MEASURES,
         ),
     ] = False,
     adaptive: Annotated[
         str,
         typer.Option(
-            help="The attacks that know the detector, separated by commas: {detector_aware_attacks}; or all. The "
-            "default is none.",
+            help="The attacks that know the detector, separated by commas: {detector_aware_attacks}. The value 'all' "
+            "selects all of them. The default is none.",
             rich_help_panel=AWARE,
         ),
     ] = "",
@@ -128,7 +132,7 @@ def benchmark(
         int | None,
         typer.Option(
             min=1,
-            help="The number of images that the attacks that know the detector try. The default is 100.",
+            help="The number of images for the attacks that know the detector. The default is 100.",
             rich_help_panel=AWARE,
         ),
     ] = None,
@@ -160,8 +164,8 @@ def benchmark(
         int | None,
         typer.Option(
             min=1,
-            help="The number of images for the expensive attacks: those without gradients, through purification, or "
-            "by transfer. The default is 20.",
+            help="The number of images for the expensive attacks: without gradients, through purification and by "
+            "transfer. The default is 20.",
             rich_help_panel=AWARE,
         ),
     ] = None,
@@ -176,15 +180,15 @@ def benchmark(
     surrogate_classifier: Annotated[
         str | None,
         typer.Option(
-            help="The classifier of an attacker who has none of the models and attacks by transfer from others. It is "
-            "named as for --classifier.",
+            help="The surrogate classifier of a transfer attack, whose attacker does not have the attacked models. It "
+            "takes the values of --classifier.",
             rich_help_panel=AWARE,
         ),
     ] = None,
     surrogate_detector: Annotated[
         str | None,
         typer.Option(
-            help="The detector of an attacker who attacks by transfer. It is named as for --detector.",
+            help="The surrogate detector of a transfer attack. It takes the values of --detector.",
             rich_help_panel=AWARE,
         ),
     ] = None,
@@ -193,15 +197,15 @@ def benchmark(
     cache: Annotated[
         Path | None,
         typer.Option(
-            help="The folder that caches attacked images. A run that was interrupted goes on from there.",
+            help="The folder that caches attacked images. An interrupted run continues from there.",
             rich_help_panel=MACHINE,
         ),
     ] = None,
 ) -> None:
     """Measure how well attacks are detected.
 
-    Thresholds are frozen on clean calibration images, then test images are attacked. For each attack and statistic it
-    reports the AUROC and the share detected at 1 % and 5 % false alarms. It writes results.json, results.md, roc.png
+    It fixes the thresholds on clean calibration images, and then attacks test images. For each attack and statistic, it
+    reports the AUROC and the shares detected at 1 % and 5 % false alarms. It writes results.json, results.md, roc.png
     and report.html.
     """
     from .. import eval as evaluation
@@ -211,11 +215,11 @@ def benchmark(
     titles = [Path(name).stem for name in detector]
     several = len(titles) > 1
     if len(set(titles)) < len(titles):
-        raise ParameterError(f"detectors are told apart by their files' names, got {', '.join(titles)}")
+        raise ParameterError(f"detectors must have different file names, got {', '.join(titles)}")
     if several and (corruptions or other or oracle or by_class):
-        raise ParameterError("--corruptions, --other, --oracle and --by-class are for one detector at a time")
+        raise ParameterError("--corruptions, --other, --oracle and --by-class work with one detector only")
     if (surrogate_classifier is None) != (surrogate_detector is None):
-        raise ParameterError("--surrogate-classifier and --surrogate-detector go together")
+        raise ParameterError("--surrogate-classifier and --surrogate-detector must be given together")
     if suite is not None and suite not in evaluation.SUITES:
         raise ParameterError(f"unknown suite {suite!r}; there are: {', '.join(evaluation.SUITES)}")
     options: dict[str, Any] = {} if suite is None else dict(evaluation.SUITES[suite])
@@ -280,7 +284,7 @@ def compare(
         list[Path], typer.Argument(help="Two or more results.json of benchmark runs, or the folders that hold them.")
     ],
 ) -> None:
-    """Set the results of several benchmark runs side by side, attack by attack."""
+    """Compare the results of several benchmark runs, with one row per attack."""
     from ..eval import side_by_side
 
     typer.echo(side_by_side(results))
@@ -291,7 +295,7 @@ def leaderboard(
         Path | None, typer.Argument(help="A folder of entries. By default the shipped entries are shown.")
     ] = None,
 ) -> None:
-    """Print how detectors do under the same protocol: the shipped ones and baselines."""
+    """Print a table that compares detectors under one protocol: the shipped detectors and baselines."""
     from ..eval import leaderboard_table
 
     typer.echo(leaderboard_table(folder))
@@ -314,7 +318,10 @@ def aware_options(
     chosen = {name: value for name, value in given.items() if value}
     if suite is None and not attacks:
         if chosen or surrogate:
-            raise ParameterError("--eps, --steps and the like are for --adaptive, or a suite that has it")
+            raise ParameterError(
+                "--eps, --steps and the other options of attacks that know the detector need --adaptive, or a suite "
+                "with it"
+            )
         return None
     if (names := names_of(attacks)) not in (None, ["all"]):
         chosen["attacks"] = names

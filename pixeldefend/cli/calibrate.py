@@ -23,45 +23,47 @@ def calibrate(
     statistic: Annotated[
         str,
         typer.Option(
-            help="The statistic that gives an image its anomaly score: {statistics}; with --classifier also "
+            help="The statistic that gives an image its anomaly score: {statistics}. With --classifier, it may also be "
             "{classifier_statistics}."
         ),
     ] = "excess_surprisal",
     classifier: Annotated[
         str | None,
         typer.Option(
-            help="The classifier for statistics that ask one: the name of a shipped one ({classifiers}) or the path of "
+            help="The classifier for statistics that need one: the name of a shipped one ({classifiers}) or the path "
+            "of "
             "a saved one."
         ),
     ] = None,
     fpr: Annotated[
-        float, typer.Option(help="The rate of false alarms: the share of clean images that may be flagged.")
+        float, typer.Option(help="The false-alarm rate: the largest share of clean images that are flagged.")
     ] = 0.01,
     confidence: Annotated[
         float | None,
         typer.Option(
-            help="The probability, over the draw of the calibration images, with which the rate of false alarms is at "
-            "most --fpr. By default the rate is --fpr on average."
+            help="The probability, over the draw of the calibration images, that the false-alarm rate is at most "
+            "--fpr. "
+            "By default, the rate is at most --fpr on average."
         ),
     ] = None,
     corruption: Annotated[
         list[str],
         typer.Option(
-            help="A benign corruption of your own pipeline: {corruptions}. The rate of false alarms then holds for "
-            "images that went through it, too. The option may be repeated."
+            help="A benign corruption in your own pipeline: {corruptions}. The false-alarm rate then also holds for "
+            "corrupted images. The option may be repeated."
         ),
     ] = [],  # noqa: B006
     backend: Annotated[
         list[str],
-        typer.Option(help="A further backend to calibrate for: {backends}. The option may be repeated."),
+        typer.Option(help="A further backend for which to calibrate: {backends}. The option may be repeated."),
     ] = [],  # noqa: B006
     data_dir: DataDir = Path("data"),
     device: Device = "cpu",
 ) -> None:
-    """Make a detector of a trained density, and try it on the data set's clean test images.
+    """Calibrate a detector with a trained density, and measure its false alarms on clean test images.
 
-    The data set must be the one that the density was trained on, or one that it has seen nothing of: the images that
-    calibrate are held out from its training.
+    The data set must be the training data of the density, or entirely new to the density. The calibration images are
+    held out from training.
     """
     from ..training.calibrate import calibrate as calibrate_detector
 

@@ -57,7 +57,7 @@ def reported(debug: Callable[[], bool] = lambda: False) -> Iterator[None]:
 def message_of(error: Exception) -> str:
     """Returns what a one-line report says about an error."""
     if isinstance(error, FileExistsError):
-        return f"{error.filename} is a file, where a folder is wanted"
+        return f"{error.filename} is a file, but must be a folder"
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__

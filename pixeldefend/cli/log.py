@@ -59,13 +59,16 @@ def log(
     verdict: Annotated[Verdict | None, typer.Option(help="List only rows with this verdict.")] = None,
     client: Annotated[str | None, typer.Option(help="List only rows of this client.")] = None,
     feedback: Annotated[Feedback | None, typer.Option(help="List only rows with this feedback.")] = None,
-    days: Annotated[float | None, typer.Option(min=0, help="List only rows of the last so many days.")] = None,
+    days: Annotated[float | None, typer.Option(min=0, help="List only rows of this number of last days.")] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="The largest number of rows. The default is 20 in a table, else all.")
+        int | None,
+        typer.Option(
+            min=1, help="The largest number of rows. The default is 20 for a table, and all rows for other formats."
+        ),
     ] = None,
     format_: Annotated[Listing, typer.Option("--format", help="The format of the rows.")] = Listing.table,
     output: Annotated[
-        Path | None, typer.Option(help="The file to write the rows to. It is written whole or not at all.")
+        Path | None, typer.Option(help="The file for the rows. It is complete, or it is not written.")
     ] = None,
 ) -> None:
     """List or export the audit log, the newest rows first."""
@@ -73,7 +76,7 @@ def log(
     from ..screening.records import LOG_COLUMNS, row_writer
 
     if format_ is Listing.parquet and output is None:
-        raise ParameterError("--format parquet wants --output")
+        raise ParameterError("--format parquet needs --output")
     audit_log = AuditLog(path, read_only=True)
     try:
         rows = audit_log.rows(

@@ -80,7 +80,7 @@ def renamed(command: str, arguments: list[str]) -> list[str]:
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if new := RENAMED.get(command, {}).get(name):
-            typer.echo(f"pixeldefend: {name} is called {new} now; the old name will go with the next release", err=True)
+            typer.echo(f"pixeldefend: {name} is now called {new}; the next release removes the old name", err=True)
             argument = f"{new}{equals}{value}"
         found.append(argument)
     return found
@@ -92,12 +92,12 @@ def program(
         bool,
         typer.Option(
             "--debug",
-            help=f"Show the traceback of every error. It may stand before or after the command; {DEBUG_VARIABLE}=1 in "
-            "the environment does the same.",
+            help="Show the traceback of every error. The option may stand before or after the command. The environment "
+            f"variable {DEBUG_VARIABLE}=1 does the same.",
         ),
     ] = False,
 ) -> None:
-    """Find adversarial images by how improbable they are."""
+    """Find adversarial images by their probability under a density model of clean images."""
     ctx.ensure_object(dict)["debug"] = debug or debug_by_environment()
 
 
@@ -141,20 +141,20 @@ DetectorName = Annotated[
     str | None,
     typer.Option(
         "--detector",
-        help="The name of a shipped detector ({detectors}) or the path of a saved one. By default, every image is "
-        "judged by the shipped detector for its size.",
+        help="The name of a shipped detector ({detectors}) or the path of a saved one. By default, the "
+        "size of an image selects a shipped detector.",
     ),
 ]
 Fpr = Annotated[
     float | None,
     typer.Option(
-        help="The rate of false alarms: the share of clean images that may be flagged. The default is the detector's "
-        "own rate, 0.01 for the shipped ones."
+        help="The false-alarm rate: the largest share of clean images that are flagged. The default is the rate of the "
+        "detector; that of the shipped detectors is 0.01."
     ),
 ]
 Backend = Annotated[
     str | None,
-    typer.Option(help="The backend that runs the density: {backends}. The default is the detector's own."),
+    typer.Option(help="The backend that runs the density: {backends}. The default is the backend of the detector."),
 ]
 Device = Annotated[
     str, typer.Option(callback=checked_device, help="The device, as torch names it: cpu, cuda, cuda:1 and so on.")
@@ -169,9 +169,9 @@ Data = Annotated[
     ),
 ]
 DataDir = Annotated[
-    Path, typer.Option(help="The folder that named data sets are kept in, and downloaded to if they are not there.")
+    Path, typer.Option(help="The folder for named data sets. A data set that is not there is downloaded.")
 ]
-Log = Annotated[Path, typer.Option("--log", help="The audit log, an SQLite file. It is made if it is not there.")]
+Log = Annotated[Path, typer.Option("--log", help="The audit log, an SQLite file. It is created if it does not exist.")]
 MaxRows = Annotated[int | None, typer.Option(min=1, help="The largest number of rows that the log keeps.")]
 MaxDays = Annotated[float | None, typer.Option(help="The number of days after which a row of the log is deleted.")]
 DEFAULT_LOG = Path("pixeldefend-log.sqlite")

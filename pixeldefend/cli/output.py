@@ -124,7 +124,7 @@ def check_picture(picture: Path | None) -> None:
     from ..serialization import check_writable
 
     if picture.suffix.lower() != ".png" or not picture.parent.is_dir():
-        raise ParameterError(f"--picture wants the name of a .png file in a folder that exists, got {picture}")
+        raise ParameterError(f"--picture must be a .png file in an existing folder, got {picture}")
     check_writable(picture)
 
 

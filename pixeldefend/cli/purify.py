@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def purify(
     paths: Paths,
-    out: Annotated[Path, typer.Option(help="The folder for the purified images. It is made if it is not there.")],
+    out: Annotated[Path, typer.Option(help="The folder for the purified images. It is created if it does not exist.")],
     eps: Annotated[int, typer.Option(help="The largest change of a sub-pixel, in 8-bit steps from 0 to 255.")] = 16,
     detector: DetectorName = None,
     adaptive: Annotated[
@@ -27,20 +27,22 @@ def purify(
     classifier: Annotated[
         str | None,
         typer.Option(
-            help="The classifier that labels images before and after, and that the detector's statistic asks if it "
-            "asks one: the name of a shipped one ({classifiers}) or the path of a saved one."
+            help="The classifier that labels images before and after purification: the name of a shipped one "
+            "({classifiers}) or the path of a saved one. The detector's statistic uses it, if it needs a classifier."
         ),
     ] = None,
     picture: Annotated[
         Path | None,
-        typer.Option(help="The PNG that shows images, surprisals, purified images and what changed between them."),
+        typer.Option(
+            help="A PNG file to write, which shows images, surprisals, purified images and their differences."
+        ),
     ] = None,
     batch_size: BatchSize = 64,
     device: Device = "cpu",
 ) -> None:
-    """Purify images (PixelDefend): move them back towards what is probable.
+    """Purify images (PixelDefend): replace pixels by more probable values.
 
-    It writes one PNG an image and prints one line of JSON a file. Exit status: 0, or 2 on any error.
+    It writes one PNG per image, and prints one line of JSON per file. Exit status: 0, or 2 on any error.
     """
     from ..screening import find_files
     from ..screening import screen as screen_files
@@ -51,7 +53,7 @@ def purify(
     check_picture(picture)
     files = list(find_files(sources_of(paths)))
     if not files:
-        raise ParameterError("nothing to purify: standard input holds no path")
+        raise ParameterError("nothing to purify: standard input lists no file")
     asked = None if classifier is None else load_classifier(classifier, device=device)
     options: dict[str, Any] = dict(batch_size=batch_size, device=device, classifier=asked)
     screened = screen_files(files, detector, maps=picture is not None, **options)

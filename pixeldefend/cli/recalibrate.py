@@ -14,21 +14,22 @@ def recalibrate(
     detector: Annotated[
         str, typer.Option(help="The detector: the name of a shipped one ({detectors}) or the path of a saved one.")
     ],
-    from_log: Annotated[Path, typer.Option(help="The audit log, with feedback that confirms images as clean.")],
+    from_log: Annotated[Path, typer.Option(help="The audit log. Its feedback must confirm images as clean.")],
     out: Annotated[Path, typer.Option(help="The detector to write, a .safetensors file.")],
     fpr: Fpr = None,
     backend: Annotated[
         str | None,
         typer.Option(
-            help="The backend that made the scores of the log: {backends}. The default is the detector's own."
+            help="The backend that computed the scores of the log: {backends}. The default is the backend of the "
+            "detector."
         ),
     ] = None,
     anyway: Annotated[
         bool,
-        typer.Option("--anyway", help="Go on even if the confirmed images do not look like the rest of the traffic."),
+        typer.Option("--anyway", help="Continue even if the confirmed images do not resemble the rest of the traffic."),
     ] = False,
 ) -> None:
-    """Calibrate a detector on images of your traffic that were confirmed clean, and tell how its threshold moves."""
+    """Calibrate a detector on images of your traffic that were confirmed clean, and print the old and new threshold."""
     from ..screening.recalibrate import recalibrate as recalibrate_detector
 
     made = recalibrate_detector(detector, from_log, out, fpr=fpr, backend=backend, like_traffic=not anyway)

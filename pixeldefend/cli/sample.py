@@ -31,13 +31,13 @@ def sample(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The file to write: a .png or .npz of images, one .wav or .npz of audio, a .txt of text, an .npz of "
-            "rows. By default text is printed."
+            help="The file to write: .png or .npz for images, .wav or .npz for audio, .txt for text, .npz for rows. By "
+            "default, text is printed."
         ),
     ] = None,
     prompt: Annotated[str, typer.Option(help="The text that every sample continues.")] = "",
     temperature: Annotated[
-        float, typer.Option(help="The temperature. Samples are more probable and less varied below 1.")
+        float, typer.Option(help="The temperature. Below 1, samples are more probable and vary less.")
     ] = 1.0,
     length: Annotated[
         int | None, typer.Option(min=1, help="The number of characters or samples of one text or sound.")
@@ -55,13 +55,16 @@ def sample(
 
     model = load_density(density, device=device)
     if not isinstance(model, Autoregressive):
-        raise ParameterError(f"{density} is a {type(model).__name__}; call its method sample(n) in Python")
+        raise ParameterError(
+            f"{density} is a {type(model).__name__}; this command cannot sample from it; call its method sample(n) "
+            "in Python"
+        )
     kind = _kind(model)
     if (suffix := "" if out is None else out.suffix.lower()) not in SUFFIXES[kind]:
         wanted = " or ".join(name for name in SUFFIXES[kind] if name)
-        raise ParameterError(f"{density} models {kind}: --out wants a file {wanted}, got {out or 'none'}")
+        raise ParameterError(f"{density} models {kind}: --out must be a file {wanted}, got {out or 'none'}")
     if prompt and kind != "text":
-        raise ParameterError(f"{density} models {kind}, which have no prompt")
+        raise ParameterError(f"{density} models {kind}, which take no --prompt")
     if out is not None:
         check_writable(out)
     x = model.sample(

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from ..screening import Screened, Statistics
 
 COLOURS = {"clean": "green", "adversarial": "bold red", "error": "yellow"}
-ALARMS = {"drift": "scores have drifted from the calibration images'", "attacks": "too many images are anomalous"}
+ALARMS = {
+    "drift": "the scores no longer look like those of the calibration images",
+    "attacks": "too many images are anomalous",
+}
 
 
 class Engine(StrEnum):
@@ -34,26 +37,27 @@ def screen(
     fpr: Fpr = None,
     format_: Annotated[Format, typer.Option("--format", help="The format of the records.")] = Format.table,
     output: Annotated[
-        Path | None, typer.Option(help="The file to write the records to. It is written whole or not at all.")
+        Path | None, typer.Option(help="The file for the records. It is complete, or it is not written.")
     ] = None,
     heatmaps: Annotated[
         Path | None,
-        typer.Option(help="The folder for one PNG an image, which shows it beside the surprisal of its pixels."),
+        typer.Option(help="The folder for one PNG per image, which shows the image and the surprisal of its pixels."),
     ] = None,
     picture: Annotated[
-        Path | None, typer.Option(help="The PNG that shows all images, their verdicts and their surprisals.")
+        Path | None,
+        typer.Option(help="A PNG file to write, which shows the images, their verdicts and their surprisals."),
     ] = None,
     classifier: Annotated[
         str | None,
         typer.Option(
-            help="The classifier that the detector's statistic asks, if it asks one: the name of a shipped one "
-            "({classifiers}) or the path of a saved one."
+            help="The classifier, if the detector's statistic needs one: the name of a shipped one ({classifiers}) or "
+            "the path of a saved one."
         ),
     ] = None,
     backend: Backend = None,
     batch_size: BatchSize = 64,
     device: Device = "cpu",
-    timing: Annotated[bool, typer.Option("--timing", help="Report on standard error where the time went.")] = False,
+    timing: Annotated[bool, typer.Option("--timing", help="Report the time of each stage on standard error.")] = False,
     drift: Annotated[
         bool,
         typer.Option(
@@ -64,40 +68,42 @@ def screen(
         Engine,
         typer.Option(
             help="What runs the screening. With ray, several processes or machines write a folder of Parquet files to "
-            "--output; that needs the extra 'scale'."
+            "--output. This needs the extra 'scale'."
         ),
     ] = Engine.local,
     column: Annotated[
         str | None,
         typer.Option(
-            help="For ray: the column of Parquet sources that holds the image files; 'image' by default. A folder at a "
-            "URL counts as Parquet if this is given or its name ends in .parquet."
+            help="For ray: the column of Parquet sources that holds the image files. The default is 'image'. A "
+            "folder at a "
+            "URL is read as Parquet if this option is given or the name of the folder ends in .parquet."
         ),
     ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="For ray: the number of workers. The default is one a GPU or one a CPU, on a cluster less one.",
+            help="For ray: the number of workers. The default is one per GPU or CPU; on a cluster, it is one fewer.",
         ),
     ] = None,
     ray_address: Annotated[
-        str | None, typer.Option(help="For ray: the address of a cluster. By default this machine is the cluster.")
+        str | None, typer.Option(help="For ray: the address of a cluster. By default, Ray runs on this machine.")
     ] = None,
 ) -> None:
-    """Screen images: one record a file, in order.
+    """Screen images, and write one record per file, in the order of the files.
 
-    Exit status: 0 if no image is flagged, 1 if some are, 2 on any error.
+    Exit status: 0 if no image is flagged, 1 if an image is flagged, 2 on any error.
     """
     if engine is Engine.ray:
         if heatmaps or picture or classifier or timing or drift or format_ is not Format.table:
             raise ParameterError(
-                "--engine ray writes Parquet to --output, and knows no other output option and no --classifier"
+                "--engine ray writes Parquet to --output; it takes no other output option, no --drift and no "
+                "--classifier"
             )
         options = dict(fpr=fpr, backend=backend, device=device, batch_size=batch_size, column=column, workers=workers)
         _screen_on_ray(paths, output, detector=detector, address=ray_address, **options)
     if column is not None or workers is not None or ray_address is not None:
-        raise ParameterError("--column, --workers and --ray-address are for --engine ray")
+        raise ParameterError("--column, --workers and --ray-address need --engine ray")
     from ..screening import Statistics, find_files
     from ..screening import screen as screen_files
     from ..screening.figures import SHEET, save_contact_sheet, save_heat_map
@@ -107,7 +113,7 @@ def screen(
     statistics = Statistics()
     files = list(find_files(sources_of(paths), statistics))
     if not files:
-        raise ParameterError("nothing to screen: standard input holds no path")
+        raise ParameterError("nothing to screen: standard input lists no file")
     if heatmaps is not None:
         heatmaps.mkdir(parents=True, exist_ok=True)
     results = screen_files(
@@ -142,7 +148,7 @@ def screen(
 
 def _screen_on_ray(sources: list[str], output: Path | None, **options: Any) -> NoReturn:
     if output is None:
-        raise ParameterError("--engine ray wants --output, a folder of Parquet")
+        raise ParameterError("--engine ray needs --output, a folder for Parquet files")
     from ..screening.ray import screen_on_ray
 
     counts = screen_on_ray(sources, output, **options)
@@ -183,5 +189,5 @@ def _report_drift(statistics: Statistics) -> None:
     for name, martingale in statistics.martingales.items():
         alarms = martingale.alarms(0.01)
         numbers = ", ".join(f"{what} {value:.3g}" for what, value in martingale.highest_.items())
-        words = "; ".join(ALARMS[what] for what, alarm in alarms.items() if alarm) or "like clean traffic"
+        words = "; ".join(ALARMS[what] for what, alarm in alarms.items() if alarm) or "no drift from clean traffic"
         typer.echo(f"{name}: {words} (highest e-values: {numbers}; an alarm from 200)", err=True)

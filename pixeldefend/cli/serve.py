@@ -16,7 +16,7 @@ def serve(
     classifier: Annotated[
         str | None,
         typer.Option(
-            help="The classifier whose labels the page shows, where it fits the image: the name of a shipped one "
+            help="The classifier whose labels the page shows, for images of its size: the name of a shipped one "
             "({classifiers}) or the path of a saved one."
         ),
     ] = None,
@@ -24,45 +24,56 @@ def serve(
     device: Device = "cpu",
     host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="The port to listen at. With 0, a free one is taken and printed.")
+        int,
+        typer.Option(
+            min=0, max=65535, help="The port to listen at. With 0, the service takes a free port and prints it."
+        ),
     ] = 8000,
     api_key_file: Annotated[
         Path | None,
         typer.Option(
-            help="The file of API keys, one a line: a key, or the name of a client and its key. Requests without one "
-            "of these keys are refused."
+            help="The file of API keys. Each line holds a key, or the name of a client and its key. The service "
+            "refuses "
+            "requests without one of these keys."
         ),
     ] = None,
     without_key: Annotated[
         bool,
-        typer.Option("--without-key", help="Serve everybody, at an address that other machines can reach."),
+        typer.Option(
+            "--without-key", help="Serve requests without a key, even if other machines can reach the service."
+        ),
     ] = False,
     log_: Log = DEFAULT_LOG,
     max_rows: MaxRows = None,
     max_days: MaxDays = None,
     quarantine: Annotated[
-        Path | None, typer.Option(help="The folder that keeps the bytes of flagged images. By default none are kept.")
+        Path | None,
+        typer.Option(help="The folder that stores the bytes of flagged images. By default, none are stored."),
     ] = None,
     batch_size: BatchSize = 64,
     wait: Annotated[
-        float, typer.Option(min=0, help="The time that an image waits for others to share a batch, in milliseconds.")
+        float,
+        typer.Option(
+            min=0, help="The longest time that an image waits for other images of its batch, in milliseconds."
+        ),
     ] = 5.0,
     capacity: Annotated[
-        int, typer.Option(min=1, help="The number of images that may wait. The answer to more is 503.")
+        int, typer.Option(min=1, help="The largest number of waiting images. The answer to further images is 503.")
     ] = 512,
     deadline: Annotated[
-        float, typer.Option(min=0.001, help="The time limit of an answer, in seconds. After it the answer is 504.")
+        float,
+        typer.Option(min=0.001, help="The time limit of an answer, in seconds. After this time, the answer is 504."),
     ] = 30.0,
     max_bytes: Annotated[
         int, typer.Option(min=1, help="The largest request body, in bytes. The answer to a larger one is 413.")
     ] = 8 * 2**20,
     max_pixels: Annotated[
-        int, typer.Option(min=1, help="The largest number of pixels of an image. The answer to more is 422.")
+        int, typer.Option(min=1, help="The largest number of pixels of an image. The answer to a larger image is 422.")
     ] = 2**20,
 ) -> None:
     """Serve a web page and an API that screen images (needs the extra 'serve').
 
-    Every verdict is logged before it is given. Exit status: 0 when told to stop (SIGTERM, SIGINT).
+    Every verdict is logged before the client receives it. Exit status: 0 after SIGTERM or SIGINT.
     """
     from ..serving.server import run
 

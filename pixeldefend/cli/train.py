@@ -14,14 +14,15 @@ from .options import Data, DataDir
 
 Out = Annotated[Path, typer.Option(help="The folder for the model, metrics.csv and checkpoints.")]
 Epochs = Annotated[int, typer.Option(min=1, help="The number of passes over the training events.")]
-TrainingBatch = Annotated[int, typer.Option(min=1, help="The number of events of a batch on each device.")]
+TrainingBatch = Annotated[int, typer.Option(min=1, help="The number of events in a batch, on each device.")]
 LearningRate = Annotated[float, typer.Option(help="The highest learning rate.")]
 Warmup = Annotated[
     int, typer.Option(min=0, help="The number of steps over which the learning rate rises to its highest value.")
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="The number of training events to use. The default is all.")]
 Resume = Annotated[
-    Path | None, typer.Option(help="The checkpoint to go on from: the last.ckpt in the --out of a former run.")
+    Path | None,
+    typer.Option(help="The checkpoint from which to continue: last.ckpt in the --out folder of an earlier run."),
 ]
 Precision = Annotated[
     str, typer.Option(help="The precision of the computation, as Lightning's Trainer takes it: 32-true, bf16-mixed ...")
@@ -29,13 +30,15 @@ Precision = Annotated[
 Accelerator = Annotated[
     str, typer.Option(help="The kind of device, as Lightning's Trainer takes it: auto, cpu, gpu and so on.")
 ]
-Devices = Annotated[int, typer.Option(min=1, help="The number of devices on this machine. Several train by DDP.")]
+Devices = Annotated[
+    int, typer.Option(min=1, help="The number of devices on this machine. Several devices train by DDP.")
+]
 Nodes = Annotated[
     int,
     typer.Option(
         min=1,
-        help="The number of machines on which this command runs at once. The environment variables MASTER_ADDR, "
-        "MASTER_PORT and NODE_RANK say which of them this one is.",
+        help="The number of machines that run this command at the same time. The environment variables MASTER_ADDR, "
+        "MASTER_PORT and NODE_RANK identify the machines.",
     ),
 ]
 Seed = Annotated[int, typer.Option(help="The seed of all random numbers.")]
@@ -66,12 +69,12 @@ def train_density(
         int,
         typer.Option(
             min=0,
-            help="The number of epochs without a better validation after which training stops and the best weights "
-            "are kept. With 0 it trains for all epochs and keeps the last weights.",
+            help="The number of epochs without a better validation loss after which training stops. The best weights "
+            "are then saved. With 0, training runs for all epochs and saves the last weights.",
         ),
     ] = 0,
     length: Annotated[
-        int, typer.Option(min=1, help="The number of characters or samples of an event, of text and audio.")
+        int, typer.Option(min=1, help="For text and audio: the number of characters or samples in one event.")
     ] = 256,
     precision: Precision = "bf16-mixed",
     accelerator: Accelerator = "auto",
@@ -133,8 +136,8 @@ def train_classifier(
         typer.Option(
             min=0,
             max=255,
-            help="The radius of adversarial training, in 8-bit steps (Linf): the classifier learns from the worst "
-            "images within it. With 0 it learns from the images themselves.",
+            help="The radius of adversarial training, in 8-bit steps (Linf). The classifier is trained on attacked "
+            "images within this radius. With 0, it is trained on the images themselves.",
         ),
     ] = 0,
     precision: Precision = "bf16-mixed",
@@ -179,7 +182,7 @@ def assignment(item: str) -> tuple[str, Any]:
     """Returns name and value of NAME=VALUE; the value is JSON or a plain word."""
     name, equals, value = item.partition("=")
     if not equals:
-        raise ParameterError(f"--set wants NAME=VALUE, got {item!r}")
+        raise ParameterError(f"--set must be NAME=VALUE, got {item!r}")
     try:
         return name, json.loads(value)
     except json.JSONDecodeError:

@@ -16,24 +16,24 @@ from .options import DEFAULT_LOG, BatchSize, DetectorName, Device, Fpr, Log, Max
 
 
 def watch(
-    folder: Annotated[Path, typer.Argument(help="The folder to watch, with the folders in it.")],
-    quarantine: Annotated[Path | None, typer.Option(help="The folder that flagged files are moved to.")] = None,
+    folder: Annotated[Path, typer.Argument(help="The folder to watch, with its subfolders.")],
+    quarantine: Annotated[Path | None, typer.Option(help="The folder to which flagged files are moved.")] = None,
     detector: DetectorName = None,
     fpr: Fpr = None,
     log_: Log = DEFAULT_LOG,
     max_rows: MaxRows = None,
     max_days: MaxDays = None,
     settle: Annotated[
-        float, typer.Option(min=0, help="The time that a file must not have changed before it is screened, in seconds.")
+        float, typer.Option(min=0, help="The time without changes after which a file is screened, in seconds.")
     ] = 1.0,
-    once: Annotated[bool, typer.Option("--once", help="Screen what is there, and stop.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Screen the files that are there, and stop.")] = False,
     batch_size: BatchSize = 64,
     device: Device = "cpu",
 ) -> None:
-    """Screen every file that comes into a folder, once (needs the extra 'serve').
+    """Screen every new file of a folder once (needs the extra 'serve').
 
-    It prints a line of JSON a file. The log knows what was screened: the command can be stopped and started again at
-    any time. Exit status: 0 when told to stop (SIGTERM, SIGINT).
+    It prints one line of JSON per file. The log records which files were screened, so the command can be stopped and
+    started again at any time. Exit status: 0 after SIGTERM or SIGINT.
     """
     from ..screening.audit_log import AuditLog
     from ..screening.watch import watch_folder

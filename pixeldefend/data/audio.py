@@ -71,9 +71,9 @@ def read_wav(path: str | Path) -> tuple[np.ndarray, int]:
             width, channels, rate = file.getsampwidth(), file.getnchannels(), file.getframerate()
             data = file.readframes(file.getnframes())
     except (wave.Error, EOFError, RuntimeError) as error:  # the last without a word, where chunks overlap
-        raise DataError(f"{path} is no readable WAV file: {error}") from None
+        raise DataError(f"{path} is not a readable WAV file: {error}") from None
     if width not in (1, 2):
-        raise DataError(f"{path} has {8 * width} bits a sample, 8 or 16 are read")
+        raise DataError(f"{path} has {8 * width} bits per sample; wanted 8 or 16")
     data = data[: len(data) // (width * channels) * width * channels]
     samples = np.frombuffer(data, "<i2" if width == 2 else np.uint8)[::channels].astype(np.float32)
     return (samples / 32768 if width == 2 else (samples - 128) / 128), rate

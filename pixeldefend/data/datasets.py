@@ -53,7 +53,7 @@ def load_dataset(name: str, data_dir: str | Path = "data", *, length: int = 256)
         return split(path.stem, read_folder(path, length))
     if path.suffix.lower() not in READERS:
         raise DataError(
-            f"{name!r} is no data set ({', '.join(DATASETS)}), no folder and no file of a kind that is read "
+            f"{name!r} is neither a data set ({', '.join(DATASETS)}) nor a folder nor a file of a known kind "
             f"({', '.join(READERS)})"
         )
     return split(path.stem, READERS[path.suffix.lower()](path, length))

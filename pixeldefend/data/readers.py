@@ -65,13 +65,13 @@ def read_npz(path: Path, length: int) -> Source:
         except Exception as error:  # zipfile and numpy raise what their readers happen to run into
             raise DataError(f"{path} is not a readable .npz file: {error}") from None
         if not isinstance(file, np.lib.npyio.NpzFile):
-            raise DataError(f"{path} is no .npz file; write one with numpy.savez(path, x=...)")
+            raise DataError(f"{path} is not an .npz file; write one with numpy.savez(path, x=...)")
         if "x" not in file:
-            raise DataError(f"{path} holds {', '.join(file.files) or 'nothing'}; an array x (and y) is wanted")
+            raise DataError(f"{path} holds {', '.join(file.files) or 'nothing'}; wanted an array x, and optionally y")
         try:
             arrays = {key: file[key] for key in ("x", "y", "x_test", "y_test") if key in file}
         except Exception as error:
-            raise DataError(f"{path} is damaged, or not of plain arrays that fit into memory: {error}") from None
+            raise DataError(f"{path} is damaged, holds pickled objects, or does not fit into memory: {error}") from None
     x, y = arrays["x"], arrays.get("y")
     for key, array in arrays.items():
         pixels = array.dtype == np.uint8 and array.ndim in (3, 4) and array.shape[3:] in ((), (1,), (3,))
@@ -122,7 +122,7 @@ def read_csv(path: Path, length: int) -> Source:
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = [line for line in csv.reader(file) if line]
     except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is no table in UTF-8: {error}") from None
+        raise DataError(f"{path} is not a table in UTF-8: {error}") from None
     if lines and not any(map(_is_number, lines[0])):  # a line of names
         lines = lines[1:]
     if not lines:
@@ -133,7 +133,7 @@ def read_csv(path: Path, length: int) -> Source:
     try:
         x = np.array(lines, dtype=np.float64)
     except ValueError as error:
-        raise DataError(f"{path} must hold numbers alone: {error}") from None
+        raise DataError(f"{path} must hold only numbers: {error}") from None
     return Source(x.astype(np.uint8) if np.isin(x, (0, 1)).all() else _numbers(x, path))
 
 
@@ -161,10 +161,10 @@ def read_text(path: Path, length: int) -> Source:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no UTF-8 text: {error}") from None
+        raise DataError(f"{path} is not UTF-8 text: {error}") from None
     vocabulary = "".join(sorted(set(text)))
     if not 2 <= len(vocabulary) <= 256:
-        raise DataError(f"{path} has {len(vocabulary)} different characters; from 2 to 256 can be modelled")
+        raise DataError(f"{path} has {len(vocabulary)} different characters; wanted 2 to 256")
     codes = {character: code for code, character in enumerate(vocabulary)}
     x = np.array([codes[character] for character in text], dtype=np.uint8)
     return Source(_pieces(x, length), ordered=True, vocabulary=vocabulary)
@@ -191,7 +191,7 @@ def read_wav_files(path: Path, length: int) -> Source:
         rates.setdefault(rate, file)
         if len(rates) > 1:
             listed = ", ".join(f"{name} has {hertz} Hz" for hertz, name in rates.items())
-            raise DataError(f"audio must be of one sample rate: {listed}")
+            raise DataError(f"audio files must have one sample rate: {listed}")
         codes = (mu_law_encode(torch.from_numpy(samples)) * 255).round().to(torch.uint8)
         pieces.append(_pieces(codes.numpy(), length))
     return Source(np.concatenate(pieces), ordered=True)
@@ -234,7 +234,7 @@ def read_folder(folder: Path, length: int) -> Source:
             raise DataError(f"{file}: {error}") from None
     for file, image in zip(files, images, strict=True):
         if image.shape != images[0].shape:
-            raise DataError(f"images must be of one size: {files[0]} is {images[0].shape}, {file} is {image.shape}")
+            raise DataError(f"images must have one size: {files[0]} is {images[0].shape}, {file} is {image.shape}")
     classes = sorted({file.parent.name for file in files})
     labelled = len(classes) > 1 and all(file.parent.parent == folder for file in files)
     y = np.array([classes.index(file.parent.name) for file in files]) if labelled else None

@@ -104,12 +104,12 @@ def split(name: str, source: Source) -> DataSet:
     held = len(everything) // 12
     if held < 1:
         what = f"pieces of length {source.x.shape[1]}" if source.ordered else "images"
-        raise DataError(f"{name} holds {len(everything)} {what}, at least 12 are needed")
+        raise DataError(f"{name} holds {len(everything)} {what}; wanted at least 12")
     if source.test_x is not None:
         validation, fit, train = _parts(everything, held, held)
         new = _shuffled(_images(source.test_x, source.test_y, levels))
         if len(new) < 2:
-            raise DataError(f"{name} holds {len(new)} test images, at least 2 are needed, or none of its own (x_test)")
+            raise DataError(f"{name} holds {len(new)} test images in x_test; wanted at least 2, or no x_test")
         calibration, test = _parts(new, len(new) // 2)
     elif source.ordered:
         train, validation, fit, calibration, test = _parts(everything, len(everything) - 4 * held, held, held, held)

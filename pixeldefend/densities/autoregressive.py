@@ -221,7 +221,7 @@ class Autoregressive(Density):
         if given.ndim != 2 or given.shape[0] not in (1, n):
             raise ParameterError(f"given must be (1 or {n}, k), got {tuple(given.shape)}")
         if given.shape[1] > sites:
-            raise ParameterError(f"given holds {given.shape[1]} values, the event has {sites} sites")
+            raise ParameterError(f"given holds {given.shape[1]} values, but the event has only {sites} sites")
         if not torch.isfinite(given).all() or (self.levels is not None and ((given < 0) | (given > 1)).any()):
             raise ParameterError("given must be finite, and lie in [0, 1] where values are on a grid")
         return given.shape[1]

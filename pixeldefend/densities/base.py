@@ -184,7 +184,7 @@ class Density(nn.Module, ABC):
             OSError: If the file cannot be written.
         """
         if self.config is None:
-            raise ParameterError(f"{type(self).__name__} has no config, so it could not be made again from a file")
+            raise ParameterError(f"{type(self).__name__} has no config, so a saved file could not be loaded")
         save_tensors(path, self.state_dict(), {"kind": "density", "density": self.config, **notes})
 
     @property

@@ -279,7 +279,7 @@ class RealMixture(SiteDistribution):
             ParameterError: If the temperature is not 1.
         """
         if temperature != 1:
-            raise ParameterError(f"a mixture of real numbers is sampled at temperature 1, got {temperature}")
+            raise ParameterError(f"a mixture over real numbers can only be sampled at temperature 1, got {temperature}")
         weights, locations, log_scales = (
             t.expand(*u.shape, -1) for t in (self.logits.exp(), self.locations, self.log_scales)
         )

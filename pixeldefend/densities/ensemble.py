@@ -93,7 +93,7 @@ class Reorderable(RowAutoregressive):
             raise ParameterError(f"ordering must be at least 0, got {ordering}")
         if self.trained_orderings is not None and ordering >= self.trained_orderings:
             raise ParameterError(
-                f"ordering must be below {self.trained_orderings}, as many as are trained, got {ordering}"
+                f"ordering must be below {self.trained_orderings}, the number of trained orderings, got {ordering}"
             )
         return ordering
 
@@ -138,9 +138,7 @@ class OrderEnsemble(Density):
         if orderings < 1:
             raise ParameterError(f"orderings must be at least 1, got {orderings}")
         if density.trained_orderings is not None and orderings > density.trained_orderings:
-            raise ParameterError(
-                f"this density was made for {density.trained_orderings} orderings, not for {orderings}"
-            )
+            raise ParameterError(f"this density has {density.trained_orderings} trained orderings, got {orderings}")
         super().__init__(density.event_shape)
         self.density = density
         self.levels = density.levels

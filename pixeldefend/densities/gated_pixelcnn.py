@@ -146,7 +146,7 @@ class GatedPixelCNN(Autoregressive):
 
     def _check_number(self, labels: Tensor, n: int) -> None:
         if len(labels) != n:
-            raise ParameterError(f"there are {len(labels)} labels, one for each image, but {n} images")
+            raise ParameterError(f"y must hold one label for each of the {n} images, got {len(labels)}")
 
     def _checked(self, y: int | Tensor) -> int | Tensor:
         labels = torch.as_tensor(y)

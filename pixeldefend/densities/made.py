@@ -23,7 +23,7 @@ from .sites import number_of_sites
 
 
 class MADE(Reorderable):
-    """Predicts every site by an autoencoder whose weights are masked: output i depends on inputs before i only.
+    """Predicts every site by an autoencoder with masked weights: output i depends only on inputs before i.
 
     The degree of an input is its place in the order, 1 ... D; that of a hidden unit says how many inputs it may see. A
     connection between hidden units stays if the degree does not fall along it, one into an output if it rises.

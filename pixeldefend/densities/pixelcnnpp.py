@@ -26,7 +26,7 @@ from .sampling import CachedConv2d
 
 
 class PixelCNNPlusPlus(Autoregressive):
-    """PixelCNN++ for grey or RGB images of any size from 8 x 8 up.
+    """PixelCNN++ for grey or RGB images of 8 x 8 pixels or more.
 
     Args:
         event_shape: Shape of one image, (C, H, W) with C = 1 or 3, H and W at least 8.

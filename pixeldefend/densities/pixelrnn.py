@@ -265,7 +265,7 @@ class DiagonalBiLSTMLayer(LSTMLayer):
 
 
 class RowLSTM(PixelRNN):
-    """Reads an image row by row, each pixel from the states of the three pixels above it.
+    """Reads an image row by row: the state of a pixel depends on the states of the three pixels above it.
 
     It sees a triangle above the pixel, widened by the convolutions, and nothing outside, such as pixels of the same row
     that are further to the left than the convolutions reach. Its arguments are those of `PixelRNN`.

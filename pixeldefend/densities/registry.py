@@ -66,7 +66,7 @@ def build(config: dict[str, Any]) -> Density:
     try:
         density: Density = make(**{key: value for key, value in config.items() if key != "model"})
     except TypeError as error:  # an argument that it does not have, or of the wrong type
-        raise ParameterError(f"cannot make {model}: {error}") from None
+        raise ParameterError(f"cannot build {model}: {error}") from None
     return density
 
 
@@ -106,9 +106,11 @@ def restored(path: str | os.PathLike[str], config: dict[str, Any], tensors: dict
     try:
         density = build(config)
     except ParameterError as error:
-        raise ModelError(f"{path}: its density cannot be made, is it of another version? ({error})") from None
+        raise ModelError(f"{path}: the density cannot be built; the file may be of another version ({error})") from None
     try:
         density.load_state_dict(tensors)
     except RuntimeError as error:
-        raise ModelError(f"{path}: its weights do not fit its density, is it of another version? ({error})") from None
+        raise ModelError(
+            f"{path}: the weights do not fit the density; the file may be of another version ({error})"
+        ) from None
     return density

@@ -20,7 +20,7 @@ from .sites import number_of_sites
 
 
 class RNADE(RowAutoregressive):
-    """Predicts every site, a real number, by a mixture whose parameters come from NADE's shared hidden units.
+    """Predicts every site, a real number, by a mixture; its parameters come from the hidden units of a NADE.
 
     Args:
         event_shape: Shape of one event, (D,) or (C, H, W).

@@ -20,7 +20,7 @@ CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "ls
 
 
 class RNN(SequenceModel):
-    """Predicts every site from the state of a recurrent net that has read the sites before.
+    """Predicts every site from the state of a recurrent net that has read the sites before it.
 
     Args:
         event_shape: Shape of one event: (D,), and then events may have any length, or (C, H, W).

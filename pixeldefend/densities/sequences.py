@@ -39,7 +39,9 @@ class SequenceModel(RowAutoregressive):
         vocabulary: str | None,
     ) -> None:
         if vocabulary is not None and head.levels != len(vocabulary):
-            raise ParameterError(f"the vocabulary has {len(vocabulary)} characters, the head {head.levels} levels")
+            raise ParameterError(
+                f"the vocabulary has {len(vocabulary)} characters, but the head has {head.levels} levels"
+            )
         super().__init__(event_shape, net, head)
         self.vocabulary = vocabulary
         if vocabulary is not None and self.config is not None:

@@ -19,7 +19,7 @@ from .sequences import SequenceModel, SiteEmbedding, at_least_one, levels_of
 
 
 class WaveNet(SequenceModel):
-    """Predicts every site by causal convolutions over two sites each, 1, 2, 4 ... 2^(depth - 1) sites apart.
+    """Predicts every site by causal convolutions over pairs of sites that lie 1, 2, 4 up to 2^(depth - 1) sites apart.
 
     Args:
         event_shape: Shape of one event: (D,), and then events may have any length, or (C, H, W).

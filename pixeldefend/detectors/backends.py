@@ -51,7 +51,7 @@ def on_backend(density: Density, backend: str) -> Density:
         return density
     if not isinstance(density, Autoregressive):
         kind = type(density).__name__
-        raise ParameterError(f"backend {backend!r} is for densities with a net, {kind} has none: take 'float32'")
+        raise ParameterError(f"backend {backend!r} needs a density with a net, but {kind} has none: use 'float32'")
     if backend == "openvino" and (len(density.event_shape) != 3 or density.device.type != "cpu"):
         shape, device = density.event_shape, density.device
         raise ParameterError(f"backend 'openvino' is for images on the CPU; this density models {shape}, on {device}")
@@ -91,7 +91,7 @@ def _by_openvino(density: Autoregressive) -> Callable[[Tensor], Tensor]:
     except Exception as error:  # openvino's own derive from nothing narrower
         kind = type(density).__name__
         raise ParameterError(
-            f"OpenVINO cannot run {kind}: take another backend ({str(error).splitlines()[-1]})"
+            f"OpenVINO cannot run {kind}: use another backend ({str(error).splitlines()[-1]})"
         ) from error
     model.reshape([-1, *density.event_shape])
     settings = {

@@ -173,7 +173,9 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         if scores.ndim != 1 or not np.isfinite(scores).all():
             raise CalibrationError(f"scores must be (n,) finite numbers, got shape {scores.shape}")
         if len(scores) > 1 and np.ptp(scores) == 0:
-            raise CalibrationError(f"all {len(scores)} scores are {scores[0]:.4g}: they calibrate nothing")
+            raise CalibrationError(
+                f"all {len(scores)} scores are {scores[0]:.4g}: a calibration needs different scores"
+            )
         return self._with()._calibrated({self.precision: scores}, np.arange(len(scores)), ())
 
     def drift_monitor(self, *, random_state: int = 0) -> ConformalMartingale:
@@ -320,8 +322,8 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
             scores = np.maximum(scores, scores_of(samples.corrupted(name)))
         if len(scores) > 1 and np.ptp(scores) == 0:
             raise CalibrationError(
-                f"all {len(scores)} calibration images have the score {scores[0]:.4g}: they are constant, or the "
-                "statistic says nothing about them; calibrate on images as they come, or take another statistic"
+                f"all {len(scores)} calibration images have the score {scores[0]:.4g}: the images are constant, or "
+                "the statistic does not vary over them; calibrate on real images, or take another statistic"
             )
         return scores
 

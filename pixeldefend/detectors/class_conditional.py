@@ -59,14 +59,16 @@ class ClassConditional(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """
         if self.classifier is not None and arguments.get("corruptions"):
             raise ParameterError(
-                "a corruption may change what the classifier predicts, and an image would be judged in another class "
-                "than it calibrates: give labels, or no corruptions"
+                "a corruption may change the predicted class, and an image would calibrate a class other than its own: "
+                "give labels, or no corruptions"
             )
         detector = clone(self.detector)
         labels = self._labels(detector, X, y)
         classes = np.unique(labels)
         if len(classes) < 2:
-            raise CalibrationError(f"all images are of class {classes[0]}: a Detector alone calibrates for one class")
+            raise CalibrationError(
+                f"all images are of class {classes[0]}: use a Detector without ClassConditional for one class"
+            )
         detector.fit(X, **arguments)
         return self._calibrated(detector, labels[detector.calibration_index_])
 
@@ -169,7 +171,7 @@ class ClassConditional(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         samples = detector._samples(X)
         if self.classifier is None:
             if y is None:
-                raise ParameterError("give the images' labels, y, or ClassConditional a classifier that predicts them")
+                raise ParameterError("give the labels y of the images, or give ClassConditional a classifier")
             labels = np.atleast_1d(np.asarray(y))
         else:
             if y is not None:

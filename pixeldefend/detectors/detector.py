@@ -364,7 +364,7 @@ class Detector(ConformalDetector):
     def _notes(self) -> dict[str, Any]:
         density = self._density()
         if density.config is None:
-            raise ModelError("the density has no config, so it could not be made again from a file")
+            raise ModelError("the density has no config, so a saved file could not be loaded")
         notes: dict[str, Any] = {"density": density.config}
         if self.preprocessor is not None:
             notes["preprocessor"] = self.preprocessor.config()

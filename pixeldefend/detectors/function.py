@@ -56,7 +56,7 @@ class FunctionDetector(ConformalDetector):
             found = self.function(x)
         except TypeError:
             if x.requires_grad:
-                raise ParameterError(f"{self.name} takes no tensors, so it has no gradient: take spsa") from None
+                raise ParameterError(f"{self.name} does not take tensors, so it has no gradient: use spsa") from None
             found = self.function(x.detach().cpu().numpy())
         scores = torch.as_tensor(np.asarray(found) if not isinstance(found, Tensor) else found).to(x.device)
         if scores.shape != x.shape[:1] or not torch.isfinite(scores).all():

@@ -140,7 +140,7 @@ def uint8_image(image: Any) -> Tensor:
         return image
     batch = to_batch(image)[0]
     if len(batch) != 1:
-        raise ParameterError(f"one image is wanted, got {len(batch)}")
+        raise ParameterError(f"wanted one image, got {len(batch)}")
     return to_uint8(batch[0])
 
 
@@ -158,7 +158,7 @@ def check_distinct(samples: Samples, what: str) -> None:
     """
     copies = len(samples) - len(set(samples.keys()))
     if samples.are_images and copies > max(1, len(samples) // 10):
-        raise CalibrationError(f"{copies} of {len(samples)} {what} are copies of others among them: give each once")
+        raise CalibrationError(f"{copies} of {len(samples)} {what} are copies of others: give each image once")
 
 
 def without_calibration_images(learn: Samples, calibrate: Samples) -> Samples:
@@ -177,8 +177,8 @@ def without_calibration_images(learn: Samples, calibrate: Samples) -> Samples:
     kept = [i for i, key in enumerate(learn.keys()) if key not in calibrating]
     if 2 * len(kept) < len(learn):
         raise CalibrationError(
-            f"{len(learn) - len(kept)} of the {len(learn)} images to fit the statistic on (X_fit) are calibration "
-            "images too, and p-values would not hold: give other images"
+            f"{len(learn) - len(kept)} of the {len(learn)} images to fit the statistic on (X_fit) are also "
+            "calibration images, so p-values would not be valid: give other images"
         )
     return learn.take(np.array(kept, dtype=int))
 

@@ -77,7 +77,8 @@ def match_channels(x: Tensor, channels: int) -> Tensor:
         return x.expand(-1, 3, -1, -1)
     if not (x[:, :1] == x).all():
         raise ImageError(
-            "the image is in colour, the detector models grey ones; convert it as your classifier does", "size"
+            "the image is in colour, but the detector models grey images; convert the image as your classifier does",
+            "size",
         )
     return x[:, :1]
 

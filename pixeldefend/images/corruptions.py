@@ -1,4 +1,4 @@
-"""Benign corruptions: what happens to clean images on their way, such as recompression, rescaling, blur and noise.
+"""Benign corruptions: harmless changes of clean images, such as recompression, rescaling, blur and noise.
 
 None of it is an attack, and all of it may be flagged. `pixeldefend benchmark --corruptions` measures how often.
 `Detector.fit(corruptions=...)` calibrates a detector for the corruptions of one's own pipeline.

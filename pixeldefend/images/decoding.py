@@ -77,7 +77,7 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
     if not data:
         raise ImageError("the file is empty (0 bytes)", "empty")
     if len(data) > MAX_BYTES:
-        raise ImageError(f"the file has {len(data)} bytes, more than the {MAX_BYTES} that are read", "too large")
+        raise ImageError(f"the file has {len(data)} bytes, the limit is {MAX_BYTES} bytes", "too large")
     if data.startswith(b"\x89PNG") and b"IEND" not in data:  # Pillow ignores a missing end
         raise ImageError("truncated or damaged: the PNG has no end", "damaged")
     if data.startswith(b"\xff\xd8"):
@@ -86,9 +86,7 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
         with strictly(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 size = f"{image.width} x {image.height}"
-                raise ImageError(
-                    f"the image is {size}, more than the {max_pixels} pixels that are decoded", "too large"
-                )
+                raise ImageError(f"the image is {size}, the limit is {max_pixels} pixels", "too large")
             if any(";16" in str(tile[3]) for tile in image.tile):  # Pillow would drop the lower 8 bits of RGB silently
                 raise ImageError("16-bit PNGs are not screened; convert to 8-bit grey or RGB first", "mode")
             yield image

@@ -32,7 +32,7 @@ def build(config: dict[str, Any]) -> Preprocessor:
     try:
         return PREPROCESSORS[config["name"]](**parameters)
     except TypeError as error:
-        raise ModelError(f"cannot make the preprocessor {config['name']}: {error}") from None
+        raise ModelError(f"cannot build the preprocessor {config['name']}: {error}") from None
 
 
 __all__ = [

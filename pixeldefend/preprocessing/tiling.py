@@ -32,7 +32,9 @@ class Tiles(Preprocessor):
             raise ParameterError(f"only images can be tiled, got x of shape {tuple(x.shape)}")
         n, _, height, width = x.shape
         if min(height, width) < self.size:
-            raise ImageError(f"the image is {height} x {width}, a tile {self.size} x {self.size}", "size")
+            raise ImageError(
+                f"the image is {height} x {width}, smaller than a tile of {self.size} x {self.size}", "size"
+            )
         corners = [
             (top, left) for top in _starts(height, self.size, stride) for left in _starts(width, self.size, stride)
         ]

@@ -64,7 +64,7 @@ class Combined(LearnedScore):
         differ = {name: values for name, values in quantiles.items() if np.ptp(values) > 0}
         if not differ:
             raise CalibrationError(
-                "no statistic differs between the images to fit on: they are constant, or copies of one"
+                "no statistic differs between the images to fit on: the images are constant or copies of one image"
             )
         self.members_, self.quantiles_ = list(differ), list(differ.values())
         return self
@@ -84,7 +84,7 @@ class Combined(LearnedScore):
 
 
 class Pooled(Combined):
-    """The length of the vector of the members that are too high, sqrt(sum_k max(z_k, 0)^2).
+    """The norm of the positive parts of several statistics, sqrt(sum_k max(z_k, 0)^2).
 
     If no member z_k is above zero, it is the highest of them. For independent normal numbers whose means may have moved
     up, in unknown proportions, it is the likelihood-ratio statistic. It is one-sided, unlike the density of states
@@ -104,12 +104,12 @@ class Pooled(Combined):
 
 
 class NoiseContrast(Combined):
-    """Fisher's linear discriminant between clean images and the same images with the least noise, w = Sigma^-1 delta.
+    """Fisher's linear discriminant between clean images and the same images with noise of one step, w = Sigma^-1 delta.
 
     delta is the mean shift of the members when half of the sub-pixels of clean images move by -1, 0 or 1 step of 8
     bits. Sigma is their covariance over clean images, shrunk as by Ledoit & Wolf (2004). For normal numbers it is the
-    most powerful test of small shifts in that direction. Members that noise does not move help as well, because they
-    tell how complex an image is. No attack is used: noise takes its place, as in outlier exposure.
+    most powerful test of small shifts in that direction. Members that noise does not move also help, because they
+    measure how complex an image is. Noise replaces attacks in the fit, as in outlier exposure.
 
     Args:
         members: Statistics that learn nothing, by name.
@@ -141,7 +141,7 @@ class NoiseContrast(Combined):
         """
         super().fit(features)
         if noisy is None:
-            raise ParameterError("a noise contrast learns from the features of clean images and of the same with noise")
+            raise ParameterError("noise_contrast needs the features of clean images and of the same images with noise")
         clean, moved = (self.standardise(part).clamp(-self.CLIP_AT, self.CLIP_AT).numpy() for part in (features, noisy))
         covariance = LedoitWolf().fit(clean).covariance_
         weights = np.linalg.solve(covariance, (moved - clean).mean(0))
@@ -156,11 +156,12 @@ class NoiseContrast(Combined):
 
 
 class Fused(LearnedScore):
-    """Several statistics as one, (sum_k max(z_k, 0)^4)^(1/4), each made standard normal over clean images.
+    """The 4-norm of the positive parts of several statistics, (sum_k max(z_k, 0)^4)^(1/4).
 
-    If no z_k is above zero, it is the highest of them. It is little more than the maximum: a union of tests, which sees
-    what any of its parts sees, at the price of their shared false alarms. Unlike the maximum it has a gradient that
-    leads away from all parts at once. Parts that are equal for nearly all clean images are left out.
+    If no z_k is above zero, it is the highest of them. Each z_k is a statistic that is made standard normal over clean
+    images. The norm is close to the maximum, so it detects what any of its parts detects. Its false alarms are those of
+    all parts. Unlike the maximum, it has a gradient that leads away from all parts at once. Parts that are equal for
+    nearly all clean images are left out.
 
     Args:
         parts: Statistics by name, each of which is a `Combined` or learns nothing.
@@ -198,7 +199,7 @@ class Fused(LearnedScore):
             ParameterError: If noisy is missing.
         """
         if noisy is None:
-            raise ParameterError("fused statistics learn from the features of clean images and of the same with noise")
+            raise ParameterError("fused statistics need the features of clean images and of the same images with noise")
         both = (self._split(features), self._split(noisy))
         for name, part in self.parts.items():
             if isinstance(part, LearnedScore):

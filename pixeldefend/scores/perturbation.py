@@ -1,4 +1,4 @@
-"""Statistics of what happens when an image is changed a little.
+"""Statistics that compare an image with slightly changed copies.
 
 Each takes further passes of the density, or a gradient.
 """
@@ -20,7 +20,7 @@ from .surprisal import bits_per_dim
 
 
 def smoothing_gain(evidence: Evidence) -> Tensor:
-    """How many bits/dim a 3 x 3 median filter saves.
+    """The decrease of bits/dim by a 3 x 3 median filter.
 
     A clean image is smooth already and gains little. It takes two passes of the density.
 
@@ -41,7 +41,7 @@ def smoothing_gain(evidence: Evidence) -> Tensor:
 
 
 def likeliest_gain(evidence: Evidence) -> Tensor:
-    """How many bits/dim it saves to move every sub-pixel to its most probable value within 8/255.
+    """The decrease of bits/dim when every sub-pixel moves to its most probable value within 8/255.
 
     The other sub-pixels are given as they are: it is one sweep of purification. It takes two passes of the density.
 
@@ -70,7 +70,7 @@ def likeliest_gain(evidence: Evidence) -> Tensor:
 
 
 def gradient_norm(evidence: Evidence) -> Tensor:
-    """The L2 norm of the gradient of log p(x) over x.
+    """The L2 norm of the gradient of log p(x) with respect to x.
 
     Far from the data log p is steep. It takes one forward and one backward pass of the density.
 
@@ -84,7 +84,9 @@ def gradient_norm(evidence: Evidence) -> Tensor:
         ParameterError: If the density has two levels, between which it is not smooth.
     """
     if evidence.density.levels == 2:
-        raise ParameterError("gradient_norm needs a density that is smooth between its levels, this one has two")
+        raise ParameterError(
+            "gradient_norm needs a density that is smooth between its levels, but this density has two levels"
+        )
     with torch.inference_mode(False), torch.enable_grad():
         x = evidence.x.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(evidence.density.log_prob(x).sum(), x)
@@ -92,7 +94,7 @@ def gradient_norm(evidence: Evidence) -> Tensor:
 
 
 class PurifiedDisagreement:
-    """How much the classifier's answer changes when an image is purified or lightly smoothed.
+    """The change of the classifier's softmax when an image is purified or lightly blurred.
 
     It is the mean Euclidean distance of the classifier's softmax between the image and several copies that should look
     the same to it: one purified within each of `eps`, and one blurred by a Gaussian of 0.4 pixels. Least perturbations,

@@ -12,7 +12,7 @@ from .evidence import Evidence
 
 
 def pit_uniformity(evidence: Evidence) -> Tensor:
-    """The Kolmogorov-Smirnov distance of the randomised PIT from uniform, times sqrt(sites).
+    """The Kolmogorov-Smirnov distance between the randomised PIT and the uniform distribution, times sqrt(sites).
 
     Args:
         evidence: What a density says about N images or rows.
@@ -41,7 +41,7 @@ def pit_tails(evidence: Evidence) -> Tensor:
 
 
 class PitLag:
-    """Minus the correlation of the PIT's normal residuals with those of the sites at a fixed lag before them.
+    """Minus the correlation between the PIT's normal residuals of sites at a fixed lag.
 
     Under the model there is none. Real models miss some structure of clean images, so that the residuals of clean
     images are faintly correlated; those of noise are not.

@@ -16,7 +16,7 @@ from .evidence import MIN_DIVISOR, Evidence
 
 
 def bits_per_dim(evidence: Evidence) -> Tensor:
-    """The negative logarithm of the density a sub-pixel, -log2 p(x) / D.
+    """The negative logarithm of the density per sub-pixel, -log2 p(x) / D.
 
     A threshold on it is a threshold on log p(x), as in the reference.
 

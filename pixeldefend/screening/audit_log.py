@@ -101,7 +101,8 @@ class AuditLog:
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
         if version > VERSION:
             raise ParameterError(
-                f"{self.path} is of version {version}, this pixeldefend knows logs up to version {VERSION}: upgrade it"
+                f"{self.path} has version {version}, but this pixeldefend reads logs up to version {VERSION}: "
+                "upgrade pixeldefend"
             )
         present = _present(self._connection)
         odd = present - self.columns.keys() - RENAMED.keys()

@@ -117,7 +117,7 @@ def screen_on_ray(
         run = _Run(folder, made_by, settings, batch_size, _check_workers(workers, device), statistics or Statistics())
         if any(column is not None or _is_table(source) for source in listed):
             if column is None and not all(map(_is_table, listed)):
-                raise ParameterError("sources must be all of image files or all Parquet")
+                raise ParameterError("sources must be all image files or all Parquet")
             return run.screen_tables(listed, column or "image")
         return run.screen_images(listed)
     finally:
@@ -183,8 +183,8 @@ class _Run:
             raise ParameterError(f"the tables have no column {column!r}; there are: {', '.join(names)}")
         if self.parts and "path" not in names:  # an image that comes twice may have been written once
             raise ParameterError(
-                f"the tables have no column 'path', so what {self.folder} lacks cannot be told from what it holds: "
-                "begin with another --output"
+                f"the tables have no column 'path', so the run cannot tell which images {self.folder} already holds: "
+                "give another --output"
             )
         self._screen(data, column)
         return self.counts
@@ -292,12 +292,12 @@ def _claim(filesystem: Any, folder: str, made_by: dict[str, Any], parts: list[st
         return
     note = f"{folder}/{NOTE}"
     if filesystem.get_file_info(note).type == FileType.NotFound:
-        raise ParameterError(f"{folder} holds Parquet that is not of this command: give another --output")
+        raise ParameterError(f"{folder} holds Parquet files that this command did not write: give another --output")
     with filesystem.open_input_stream(note) as stream:
         found = json.loads(stream.read())
     if found != made_by:
         raise ParameterError(
-            f"{folder} holds verdicts by {json.dumps(found)}, asked for is {json.dumps(made_by)}: give another --output"
+            f"{folder} holds verdicts by {json.dumps(found)}, not by {json.dumps(made_by)}: give another --output"
         )
 
 
@@ -328,6 +328,6 @@ def _check_workers(workers: int | None, device: str) -> int:
     most = int(ray.cluster_resources().get("GPU" if on_gpu else "CPU", 0)) - (0 if on_gpu else 1)
     if not 1 <= (workers or most) <= most:
         raise ParameterError(
-            f"there are processors for {most} workers, not for {workers or 'any'}, beside one that reads"
+            f"there are processors for {most} workers beside one that reads, not for {workers or 'any'}"
         )
     return workers or most

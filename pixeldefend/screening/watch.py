@@ -75,7 +75,7 @@ def watch_folder(
     aside = None if quarantine is None else Path(quarantine).resolve()
     if aside is not None:
         if aside == root or root in aside.parents:
-            raise ParameterError(f"quarantine {quarantine} must not lie in the watched folder {folder}")
+            raise ParameterError(f"quarantine {quarantine} must not be inside the watched folder {folder}")
         aside.mkdir(parents=True, exist_ok=True)
     detectors = Screener(detector, **options).detector_set  # a wrong one is refused now
     made_by = {name: detectors.provenance(name) for name in detectors.detectors}

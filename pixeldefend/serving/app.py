@@ -65,7 +65,7 @@ def create_app(
     app = FastAPIOffline(
         redoc_url=None,
         title="pixeldefend",
-        description="Flags images that are too surprising under a density of clean ones.",
+        description="Flags images that are too improbable under a density model of clean images.",
         version=version("pixeldefend"),
         lifespan=lifespan,
         middleware=middleware,
@@ -77,7 +77,7 @@ def create_app(
 
     @app.exception_handler(Full)
     async def full(request: Request, error: Full) -> JSONResponse:
-        return _refusal(503, "the queue is full; come back later", {"Retry-After": "1"})
+        return _refusal(503, "the queue is full; try again later", {"Retry-After": "1"})
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:

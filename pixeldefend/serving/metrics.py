@@ -66,20 +66,22 @@ class Metrics:
         self._errors = of(Counter, "errors", "Images without a verdict, by the kind of error", ("kind",))
         self._internal_errors = of(Counter, "internal_errors", "Bugs: failed requests, and images without a verdict")
         self._requests = of(Counter, "requests", "Requests", ("route", "status"))
-        self._latency = of(Histogram, "request_seconds", "From request to answer", ("route",), buckets=SECONDS)
+        self._latency = of(Histogram, "request_seconds", "Time from request to answer", ("route",), buckets=SECONDS)
         self._batches = of(Histogram, "batch_images", "Images scored at once", buckets=[2**i for i in range(11)])
-        self._waits = of(Histogram, "wait_seconds", "An image's wait for its batch", buckets=SECONDS)
-        self._scoring = of(Histogram, "scoring_seconds", "A batch's scoring and logging", buckets=SECONDS)
-        self._depth = of(Gauge, "queue_images", "Images that wait")
-        self._p = of(Histogram, "p_value", "Of images; uniform if all are clean", ("detector",), buckets=P_VALUES)
-        self._wealth = of(Gauge, "martingale", "Wealth that bets against clean traffic", ("detector", "bet"))
+        self._waits = of(Histogram, "wait_seconds", "Time that an image waits for its batch", buckets=SECONDS)
+        self._scoring = of(Histogram, "scoring_seconds", "Time to score and log a batch", buckets=SECONDS)
+        self._depth = of(Gauge, "queue_images", "Waiting images")
+        self._p = of(
+            Histogram, "p_value", "P-values of images; uniform if all images are clean", ("detector",), buckets=P_VALUES
+        )
+        self._wealth = of(Gauge, "martingale", "Wealth of the bets against clean traffic", ("detector", "bet"))
         self._bound = of(
             Gauge,
             "drift_false_alarm_bound",
-            "Probability, at most, that clean traffic sets off an alarm, a stretch of images",
+            "Bound on the probability of an alarm in a sequence of clean images",
         )
         self._alarms = of(Counter, "drift_alarms", "Alarms of the martingales", ("detector", "bet"))
-        self._query_attacks = of(Counter, "query_attack_images", "Images that resemble several before them")
+        self._query_attacks = of(Counter, "query_attack_images", "Images that resemble several earlier images")
 
     def verdict(self, record: Record, query_attack: bool) -> None:
         """Counts one record.

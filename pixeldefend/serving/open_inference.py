@@ -193,7 +193,7 @@ async def infer(request: Request, name: str) -> Response:
             raise HTTPException(500 if question.failed else 400, answer["error"])
         if answer["detector"] != served.key:
             got = f"{answer['height']} x {answer['width']}"
-            raise HTTPException(400, f"an image is {got} (height x width), {name} takes {served.detector.takes}")
+            raise HTTPException(400, f"an image is {got} (height x width), but {name} takes {served.detector.takes}")
     return _response(name, asked, questions)
 
 
@@ -217,7 +217,7 @@ def _read(body: bytes, length: str | None, served: Served) -> _Asked:
         raise HTTPException(400, f"at most {MAX_IMAGES} images a request, got {tensor.shape[0]}")
     size = None if tensor.parameters is None else tensor.parameters.binary_data_size
     if size not in (None, len(body) - end):
-        raise HTTPException(400, f"binary_data_size is {size}, {len(body) - end} bytes follow the JSON")
+        raise HTTPException(400, f"binary_data_size is {size}, but {len(body) - end} bytes follow the JSON")
     binary = None if size is None else body[end:]
     if isinstance(tensor, FileTensor):
         return _Asked(asked.id, asked.wanted(), [], tensor.files(binary))

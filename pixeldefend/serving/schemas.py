@@ -115,7 +115,7 @@ class Refusal(BaseModel):
 
 REFUSED: dict[int | str, dict[str, Any]] = {
     401: {"model": Refusal, "description": "A key is required"},
-    503: {"model": Refusal, "description": "The queue is full: come back after Retry-After seconds"},
+    503: {"model": Refusal, "description": "The queue is full: try again after Retry-After seconds"},
     504: {"model": Refusal, "description": "No answer within the deadline"},
 }
 REFUSED_BODY: dict[int | str, dict[str, Any]] = {

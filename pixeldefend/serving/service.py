@@ -84,7 +84,9 @@ class Question:
         """Returns the fields of `schemas.Verdict`. Of an internal error they tell nothing of the inside."""
         record = self.record
         if self.failed:
-            record = replace(record, error="internal error: the log says why under the id of the request")
+            record = replace(
+                record, error="internal error: the log of the service holds the reason under the id of the request"
+            )
         return {"id": self.id, **asdict(record), "query_attack": self.query_attack}
 
 

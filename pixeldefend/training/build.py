@@ -35,7 +35,7 @@ def build_for(data: DataSet, model: str, /, **arguments: Any) -> Autoregressive:
     levels, shape = data.train.levels, data.train.shape
     for name in ("model", "event_shape"):
         if name in arguments:
-            raise ParameterError(f"{name} is given by the data and --model, it cannot be set to {arguments[name]!r}")
+            raise ParameterError(f"the data and --model determine {name}, so it cannot be set to {arguments[name]!r}")
     if model in DENSITIES:
         defaults = _defaults(data, DENSITIES[model])
         _check_suited(data, model, arguments.get("head", defaults["head"]))
@@ -45,7 +45,7 @@ def build_for(data: DataSet, model: str, /, **arguments: Any) -> Autoregressive:
     density = build({"model": model, "event_shape": shape, **arguments})
     assert isinstance(density, Autoregressive)
     if getattr(density, "classes", 0) and data.train.y is None:
-        raise ParameterError(f"{data.name} has no labels, from which {model} could learn classes")
+        raise ParameterError(f"{data.name} has no labels, which {model} needs for its classes")
     if density.levels == levels or (len(shape) == 3 and levels == 256 and density.levels in (2, None)):
         return density
     raise ParameterError(

@@ -122,8 +122,8 @@ def _check_unseen(density: str, recipe: dict[str, Any], name: str, images: DataS
     if trained_on in DATASETS and trained_on != name:  # it has seen nothing of this data set
         return
     raise CalibrationError(
-        f"{density} was trained on other images than {name} holds for training now: it may have been trained on "
-        "images that would calibrate it"
+        f"{density} was trained on other images than {name} holds for training now: its training images may include "
+        "the calibration images"
     )
 
 

@@ -119,7 +119,9 @@ def train(
     held_out = DataLoader(held, None, sampler=BatchSampler(watched, 4 * batch_size, drop_last=False))
     trainer.fit(task, batches, held_out, ckpt_path=resume, weights_only=True)
     if not trainer.callback_metrics:
-        raise ParameterError(f"{resume} has already been trained for {epochs} epochs; ask for more to go on")
+        raise ParameterError(
+            f"{resume} has already been trained for {epochs} epochs; set a larger number of epochs to continue"
+        )
     if not trainer.is_global_zero:  # the other processes of DDP hold the same model, and have nothing left to do
         raise SystemExit(0)
     task.model.eval()
@@ -155,7 +157,7 @@ def _check_checkpoint(path: Path) -> None:
     except Exception:  # torch.load raises what its readers happen to run into
         whole = False
     if not whole:
-        raise ParameterError(f"{path} is no checkpoint of a training: --resume wants OUT/last.ckpt")
+        raise ParameterError(f"{path} is not a training checkpoint: --resume must be OUT/last.ckpt")
 
 
 class _Rows(Dataset[tuple[Tensor, ...]]):

@@ -162,7 +162,7 @@ def train_classifier(
     """
     images = load_dataset(data, data_dir) if isinstance(data, str) else data
     if images.train.y is None or len(images.train.shape) != 3:
-        raise DataError(f"{images.name} holds no labelled images, which a classifier learns from")
+        raise DataError(f"{images.name} has no labels, which a classifier needs")
     torch.manual_seed(seed)
     c, h, w = images.train.shape
     classifier = ResNet((c, h, w), classes=int(images.train.y.max()) + 1, width=width, blocks=blocks)

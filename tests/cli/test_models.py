@@ -107,7 +107,7 @@ def test_several_detectors_are_compared(pixeldefend, refused, models, data, tiny
     assert result.exit_code == 0, result.stderr
     assert "| other" in result.stdout
     assert (tmp_path / "out" / "comparison.md").is_file()
-    refused("benchmark", *several, "--oracle", names="one detector at a time")
+    refused("benchmark", *several, "--oracle", names="one detector only")
 
 
 def test_benchmark_refuses_options_that_do_not_go_together(refused, models, data, tmp_path):
@@ -117,7 +117,7 @@ def test_benchmark_refuses_options_that_do_not_go_together(refused, models, data
     refused(*whole, "--suite", "nope", names="'nope'")
     refused(*whole, "--surrogate-detector", "x", names="--surrogate-classifier")
     refused(*whole, "--attacks", "nope", names="'nope'")
-    refused(*whole, *models[:2], names="told apart")
+    refused(*whole, *models[:2], names="different file names")
 
 
 def test_the_leaderboard_is_printed(pixeldefend):

@@ -51,13 +51,13 @@ def test_audio_comes_back_from_a_wav_file(tmp_path):
 
 def test_bad_audio_is_refused(tmp_path):
     (tmp_path / "a.wav").write_bytes(b"RIFF not really")
-    with pytest.raises(DataError, match="no readable WAV file"):
+    with pytest.raises(DataError, match="not a readable WAV file"):
         load_dataset(str(tmp_path / "a.wav"))
     write_wav(tmp_path / "a.wav", np.zeros(40), 8000)
     data = bytearray((tmp_path / "a.wav").read_bytes())
     data[16] = 255  # a format of 255 bytes, which reaches beyond the end
     (tmp_path / "a.wav").write_bytes(data)
-    with pytest.raises(DataError, match="no readable WAV file"):
+    with pytest.raises(DataError, match="not a readable WAV file"):
         load_dataset(str(tmp_path / "a.wav"))
     with wave.open(str(tmp_path / "a.wav"), "wb") as file:
         file.setparams((1, 3, 8000, 0, "NONE", ""))

@@ -54,7 +54,7 @@ def test_classes_by_a_classifier(tiny_density):
     assert detector.is_adversarial(new[0]).shape == (1,)
     with pytest.raises(ValueError, match="leave y out"):
         detector.p_value(new, np.zeros(len(new), int))
-    with pytest.raises(ValueError, match="may change what the classifier predicts"):
+    with pytest.raises(ValueError, match="may change the predicted class"):
         detector.fit(x, corruptions=["jpeg-75"])
 
 
@@ -63,7 +63,7 @@ def test_classes_are_refused_that_cannot_be_calibrated(tiny_density):
     detector = Detector(tiny_density, fpr=0.05)
     with pytest.raises(NotFittedError):
         ClassConditional(detector).p_value(x, y)
-    with pytest.raises(ValueError, match="give the images' labels"):
+    with pytest.raises(ValueError, match="give the labels y"):
         ClassConditional(detector).fit(x)
     with pytest.raises(ValueError, match="all images are of class 3"):
         ClassConditional(detector).fit(x[y == 3], y[y == 3])

@@ -338,7 +338,7 @@ def test_the_command_lists_filters_and_exports(log, tmp_path):
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 5
     run("log.sqlite", "--format", "parquet", "--output", "log.parquet")
     assert (tmp_path / "log.parquet").read_bytes().startswith(b"PAR1")
-    assert "wants --output" in run("log.sqlite", "--format", "parquet", status=2)
+    assert "needs --output" in run("log.sqlite", "--format", "parquet", status=2)
     assert "is not one of" in run("log.sqlite", "--feedback", "falsealarm", status=2)
     assert "there is no log" in run("absent.sqlite", status=2)
     with closing(sqlite3.connect(tmp_path / "other.sqlite")) as other:

@@ -127,7 +127,7 @@ def test_images_without_names_that_come_twice_are_all_kept(place):
 def test_another_programs_parquet_is_not_added_to(place):
     (place / "others").mkdir()
     pandas.DataFrame({"a": [1]}).to_parquet(place / "others" / "part.parquet")
-    with pytest.raises(ParameterError, match="not of this command"):
+    with pytest.raises(ParameterError, match="did not write"):
         run(place, "in", output="others")
     assert len(list((place / "others").iterdir())) == 1
 
@@ -137,7 +137,7 @@ def test_wrong_arguments(place):
         run(place, output="x")
     with pytest.raises(PixelDefendError, match="1e-09"):
         run(place, "in", output="x", fpr=1e-9)
-    with pytest.raises(ParameterError, match="all of image files or all Parquet"):
+    with pytest.raises(ParameterError, match="all image files or all Parquet"):
         run(place, "in", "table.parquet", output="x")
     with pytest.raises(FileNotFoundError):
         run(place, "absent.parquet", output="x")

@@ -59,7 +59,8 @@ def read_keys(text: str) -> dict[str, str]:
         name, key = (f"key{number}", words[0]) if len(words) == 1 else (words[0], words[-1])
         if len(words) > 2 or len(key) < SHORTEST_KEY:
             raise ParameterError(
-                f"line {number} of the key file must be [name] key, the key of at least {SHORTEST_KEY} characters"
+                f"line {number} of the key file must be [name] key, and the key must have at least {SHORTEST_KEY} "
+                "characters"
             )
         if name in keys:
             raise ParameterError(f"the key file names {name} twice")

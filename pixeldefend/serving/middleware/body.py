@@ -71,7 +71,7 @@ class BodyLimits:
             raise self._too_large()
         # a body alone may be as large as max_bytes allows
         if self._held[client] > max(self.max_held_of_one, body) or self._held.total() > max(self.max_held, body):
-            raise _Refused(503, "too much is being sent at once; come back later", {"retry-after": "1"})
+            raise _Refused(503, "too many bytes are being received at once; try again later", {"retry-after": "1"})
 
     def _too_large(self) -> _Refused:
         return _Refused(413, f"the body has more than {self.max_bytes} bytes")

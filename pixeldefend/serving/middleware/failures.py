@@ -28,4 +28,4 @@ class Failures:
             await self.app(scope, receive, answer)
         except Exception:
             self.metrics.internal_error(request=scope["state"]["request_id"], traceback=traceback.format_exc())
-            await answer.refuse(500, "the service failed; its log says why under the request's id")
+            await answer.refuse(500, "the service failed; its log holds the reason under the id of the request")

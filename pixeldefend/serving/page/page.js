@@ -74,7 +74,7 @@ function explain(record, pictures) {
   const p = record.p_value, shown = pictures || {};
   const share = p < 0.001 ? `${(100 * p).toFixed(2)} %` : `${(100 * p).toFixed(1)} %`;
   let words = `${share} of clean images have an anomaly score that is at least as high.`;
-  if (record.query_attack) words += " The image closely resembles several images that this client sent before. The queries of a black-box attack do so.";
+  if (record.query_attack) words += " The image closely resembles several images that this client sent before. The queries of a black-box attack do this.";
   show(record.verdict, words);
   fill($("numbers"), [
     ["p-value", p.toPrecision(3)],
