@@ -1,4 +1,4 @@
-"""The densities by name, and how they are made, saved and loaded.
+"""The densities by name; functions that make and load them.
 
 To add a density, write one class in a file of its own, give it a `name`, and add it to `DENSITIES`: the command line,
 the documentation and the contract tests take it from there.
@@ -65,16 +65,17 @@ def build(config: dict[str, Any]) -> Density:
     make: Any = DENSITIES[model]
     try:
         density: Density = make(**{key: value for key, value in config.items() if key != "model"})
-    except TypeError as error:  # an argument that it does not have, or of the wrong type
+    except TypeError as error:  # an unknown argument, or one of the wrong type
         raise ParameterError(f"cannot make {model}: {error}") from None
     return density
 
 
 def load(path: str | os.PathLike[str]) -> Density:
-    """Reads what `Density.save` wrote.
+    """Reads a density that `Density.save` wrote.
 
     Args:
-        path: Of the file.
+        path: The file.
+
 
     Returns:
         The density, in evaluation mode, on the CPU.
@@ -93,9 +94,9 @@ def restored(path: str | os.PathLike[str], config: dict[str, Any], tensors: dict
     """Makes the density of a file that has been read.
 
     Args:
-        path: Of the file, for messages.
+        path: The file, for messages.
         config: As for `build`.
-        tensors: Its weights.
+        tensors: The weights.
 
     Returns:
         The density.
