@@ -1,7 +1,7 @@
 """Attacked images, made by foolbox: `craft(classifier, images, labels, "pgd-8")`.
 
-`ATTACKS` names the presets. The rest needs the extra `attacks` as soon as it is used. foolbox's own `is_adversarial`
-means "misclassified"; everywhere else in this package it means "flagged by the detector".
+`ATTACKS` lists the presets by name. Everything else needs the extra `attacks` when it is used. foolbox's own
+`is_adversarial` means "misclassified"; everywhere else in this package it means "flagged by the detector".
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # subclasses of foolbox's classes: imported when they are asked for, since foolbox is an extra
+    # subclasses of foolbox's classes are imported when they are needed, since foolbox is an extra
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from . import criteria, detector_aware

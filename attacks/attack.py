@@ -1,4 +1,4 @@
-"""What a preset is."""
+"""The class of presets of attacks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Attack:
 
     Args:
         kind: A class in `foolbox.attacks`, or MODULE:CLASS for a class with the same interface elsewhere.
-        eps: The budget, in units of [0, 1]; None for an attack that looks for the least perturbation.
+        eps: The budget, in units of [0, 1]; None for an attack that looks for the smallest perturbation.
         settings: Keyword arguments of the class, plain JSON values.
-        is_control: The attack is not meant to be misclassified: every attacked image counts as a success.
+        is_control: Whether this is a control, for which every image counts as a success, misclassified or not.
     """
 
     kind: str
@@ -42,5 +42,5 @@ class Attack:
         return getattr(found, name)(**self.settings)
 
     def as_json(self) -> dict[str, Any]:
-        """Returns all that is set, as plain JSON values: what tells this attack from others."""
+        """Returns all settings as plain JSON values, which identify the attack."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""A classifier and images -> attacked 8-bit images."""
+"""Makes attacked 8-bit images of a classifier and images."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from ..images import to_batch, to_uint8
 from .attack import Attack
 from .presets import ATTACKS
 
-# multiples of a least perturbation that are tried if rounding to 8 bits undid it
+# factors of the smallest perturbation that are tried if rounding to 8 bits undid it
 ROUNDING_FACTORS = (1.1, 1.25, 1.5, 2.0, 3.0)
 
 
 @dataclass(frozen=True)
 class Attacked:
-    """What `craft` made of N images.
+    """The result of an attack on N images.
 
     Attributes:
-        images: (N, C, H, W) uint8. Rounding keeps an Linf budget of k/255; it may add a little to an L2 one.
+        images: (N, C, H, W) uint8. Rounding keeps within an Linf budget of k/255, but may exceed an L2 budget a little.
         attempted: (N,) bool, whether the classifier classifies the original correctly.
-        succeeded: (N,) bool, whether it was attempted and the 8-bit image is misclassified (for a control: attempted).
+        succeeded: (N,) bool, whether the image was attempted and the 8-bit image is misclassified; for a control,
+            whether it was attempted.
         linf: (N,) Linf distance from the original, in units of [0, 1].
         l2: (N,) L2 distance from the original, in units of [0, 1].
-        model_calls: How many images went through the classifier.
+        model_calls: The number of images that went through the classifier.
     """
 
     images: Tensor
@@ -57,8 +58,8 @@ def craft(
 ) -> Attacked:
     """Attacks a classifier, and judges success on the image rounded to 8 bits.
 
-    An attack without a budget looks for the least perturbation. If rounding undoes it, the least multiple of it that
-    still succeeds when rounded is taken, among `ROUNDING_FACTORS`.
+    An attack without a budget looks for the smallest perturbation. If rounding undoes it, it is multiplied by the
+    smallest of `ROUNDING_FACTORS` with which the rounded image succeeds.
 
     Args:
         classifier: (N, C, H, W) -> (N, classes) logits.
@@ -66,13 +67,14 @@ def craft(
         labels: (N,) integers, the true classes.
         attack: A key of `ATTACKS`, or an `Attack`.
         bounds: The range that the classifier expects its images in.
-        preprocessing: foolbox's, applied within the bounds, such as {"mean": [...], "std": [...], "axis": -3}.
-        batch_size: Images at once. The outcome depends on it.
-        seed: Of random starts.
-        progress: Wraps the list of batches.
+        preprocessing: foolbox's preprocessing, applied within the bounds, such as {"mean": [...], "std": [...], "axis":
+            -3}.
+        batch_size: The number of images at once. The outcome depends on it.
+        seed: Seed of the random starts.
+        progress: Wraps the list of batches, to show a progress bar.
 
     Returns:
-        The attacked images, and how each attack went.
+        The attacked images and the outcome for each.
 
     Raises:
         ParameterError: If the attack is unknown or the labels do not match the images.
@@ -117,7 +119,7 @@ def _craft(model: Any, attack: Attack, clean: Tensor, label: Tensor) -> tuple[Te
     adversarial = to_uint8(raw)
     misclassified = model(adversarial / 255).argmax(1) != label
     if attack.eps is None:
-        # a least perturbation ends at the boundary, and rounding may undo it
+        # the smallest perturbation ends at the decision boundary, so rounding may undo it
         for factor in ROUNDING_FACTORS:
             again = (attempted & ~misclassified).nonzero()[:, 0]
             if not len(again):
@@ -130,7 +132,7 @@ def _craft(model: Any, attack: Attack, clean: Tensor, label: Tensor) -> tuple[Te
 
 @contextmanager
 def weights_frozen(*modules: nn.Module | None) -> Iterator[None]:
-    """Inside the block no gradients of the modules' weights are computed: attacks do not need them."""
+    """Computes no gradients of the modules' weights inside the block, since attacks do not need them."""
     trainable = [p for module in modules if module is not None for p in module.parameters() if p.requires_grad]
     try:
         for p in trainable:
@@ -142,7 +144,7 @@ def weights_frozen(*modules: nn.Module | None) -> Iterator[None]:
 
 
 class _Counted(nn.Module):
-    """The classifier, counting the images that go through it."""
+    """A classifier that counts the images that go through it."""
 
     def __init__(self, classifier: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""When an attack on classifier and detector has succeeded, as criteria of foolbox."""
+"""The criteria of foolbox by which an attack on classifier and detector succeeds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ with extra("attacks"):
 
 
 class NotFlagged(Criterion):
-    """The detector does not flag the image, rounded to 8 bits, at its frozen threshold.
+    """The criterion that the detector does not flag the image, rounded to 8 bits, at its frozen threshold.
 
     `Misclassification(labels) & NotFlagged(detector)` makes every decision-based attack of foolbox aware of the
     detector.
@@ -34,11 +34,11 @@ class NotFlagged(Criterion):
         return f"{type(self).__name__}({name} at {self.detector.fpr:g})"
 
     def __call__(self, perturbed: Any, outputs: Any) -> Any:
-        """Asks the detector.
+        """Returns for each image whether the detector does not flag it.
 
         Args:
             perturbed: (N, C, H, W) in [0, 1].
-            outputs: The classifier's logits, which do not matter here.
+            outputs: The classifier's logits, which are not used.
 
         Returns:
             (N,) bool.
@@ -52,13 +52,13 @@ def true_labels(criterion: Any) -> Tensor:
     """Returns the true labels that a criterion holds.
 
     Args:
-        criterion: `Misclassification`, alone or within an `&`.
+        criterion: `Misclassification`, alone or joined to others by `&`.
 
     Returns:
         (N,) integers.
 
     Raises:
-        ParameterError: If it holds no labels.
+        ParameterError: If the criterion holds no labels.
     """
     todo = [criterion]
     while todo:
@@ -70,5 +70,5 @@ def true_labels(criterion: Any) -> Tensor:
 
 
 def rounded(x: Tensor) -> Tensor:
-    """Returns images in [0, 1], rounded to the 8-bit grid."""
+    """Rounds images in [0, 1] to the 8-bit grid."""
     return (255 * x).round().clamp(0, 255) / 255

@@ -1,4 +1,4 @@
-"""Named attacks: which attack of foolbox, with which settings. A new preset is one line in `ATTACKS`."""
+"""Named attacks, each an attack of foolbox with its settings. To add one, add a line to `ATTACKS`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ LINF_STEPS = (1, 2, 4, 8, 25)  # budgets, in 8-bit steps
 CARLINI_WAGNER = {"binary_search_steps": 4, "steps": 150, "initial_const": 1.0, "confidence": 0.2}
 
 ATTACKS: dict[str, Attack] = {
-    # a detector that flags this control sees any noise: detecting the attacks then says little
+    # a detector that flags this control flags any noise, so that detecting the attacks says little
     "noise-8": Attack("LinfAdditiveUniformNoiseAttack", 8 / 255, is_control=True),
     # one step along the sign of the gradient (Goodfellow et al. 2015)
     **{f"fgsm-{k}": Attack("LinfFastGradientAttack", k / 255) for k in LINF_STEPS},
-    # the same in 10 small steps (Kurakin et al. 2017)
+    # the same attack in 10 small steps (Kurakin et al. 2017)
     **{f"bim-{k}": Attack("LinfBasicIterativeAttack", k / 255, {"steps": 10}) for k in LINF_STEPS},
     # from a random start, in 40 steps (Madry et al. 2018)
     **{f"pgd-{k}": Attack("LinfProjectedGradientDescentAttack", k / 255, {"steps": 40}) for k in LINF_STEPS},

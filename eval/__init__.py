@@ -1,6 +1,6 @@
-"""Detector x attacks -> ROC tables, plots and a report. Installed as `pixeldefend.eval`.
+"""Measures detectors against attacks, in tables, plots and a report. Installed as `pixeldefend.eval`.
 
-Attacks need the extra `attacks`, tables, plots and reports the extra `eval`.
+Attacks need the extra `attacks`; tables, plots and reports need the extra `eval`.
 """
 
 from .adapters import as_detector, find_classifier, find_detector

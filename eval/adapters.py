@@ -1,4 +1,4 @@
-"""Other people's detectors and classifiers on the same footing: MODULE:OBJECT, TorchScript, torch.export.
+"""Loads detectors and classifiers of third parties: MODULE:OBJECT, TorchScript, torch.export.
 
 pixeldefend benchmark --detector mine:detector --classifier mine.pt2 --data fashion-mnist --out out
 """
@@ -37,8 +37,9 @@ def find_detector(
             detector; or MODULE:OBJECT. The object is a fitted detector, has scikit-learn's `score_samples` (higher =
             more normal), or is a function (higher = more anomalous); it takes images (N, C, H, W), float32 in
             [0, 1], and returns (N,) numbers.
-        classifier: What the baselines look at.
-        data: What the baselines learn from; data.calibration calibrates all that is not of this package.
+        classifier: The classifier for the baselines.
+        data: The data set that baselines learn from. data.calibration calibrates all detectors that are not of this
+            package.
         device: Where the detector runs.
         fpr: The false-alarm rate of detectors that are calibrated here.
 
@@ -97,15 +98,15 @@ def find_classifier(name: str, *, device: str | torch.device = "cpu") -> nn.Modu
 def as_detector(
     function: Callable[[Any], Any], name: str, data: DataSet, *, fpr: float = 0.01, device: str | torch.device = "cpu"
 ) -> FunctionDetector:
-    """Makes a detector of a function, calibrated on data.calibration.
+    """Makes a detector from a function, and calibrates it on data.calibration.
 
     Args:
-        function: (N, C, H, W) float32 in [0, 1] -> (N,), higher = more anomalous: tensors or, if it raises a TypeError
-            for them, arrays.
-        name: What reports call it.
-        data: Holds the calibration images.
+        function: (N, C, H, W) float32 in [0, 1] -> (N,), higher = more anomalous: It gets tensors or, if it raises a
+            TypeError for them, arrays.
+        name: The name of the detector in reports.
+        data: The data set with the calibration images.
         fpr: The false-alarm rate.
-        device: Where the function gets its tensors.
+        device: The device of the tensors that the function gets.
 
     Returns:
         A fitted detector without a density.
@@ -115,7 +116,7 @@ def as_detector(
 
 
 class _Loaded(nn.Module):
-    """A loaded program; exported ones have one mode only, which must not be changed."""
+    """A loaded program. An exported program has only one mode, which must not be changed."""
 
     def __init__(self, program: nn.Module) -> None:
         super().__init__()
@@ -154,7 +155,7 @@ def _from_file(path: Path, device: str | torch.device) -> nn.Module:
 
 
 def _imported(name: str) -> Any:
-    """MODULE:OBJECT -> the object. The current folder is searched first, as by `python -m`."""
+    """Imports MODULE:OBJECT and returns the object; searches the current folder first, as `python -m` does."""
     module, _, attribute = name.partition(":")
     if (here := os.getcwd()) not in sys.path:
         sys.path.insert(0, here)

@@ -1,4 +1,4 @@
-"""What took long to make, in a folder: an interrupted run continues where it stopped."""
+"""A cache of results in a folder, from which an interrupted run continues where it stopped."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from ..serialization import load_tensors, save_tensors
 
 
 class Cache:
-    """Tensors in a folder, each file under the hash of its key.
+    """A cache of tensors in a folder, where each file is named by the hash of its key.
 
     Args:
-        folder: Where the files are; None to keep nothing.
+        folder: The folder of the files; None to keep nothing.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
 
     def __call__(self, key: dict[str, Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Returns what was made for a key, now or earlier.
+        """Returns the tensors for a key, from the cache or newly made.
 
         Args:
             key: Plain JSON values: everything that the outcome depends on.
-            make: Makes the tensors. It is called unless a readable file has the same key.
+            make: A function that makes the tensors. It is called unless there is a readable file with the same key.
 
         Returns:
             Tensors by name.
@@ -51,7 +51,7 @@ class Cache:
                 if meta.get("key") == json.loads(text):
                     return tensors
             except PixelDefendError:
-                pass  # an interrupted run left it damaged
+                pass  # an interrupted run left the file damaged
         tensors = make()
         self.folder.mkdir(parents=True, exist_ok=True)
         save_tensors(path, tensors, {"kind": "cache", "key": key})
@@ -68,7 +68,7 @@ def digest(module: nn.Module | None) -> str:
 
 
 def module_key(module: nn.Module) -> dict[str, str]:
-    """Returns what the outputs of a module depend on: its weights, its structure and the code of its classes."""
+    """Returns everything that the outputs of a module depend on: its weights, its structure and the code of its classes."""
     sha = hashlib.sha256()
     for kind in dict.fromkeys(type(part) for part in module.modules()):
         sha.update(_code_of(kind))
@@ -78,7 +78,7 @@ def module_key(module: nn.Module) -> dict[str, str]:
 
 
 def detector_key(detector: Any) -> dict[str, Any]:
-    """Returns what the anomaly scores of a fitted detector depend on."""
+    """Returns everything that the anomaly scores of a fitted detector depend on."""
     key: dict[str, Any] = {"kind": type(detector).__name__, "statistic": statistic_of(detector)}
     key["calibration_scores"] = scores_digest(detector)
     key["fpr"], key["confidence"] = detector.fpr, getattr(detector, "confidence", None)
@@ -93,7 +93,7 @@ def detector_key(detector: Any) -> dict[str, Any]:
 
 
 def images_key(images: Images) -> dict[str, Any]:
-    """Returns what tells labelled images from others."""
+    """Returns the hashes that identify labelled images."""
     labels = None if images.y is None else hashlib.sha256(images.y.numpy().tobytes()).hexdigest()
     return {"images": images.digest(), "labels": labels}
 
@@ -104,7 +104,7 @@ def scores_digest(detector: Any) -> str:
 
 
 def statistic_of(detector: Any) -> str:
-    """Returns the name of what a detector measures."""
+    """Returns the name of a detector's statistic."""
     named = (getattr(detector, attribute, None) for attribute in ("statistic", "name"))
     return next((str(name) for name in named if name), type(detector).__name__)
 
@@ -116,7 +116,7 @@ def versions(*packages: str) -> dict[str, str]:
 
 @functools.cache
 def source_digest(*modules: ModuleType) -> str:
-    """Returns the sha256 of the source of modules; of a package, of all modules in it."""
+    """Returns the sha256 of the source of modules and, for packages, of all modules in them."""
     sha = hashlib.sha256()
     for module in modules:
         path = Path(inspect.getfile(module))
@@ -127,7 +127,7 @@ def source_digest(*modules: ModuleType) -> str:
 
 
 def _code_of(thing: Any) -> bytes:
-    """The source of the module that defines a class or a function; torch's is told by its version."""
+    """Returns the digest of the module that defines a class or a function; for torch, its version says as much."""
     name = getattr(thing, "__module__", None) or type(thing).__module__
     if name.partition(".")[0] == "torch":
         return b""

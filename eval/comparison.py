@@ -1,4 +1,4 @@
-"""Several detectors on the same attacked images, in one table."""
+"""Compares several detectors on the same attacked images, in one table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .attacked import attack_all
 from .run import run_benchmark, validate_names
 from .upgrade import FORMAT, read_results
 
-PICTURES = ("roc", "histograms", "examples")  # of one detector at a time
+PICTURES = ("roc", "histograms", "examples")  # parts of results that are shown for one detector at a time
 COMPARED = ["bits_per_dim", "excess_surprisal"]  # what every density of images has
 OWN = "own statistic"
 
@@ -34,20 +34,19 @@ def compare(
     recipes: dict[str, dict[str, Any]] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Measures several detectors on the very same attacked images.
+    """Measures several detectors on the same attacked images.
 
     Args:
-        detectors: Fitted detectors, by the names that the table gives them.
-        classifier: What is attacked.
+        detectors: Fitted detectors by their names in the table.
+        classifier: The classifier that is attacked.
         data: The data set.
         attacks: Keys of `ATTACKS`, None for all.
-        statistics: Keys of `SCORES` that every density is measured under beside the detector's own; by default
-            `COMPARED`.
-        recipes: How the densities were trained, by the same names as detectors.
+        statistics: Keys of `SCORES` to measure for every density, besides the detector's own; None for `COMPARED`.
+        recipes: The recipes by which the densities were trained, by the names of the detectors.
         options: Further arguments of `run_benchmark`.
 
     Returns:
-        {"format", "data", "attacks": names, "statistics": names, "detectors": by name, what `run_benchmark` returns
+        {"format", "data", "attacks": names, "statistics": names, "detectors": by name, the results of `run_benchmark`
         without curves and pictures}.
 
     Raises:
@@ -73,7 +72,7 @@ def write_comparison(results: dict[str, Any], out: Path) -> None:
     """Writes comparison.json and comparison.md.
 
     Args:
-        results: What `compare` returned.
+        results: The results of `compare`.
         out: The folder, which is made if it is missing.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -84,10 +83,10 @@ def write_comparison(results: dict[str, Any], out: Path) -> None:
 
 
 def comparison_table(results: dict[str, Any]) -> str:
-    """Writes a comparison as Markdown: a table for each statistic, a row for each detector, a column for each attack.
+    """Writes a comparison in Markdown: a table for each statistic, a row for each detector, a column for each attack.
 
     Args:
-        results: What `compare` returned.
+        results: The results of `compare`.
 
     Returns:
         Markdown.
@@ -129,12 +128,13 @@ def side_by_side(paths: list[Path]) -> str:
         paths: Two or more results.json, or the folders that hold them.
 
     Returns:
-        Markdown: how well each run's own statistic detects, and how often attackers who know the detector evade it.
+        Markdown with the detection rates of each run's own statistic, and the evasion rates of attackers who know the
+        detector.
 
     Raises:
-        ParameterError: If there are fewer than two.
-        DataError: If one is no results file.
-        FileNotFoundError: If one is missing.
+        ParameterError: If there are fewer than two paths.
+        DataError: If a file is no results file.
+        FileNotFoundError: If a file is missing.
     """
     runs = [_read(path) for path in paths]
     if len(runs) < 2:
@@ -162,7 +162,7 @@ def _warnings(titles: list[str], runs: list[dict[str, Any]]) -> list[str]:
 
 
 def _evasion(titles: list[str], adaptive: list[dict[str, Any] | None]) -> list[str]:
-    """adaptive: of each run, what `run_adaptive` returned. Returns a table and the failed checks, if there are any."""
+    """Returns a table of evasion rates and the failed checks, from the results of `run_adaptive` for each run."""
     runs = [{(row["attack"], row["eps"]): row for row in (run or {"rows": []})["rows"]} for run in adaptive]
     if not any(runs):
         return []
@@ -199,7 +199,7 @@ def _about(name: str, found: dict[str, Any]) -> list[str]:
 
 
 def _mean(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Over the attacks that succeeded on any image."""
+    """Returns the mean over the attacks that succeeded on any image."""
     chosen = [row for row in rows if row["auroc"] is not None]
     if not chosen:
         return {"auroc": None}

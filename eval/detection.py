@@ -1,4 +1,4 @@
-"""How well attacked images are told from clean ones, by each statistic."""
+"""Measures how well each statistic distinguishes attacked images from clean ones."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Values = dict[str, np.ndarray]  # anomaly scores by statistic
 
 
 class Scorer:
-    """Anomaly scores of images under several statistics, from one pass of the detector's density.
+    """Computes the anomaly scores of images under several statistics, from one pass of the detector's density.
 
     Args:
-        detector: A fitted detector. One without a density has no statistic but its own.
+        detector: A fitted detector. Without a density it has only its own statistic.
     """
 
     def __init__(self, detector: Any) -> None:
@@ -37,7 +37,7 @@ class Scorer:
         """Scores images.
 
         Args:
-            statistics: By name; None stands for the detector's own.
+            statistics: The statistics by name; None stands for the detector's own.
             x: (N, C, H, W) uint8.
 
         Returns:
@@ -51,15 +51,16 @@ class Scorer:
 
 
 def usual_statistics(scorer: Scorer, data: DataSet, log: Callable[[str], None]) -> list[str]:
-    """Returns the statistics that are measured by default.
+    """Returns the names of the statistics that are measured by default.
 
     Args:
-        scorer: Of the detector.
-        data: What learned statistics are fitted on.
-        log: Called with a line for each statistic that this density, or so few images, cannot have.
+        scorer: The scorer of the detector.
+        data: The data set that learned statistics are fitted on.
+        log: Called with a line for each statistic that this density does not have, or for which there are too few
+            images.
 
     Returns:
-        All names in `SCORES` but the expensive ones and those that cannot be had.
+        All names in `SCORES` but the expensive statistics and those that are not available.
     """
     names = []
     for name in [name for name in SCORES if name not in EXPENSIVE]:
@@ -79,9 +80,9 @@ def calibrated(scorer: Scorer, names: list[str], data: DataSet) -> tuple[dict[st
     """Fits and calibrates statistics.
 
     Args:
-        scorer: Of the detector, whose own statistic keeps its calibration.
-        names: Of the statistics.
-        data: data.fit is learned from, data.calibration calibrates.
+        scorer: The scorer of the detector, whose own statistic keeps its calibration.
+        names: The names of the statistics.
+        data: The data set. Statistics learn from data.fit and are calibrated on data.calibration.
 
     Returns:
         The statistics by name, None for the detector's own; and the calibration scores of each, (n,).
@@ -107,8 +108,8 @@ def detection_rates(
     Args:
         clean: (m,) anomaly scores.
         attacked: (n,) anomaly scores; n may be 0.
-        thresholds: By false-alarm rate.
-        which: Goes into the names: "_all" for all attacked images.
+        thresholds: Thresholds by false-alarm rate.
+        which: The end of the names: "_all" for all attacked images.
 
     Returns:
         auroc{which} and tpr{which}_at_fpr_{rate}, each with its 95 % interval under {name}_ci; None without attacked
@@ -133,15 +134,15 @@ def attack_rows(
     attacked: Values,
     thresholds: Mapping[str, Mapping[float, float]],
 ) -> list[dict[str, Any]]:
-    """Returns what a benchmark says of one attack, a row for each statistic.
+    """Returns the rows of a benchmark for one attack, one for each statistic.
 
     Args:
-        name: Of the attack.
-        is_control: Whether it is a control.
-        result: What the attack made.
+        name: The name of the attack.
+        is_control: Whether the attack is a control.
+        result: The result of the attack.
         clean: Anomaly scores of the clean images.
         attacked: Anomaly scores of the images that were attempted.
-        thresholds: By statistic and false-alarm rate.
+        thresholds: Thresholds by statistic and false-alarm rate.
     """
     succeeded = result.succeeded[result.attempted].numpy()
     base = {
@@ -166,11 +167,11 @@ def histograms(values: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Counts anomaly scores in bins.
 
     Args:
-        values: (n,) of each kind of image, "clean" among them.
+        values: (n,) anomaly scores by kind of image, one of which is "clean".
 
     Returns:
-        {"edges": the limits of the bins, "counts": counts by kind}. The outermost bins hold what lies beyond. The
-        edges show the clean images well, though attacked ones may score a thousand times as high.
+        {"edges": the limits of the bins, "counts": counts by kind}. The outermost bins also hold all scores beyond
+        them. The edges are chosen for the clean images, since attacked images may score a thousand times as high.
     """
     low, high = np.quantile(np.concatenate(list(values.values())), [0.002, 0.998])
     least, most = np.quantile(values["clean"], [0.01, 0.99])
@@ -194,7 +195,7 @@ def roc_points(clean: np.ndarray, attacked: np.ndarray) -> dict[str, list[float]
 
     fpr, tpr, _ = roc_curve(np.r_[np.zeros(len(clean)), np.ones(len(attacked))], np.r_[clean, attacked])
     grid = np.geomspace(1 / len(clean), 1, 100)
-    # the curve is a staircase: at a rate, the best that is reached without exceeding it
+    # the curve is a staircase: take the best point that does not exceed the rate
     height = tpr[np.searchsorted(fpr, grid + 1e-12, side="right") - 1]
     return {"fpr": [round(v, 6) for v in grid.tolist()], "tpr": [round(v, 6) for v in height.tolist()]}
 

@@ -1,4 +1,4 @@
-"""Attacked images to look at: what changed, what the detector sees, and what purification makes of them."""
+"""Examples of attacked images, with the changed pixels, their surprisal, and the purified image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..screening.figures import heat_map
 
 PURIFIED_WITHIN = 16  # 8-bit steps
 AMPLIFIED = 10  # the factor by which a difference is shown
-# of named data sets, in the order of their labels
+# names of classes by data set, in the order of the labels
 CLASSES = {
     "fashion-mnist": ("T-shirt", "trouser", "jumper", "dress", "coat", "sandal", "shirt", "trainer", "bag", "boot"),
     "cifar10": ("aeroplane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "lorry"),
@@ -31,19 +31,19 @@ CLASSES = {
 def examples(
     detector: Any, classifier: nn.Module, images: Images, attacked: dict[str, Attacked], most: int = 12
 ) -> list[dict[str, Any]]:
-    """Chooses one example for each attack: the first image that succeeded, one that is not shown yet if there is any.
+    """Chooses one example for each attack: the first successful image, if possible one that is not shown yet.
 
     Args:
         detector: A fitted detector.
         classifier: The classifier that was attacked.
         images: Labelled images.
-        attacked: What each attack made of them.
+        attacked: The results of the attacks on these images, by attack.
         most: The largest number of attacks.
 
     Returns:
         For each attack: attack, index, label; predicted, predicted_attacked and predicted_purified labels; p_value and
-        p_value_attacked; and pictures as data URIs: image, attacked, difference (times 10, grey is none), surprisal
-        (bright is improbable) and purified. Without a density, surprisal and purified are None.
+        p_value_attacked; and pictures as data URIs: image, attacked, difference (times 10; grey is no change),
+        surprisal (bright is improbable) and purified. Without a density, surprisal and purified are None.
     """
     assert images.y is not None
     shown: list[dict[str, Any]] = []
@@ -77,7 +77,7 @@ def examples(
 
 
 def _png(x: Tensor) -> str:
-    """(C, H, W) uint8 -> a data URI."""
+    """Returns an image, (C, H, W) uint8, as a data URI."""
     array = x.permute(1, 2, 0).numpy()
     return _uri(array[..., 0] if array.shape[2] == 1 else array)
 

@@ -1,4 +1,4 @@
-"""Detectors under one protocol, one small JSON file each."""
+"""The leaderboard: detectors under one protocol, with one small JSON file for each."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ LARGEST_EPS = 8  # 8-bit steps: larger budgets are not in the table
 
 
 def entry(name: str, results: dict[str, Any], command: str) -> dict[str, Any]:
-    """Returns what the leaderboard keeps of a benchmark.
+    """Returns the entry of the leaderboard for a benchmark.
 
     Args:
-        name: Of the detector.
-        results: What `run_benchmark` returned.
-        command: What was run.
+        name: The name of the detector.
+        results: The results of `run_benchmark`.
+        command: The command that was run.
 
     Returns:
         Plain JSON values.
@@ -43,10 +43,10 @@ def read_entries(folder: Path | None = None) -> list[dict[str, Any]]:
     """Reads the entries of a leaderboard.
 
     Args:
-        folder: Of their JSON files; by default those that are shipped.
+        folder: The folder of the JSON files; None for the shipped entries.
 
     Returns:
-        Entries, by the names of their files.
+        The entries, in the order of the names of their files.
 
     Raises:
         DataError: If there are none, or one cannot be read.
@@ -63,10 +63,10 @@ def read_entries(folder: Path | None = None) -> list[dict[str, Any]]:
 
 
 def leaderboard_table(folder: Path | None = None) -> str:
-    """Writes a leaderboard as Markdown: a table for each data set, detectors by their mean AUROC.
+    """Writes a leaderboard in Markdown, with a table for each data set and detectors ordered by their mean AUROC.
 
     Args:
-        folder: Of the entries; by default those that are shipped.
+        folder: The folder of the entries; None for the shipped entries.
 
     Returns:
         Markdown.

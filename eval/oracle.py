@@ -1,4 +1,4 @@
-"""An upper bound: a classifier that has seen the attack."""
+"""An upper bound: a detector that is trained on the attack."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ FPR = 0.01
 def oracle_rates(clean: Values, attacked: Values, originals: np.ndarray) -> dict[str, Any]:
     """Fits boosted trees on all statistics to clean and attacked images, and judges each image by cross-validation.
 
-    An image is judged by trees that saw neither it nor what was made of it.
+    The trees that judge an image have seen neither the image nor its clean or attacked counterpart.
 
     Args:
         clean: (m,) anomaly scores by statistic.
         attacked: (n,) anomaly scores by statistic, n at least `FOLDS`.
-        originals: (n,) integers, the clean image that each attacked one was made of.
+        originals: (n,) integers, the index of the clean image that each attacked image was made from.
 
     Returns:
-        The AUROC and the share detected at 1 % false alarms, with their intervals. Of fewer than 100 clean images none
-        may be flagged.
+        The AUROC and the share detected at 1 % false alarms, with their intervals. If there are fewer than 100 clean
+        images, none may be flagged.
     """
     x = np.stack([np.r_[clean[name], attacked[name]] for name in clean], 1)
     m = len(x) - len(originals)

@@ -1,4 +1,4 @@
-"""The plots of the report, each an SVG, from what `run_benchmark` returns."""
+"""Draws the plots of the report as SVGs, from the results of `run_benchmark`."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def plots(results: dict[str, Any]) -> list[dict[str, str]]:
     """Draws the plots of a report.
 
     Args:
-        results: What `run_benchmark` returned.
+        results: The results of `run_benchmark`.
 
     Returns:
-        For each plot {"title", "alt": what it shows, in words, "uri": the SVG as a data URI}.
+        {"title", "alt": a description, "uri": the SVG as a data URI} for each plot.
 
     Raises:
         MissingExtraError: If matplotlib is not installed.
@@ -91,7 +91,7 @@ def _drawn(title: str, alt: str, draw: Callable[[Any], None]) -> dict[str, str]:
 
 
 def _style(i: int, n: int) -> dict[str, Any]:
-    """The style of the i-th of n curves: the first are the widest and the last on top, so that all are seen."""
+    """Returns the style of the i-th of n curves. Earlier curves are wider and later ones on top, so that all are visible."""
     width = 1.0 + 2.2 * (1 - i / max(1, n - 1)) if n > 1 else 1.4
     return dict(color=COLOURS[i % len(COLOURS)], linestyle=("-", "--", "-.", ":")[i % 4], linewidth=width)
 
@@ -126,7 +126,7 @@ def _det(axes: Any, curves: list[dict[str, Any]]) -> None:
 
 
 def _histograms(title: str, found: dict[str, Any], name: str) -> dict[str, str]:
-    """One panel for each attack, with the same clean images in all."""
+    """Draws one panel for each attack, with the same clean images in all panels."""
     edges = np.array(found["edges"])
     shares = {kind: np.array(counts) / max(1, sum(counts)) for kind, counts in found["counts"].items()}
     clean = shares.pop("clean")

@@ -1,4 +1,4 @@
-"""results.json, results.md, roc.png and report.html from what `run_benchmark` returns."""
+"""Writes results.json, results.md, roc.png and report.html from the results of `run_benchmark`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def write_report(results: dict[str, Any], out: Path) -> None:
     """Writes results.json, results.md, roc.png and report.html.
 
     Args:
-        results: What `run_benchmark` returned, with the "command" that was run if there is one.
+        results: The results of `run_benchmark`, with the "command" that was run if there is one.
         out: The folder, which is made if it is missing.
 
     Raises:
@@ -37,7 +37,7 @@ def write_report(results: dict[str, Any], out: Path) -> None:
 
 
 def html(results: dict[str, Any]) -> str:
-    """Writes a page that needs nothing else: no network and no script.
+    """Writes a self-contained HTML page, without scripts and without links to the network.
 
     Args:
         results: As for `write_report`.
@@ -75,7 +75,7 @@ def verdict(results: dict[str, Any]) -> str:
     """Returns the outcome of a benchmark in a sentence or two.
 
     Args:
-        results: What `run_benchmark` returned.
+        results: The results of `run_benchmark`.
     """
     own = [row for row in results["rows"] if row["statistic"] == results["statistic"] and row["auroc"] is not None]
     own = [row for row in own if not row["is_control"]]
@@ -104,10 +104,10 @@ def verdict(results: dict[str, Any]) -> str:
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """Writes tables: detection by attack, what each statistic adds, false alarms, and what else is flagged.
+    """Writes the tables of detection by attack, of statistics, of false alarms, and of other images that are flagged.
 
     Args:
-        results: What `run_benchmark` returned.
+        results: The results of `run_benchmark`.
 
     Returns:
         Markdown.
@@ -134,8 +134,8 @@ def plot_roc(results: dict[str, Any], file: Any) -> None:
     """Draws ROC curves: one panel for each attack, one curve for each statistic, false alarms on a logarithmic axis.
 
     Args:
-        results: What `run_benchmark` returned.
-        file: Opened for writing bytes; gets a PNG.
+        results: The results of `run_benchmark`.
+        file: A file opened for writing bytes, which gets a PNG.
     """
     with extra("eval"):
         from matplotlib.figure import Figure
@@ -167,7 +167,7 @@ def plot_roc(results: dict[str, Any], file: Any) -> None:
 
 
 def _number(value: float | None, interval: list[float] | None, form: str) -> str:
-    """Returns "value [low, high]", or "-" where there is none."""
+    """Returns "value [low, high]", or "-" if there is no value."""
     if value is None or interval is None:
         return "-"
     return f"{form.format(value)} [{form.format(interval[0])}, {form.format(interval[1])}]"

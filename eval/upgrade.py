@@ -1,4 +1,4 @@
-"""Results files of earlier versions, read as those of today."""
+"""Reads results files of earlier versions in the current format."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ OPTIONS = (
 
 
 def upgrade(results: dict[str, Any]) -> dict[str, Any]:
-    """Turns results of any earlier format into those of today's; figures stay as they are.
+    """Converts results of any earlier format to the current format, without changing figures.
 
     Args:
-        results: What a results.json, a comparison.json or an entry of the leaderboard holds.
+        results: The content of a results.json, a comparison.json or an entry of the leaderboard.
 
     Returns:
-        The same of format 2; results of that format as they are.
+        The results in format 2. Results of that format are returned unchanged.
 
     Raises:
         DataError: If the format is of a later version.
@@ -75,7 +75,7 @@ def read_results(path: Path) -> dict[str, Any]:
         path: A JSON file.
 
     Returns:
-        What it holds, as `upgrade` returns it.
+        The content of the file, in the current format.
 
     Raises:
         FileNotFoundError: If there is no such file.

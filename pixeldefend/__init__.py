@@ -55,15 +55,15 @@ def is_adversarial(x: Any, detector: str | os.PathLike[str] | ConformalDetector 
     Args:
         x: One image or a batch, as `pixeldefend.images.to_batch` takes them: a path, a PIL image, a numpy array or a
             torch tensor, uint8 or floating point in [0, 1]. A list of images may hold several sizes.
-        detector: A detector, the name of a shipped one, or the path of a saved one, which is loaded once a process.
-            None for the shipped detector that takes the image.
+        detector: A detector, the name of a shipped one, or the path of a saved one. It is loaded once per process. None
+            for the shipped detector that takes the image.
 
     Returns:
         A bool for one image, an (N,) bool array for a batch or a list.
 
     Raises:
         ImageError: If x holds no images.
-        NoDetectorError: If no detector takes an image; the message says what those that exist take.
+        NoDetectorError: If no detector takes an image; the message names the images that detectors take.
         OSError: If a file cannot be read.
     """
     import numpy as np
@@ -78,7 +78,7 @@ def is_adversarial(x: Any, detector: str | os.PathLike[str] | ConformalDetector 
     flagged = np.zeros(len(batch), dtype=bool)
     if detector is not None:
         names = there.names * len(batch)
-    else:  # images in one array have one size
+    else:  # all images in one array have one size
         names = (
             [there.choose(image) for image in batch]
             if several

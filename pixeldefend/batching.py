@@ -14,15 +14,15 @@ T = TypeVar("T")
 def in_batches(function: Callable[[Any], T], x: Any, batch_size: int) -> Iterator[T]:
     """Calls a function on consecutive parts of x.
 
-    A part that does not fit into memory is halved, with a warning, and the parts after it are as small.
+    A part that does not fit into memory is halved, with a warning, and later parts are no larger than its halves.
 
     Args:
         function: Takes a part of x.
-        x: (N, ...), anything that has a length and can be sliced. If it is empty, the function is called once.
+        x: (N, ...), any object that has a length and can be sliced. If it is empty, the function is called once.
         batch_size: The largest part, at least 1.
 
     Yields:
-        What the function returned, part by part.
+        The result of the function for each part.
 
     Raises:
         ParameterError: If batch_size is below 1.

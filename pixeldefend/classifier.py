@@ -1,4 +1,4 @@
-"""The image classifier that is attacked and protected, and what any classifier says about images."""
+"""The image classifier that is attacked and protected, and the labels that any classifier gives to images."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class ResNet(nn.Module):
     """A small residual network, (N, C, H, W) in [0, 1] -> (N, classes) logits.
 
     It has three stages of residual blocks, of `width`, 2 `width` and 4 `width` channels, each at half the resolution of
-    the one before. The normalisation of its inputs is a part of it.
+    the one before. The network normalises its inputs itself.
 
     Args:
         image_shape: (C, H, W).
         classes: The number of classes.
-        width: The channels of the first stage.
-        blocks: The residual blocks of each stage.
+        width: The number of channels of the first stage.
+        blocks: The number of residual blocks of each stage.
 
     Reference:
         He et al., Identity mappings in deep residual networks, 2016, arXiv:1603.05027.
@@ -56,8 +56,8 @@ class ResNet(nn.Module):
         """Writes the classifier to a safetensors file.
 
         Args:
-            path: Where the file is to be.
-            **notes: Plain JSON values that are stored beside it, such as the recipe and the metrics.
+            path: The file to write.
+            **notes: Plain JSON values that are stored in the file too, such as the recipe and the metrics.
 
         Raises:
             OSError: If the file cannot be written.
@@ -90,8 +90,8 @@ class ResidualBlock(nn.Module):
     """A residual block with pre-activation, x + conv(relu(bn(conv(relu(bn(x)))))).
 
     Args:
-        channels: The channels that come in.
-        outputs: The channels that go out.
+        channels: The number of input channels.
+        outputs: The number of output channels.
         stride: The stride of the first convolution.
     """
 
@@ -133,7 +133,7 @@ def predict_labels(model: nn.Module, x: Tensor, batch_size: int = 64) -> Tensor:
     """Returns the classes that a classifier gives to images.
 
     Args:
-        model: (N, C, H, W) in [0, 1] -> (N, classes) logits. It is in evaluation mode meanwhile.
+        model: (N, C, H, W) in [0, 1] -> (N, classes) logits. It is put into evaluation mode for the call.
         x: (N, C, H, W), uint8, or floating point in [0, 1].
         batch_size: The number of images at once.
 
@@ -141,7 +141,7 @@ def predict_labels(model: nn.Module, x: Tensor, batch_size: int = 64) -> Tensor:
         (N,) int64, on the CPU.
     """
     device = device_of(model)
-    with modes_kept(model), torch.no_grad():  # not inference mode: its tensors could enter no graph
+    with modes_kept(model), torch.no_grad():  # not inference mode, whose tensors cannot take part in gradients later
         labels = [torch.zeros(0, dtype=torch.long)]
         for part in x.split(batch_size) if len(x) else ():
             images = part.to(device) / 255 if part.dtype == torch.uint8 else part.to(device)

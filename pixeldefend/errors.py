@@ -1,4 +1,4 @@
-"""Errors that an input, an option or a file causes.
+"""The errors that an input, an option or a file causes.
 
 Code looks at the type of an error and at its `kind`, never at its message.
 """
@@ -55,7 +55,7 @@ class NoDetectorError(ImageError):
     """No detector takes the image.
 
     Args:
-        message: The size of the image, and the sizes that there are detectors for.
+        message: The size of the image, and the sizes that the detectors take.
     """
 
     kind = "size"
@@ -77,13 +77,13 @@ class ModelError(PixelDefendError):
 
 
 class CalibrationError(PixelDefendError):
-    """The calibration images do not allow the promise that is asked for."""
+    """The calibration images do not allow the rate of false alarms that is asked for."""
 
     kind = "calibration"
 
 
 class MissingExtraError(PixelDefendError, ModuleNotFoundError):
-    """A package is missing that belongs to an extra.
+    """A package that belongs to an extra is missing.
 
     Args:
         module: The package that could not be imported.
@@ -97,6 +97,6 @@ class MissingExtraError(PixelDefendError, ModuleNotFoundError):
         self.module = module
         self.extra = extra
 
-    # errors cross processes (Ray): the default passes the finished message to a constructor of two arguments
+    # Ray pickles errors: unpickling would by default call the constructor, of two arguments, with the message alone
     def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
         return type(self), (self.module, self.extra)

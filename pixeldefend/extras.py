@@ -1,4 +1,4 @@
-"""Packages that are installed with an extra only."""
+"""Imports of packages that are installed only with an extra."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .errors import MissingExtraError
 
 @contextmanager
 def extra(name: str) -> Iterator[None]:
-    """Makes a failed import say which extra brings the package.
+    """Turns a failed import inside the block into an error that names the extra.
 
     Args:
         name: The extra, such as "attacks".

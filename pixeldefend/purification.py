@@ -1,7 +1,8 @@
 """Purification moves an image back towards the data (PixelDefend, Song et al. 2018, arXiv:1710.10766).
 
-Each sub-pixel becomes the most probable value within eps of what it was, given the purified ones before it, in raster
-order and channel by channel. The result is a fixed point, and it is computed as one: see `densities.sampling`.
+Sub-pixel after sub-pixel, in raster order and channel by channel, the value becomes the most probable one within eps of
+the original, given the purified values before it. The result is a fixed point, and is computed as one: see
+`densities.sampling`.
 """
 
 from __future__ import annotations
@@ -31,23 +32,23 @@ def purify(
     method: str = "auto",
     batch_size: int = 64,
 ) -> Tensor:
-    """Moves images towards what is probable.
+    """Moves images towards more probable ones.
 
     Args:
         x: One image or a batch, as `pixeldefend.images.to_batch` takes them.
         eps: How far a sub-pixel may move, in 8-bit steps, 0 to 255.
         density: A density of 8-bit images, a detector that has one, the name of a shipped detector, or the path of a
             saved one; None for the shipped detector that takes the images.
-        adaptive: Whether images that the detector does not flag stay as they are (the paper's adaptive eps).
-        method: How the fixed point is found, as `densities.sampling.solve` takes it. All methods agree bit for bit.
-        batch_size: Images at once. A batch that does not fit into memory is split, with a warning.
+        adaptive: Whether images that the detector does not flag are left unchanged (the paper's adaptive eps).
+        method: How the fixed point is computed, as `densities.sampling.solve` takes it. All methods agree bit for bit.
+        batch_size: The number of images at once. A batch that does not fit into memory is split, with a warning.
 
     Returns:
         uint8 (N, C, H, W), or (C, H, W) for one image. Among equally probable values the lowest is taken.
 
     Raises:
-        ParameterError: For another eps, method or batch_size, if there are no images, for a density that does not model
-            8-bit images, or if adaptive is asked of a density alone.
+        ParameterError: If eps, method or batch_size is out of range, if there are no images, if the density does not
+            model 8-bit images, or if `adaptive` is set for a density without a detector.
         ImageError: If the density does not model images of this size.
 
     Reference:
@@ -88,10 +89,11 @@ def purify(
 
 
 class PixelDefend(nn.Module):
-    """Purifies images, then classifies them: a drop-in for the classifier.
+    """A classifier of purified images, which can take the place of the classifier itself.
 
-    (N, C, H, W) in [0, 1] -> the classifier's logits. Images off the 8-bit grid are rounded to it first. The gradient
-    passes through purification as if it were the identity, so that gradient attacks can aim at it.
+    It maps images, (N, C, H, W) in [0, 1], to the classifier's logits. It first rounds them to the 8-bit grid, then
+    purifies them. The gradient passes through purification as if it were the identity, so that gradient attacks can aim
+    at it.
 
     Args:
         classifier: A module, (N, C, H, W) in [0, 1] -> logits.
@@ -116,7 +118,8 @@ class PixelDefend(nn.Module):
     ) -> None:
         super().__init__()
         if isinstance(density, str | os.PathLike):
-            density = load_detector(density)  # its own: it may be moved, with the classifier, to another device
+            # a copy of its own, because it may be moved to another device with the classifier
+            density = load_detector(density)
         self.classifier = classifier
         self.model = checked_density(density)
         self.detector = density if isinstance(density, Detector) else None
@@ -124,7 +127,7 @@ class PixelDefend(nn.Module):
         self.adaptive = adaptive
 
     def purified(self, x: Tensor) -> Tensor:
-        """Returns the purified images, (N, C, H, W) on the 8-bit grid, of images (N, C, H, W) in [0, 1]."""
+        """Purifies images, (N, C, H, W) in [0, 1], and returns them on the 8-bit grid."""
         clean = purify(x.detach().clamp(0, 1), self.eps, self.detector or self.model, adaptive=self.adaptive)
         return clean.to(x.device) / 255
 
@@ -137,7 +140,7 @@ def checked_eps(eps: Any) -> int:
     """Returns eps, in 8-bit steps, as an int.
 
     Raises:
-        ParameterError: Unless it is a whole number from 0 to 255.
+        ParameterError: If it is not an integer from 0 to 255.
     """
     try:
         whole = int(eps)
@@ -149,10 +152,10 @@ def checked_eps(eps: Any) -> int:
 
 
 def checked_density(density: Density | Detector) -> Autoregressive:
-    """Returns a density that can purify: the one given, or the one that a detector has.
+    """Returns the given density, or that of the given detector, after checking that it can purify.
 
     Raises:
-        ParameterError: Unless it is autoregressive and its sites are 8-bit pixels.
+        ParameterError: If it is not autoregressive, or does not model 8-bit pixels.
     """
     model = density.density if isinstance(density, Detector) else density
     if not isinstance(model, Autoregressive) or len(model.event_shape) != 3 or model.levels != 256:

@@ -1,4 +1,4 @@
-"""Model files, which are safetensors with JSON inside and a hash; and files that are written whole or not at all."""
+"""Model files (safetensors with JSON metadata and a hash), and files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .errors import ModelError
 
 
 def check_writable(path: Path) -> None:
-    """Checks that a file can be created at a path, before the work whose result it is to hold.
+    """Checks that a file can be created, before the work whose result it will hold.
 
     Args:
         path: Where the file is to be.
@@ -38,8 +38,8 @@ def check_writable(path: Path) -> None:
 def whole_file(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
     """Opens a file that replaces the one at `path` when the block ends without an error.
 
-    Readers see the old file or the complete new one, never a part. The new one is a temporary file in the same folder
-    until then, and is deleted if the block fails. Links are followed. Devices are written to directly.
+    Readers see either the old file or the complete new one. Until the block ends the new one is a temporary file in the
+    same folder, which is deleted if the block fails. Symbolic links are followed. Devices are written to directly.
 
     Args:
         path: Where the file is to be.
@@ -49,7 +49,7 @@ def whole_file(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any
         The open file.
 
     Raises:
-        OSError: If the path is a folder, or its folder does not exist; nothing is written then.
+        OSError: If the path is a folder, or its folder does not exist. Nothing is written then.
     """
     path = Path(os.path.realpath(path))
     check_writable(path)
@@ -100,7 +100,7 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         The tensors, on the CPU, and the metadata.
 
     Raises:
-        ModelError: If the file is not one of pixeldefend, is damaged, or was altered.
+        ModelError: If the file is not a model file of pixeldefend, is damaged, or was altered.
         FileNotFoundError: If there is no such file.
     """
     if not Path(path).is_file():

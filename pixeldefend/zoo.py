@@ -54,10 +54,10 @@ def card(name: str, kind: str = "detector") -> dict[str, Any]:
 
 
 def recipe_of(name: str | os.PathLike[str]) -> dict[str, Any]:
-    """Returns how the density of a detector was trained, as far as it is written down.
+    """Returns the recipe by which the density of a detector was trained.
 
     Args:
-        name: A shipped detector, or the path of a detector's or a density's file. Other names have no recipe.
+        name: A shipped detector, or the path of a detector's or a density's file. The recipe of other names is empty.
     """
     if str(name) in shipped("detector"):
         return dict(card(str(name)).get("recipe", {}))
@@ -76,9 +76,9 @@ def load_detector(
     Args:
         name: A shipped detector, such as "fashion-mnist", or the path of a file that `Detector.save` wrote.
         device: Where its density runs.
-        classifier: The classifier that its statistic asks, if it asks one.
-        backend: A key of `pixeldefend.detectors.backends.PRECISION`, which runs the density; by default what the
-            detector was saved with.
+        classifier: The classifier that its statistic uses, if it needs one.
+        backend: A key of `pixeldefend.detectors.backends.PRECISION`, which runs the density; None for the backend that
+            the detector was saved with.
 
     Returns:
         The fitted detector; its density is `.density`.
@@ -124,7 +124,7 @@ def load_density(name: str | os.PathLike[str], *, device: str | torch.device = "
 
 @functools.cache
 def cached_detector(name: str, device: str = "cpu", backend: str | None = None) -> Detector:
-    """Loads a detector once a process.
+    """Loads a detector once per process.
 
     Args:
         name: As for `load_detector`.
@@ -135,19 +135,19 @@ def cached_detector(name: str, device: str = "cpu", backend: str | None = None) 
 
 
 class DetectorSet:
-    """The detectors that may be asked about an image, by name.
+    """A set of detectors by name, and the choice of one for an image.
 
-    They are loaded when they are first needed.
+    The detectors are loaded when they are first needed.
 
     Args:
-        detector: A detector, the name of a shipped one, or the path of a saved one; None for all that are shipped.
-        fpr: The rate of false alarms, if not the detectors' own.
+        detector: A detector, the name of a shipped one, or the path of a saved one; None for all shipped detectors.
+        fpr: The rate of false alarms; None for the detectors' own.
         device: Where densities run.
-        classifier: The classifier that the statistic asks, if it asks one.
-        backend: A key of `pixeldefend.detectors.backends.PRECISION`, if not the detectors' own.
+        classifier: The classifier that the statistic uses, if it needs one.
+        backend: A key of `pixeldefend.detectors.backends.PRECISION`; None for the detectors' own.
 
     Raises:
-        CalibrationError: If a detector cannot promise fpr, or is not calibrated for the backend.
+        CalibrationError: If a detector has too few calibration images for fpr, or is not calibrated for the backend.
         ModelError, ParameterError, FileNotFoundError: As `load_detector` does.
     """
 
@@ -168,7 +168,7 @@ class DetectorSet:
         else:
             self.names = shipped("detector") if detector is None else [str(detector)]
         if fpr is not None or backend is not None or detector is not None:
-            _ = self.detectors  # what cannot be promised is refused now
+            _ = self.detectors  # load now, so that a rate that cannot be promised is refused at once
 
     @property
     def detectors(self) -> dict[str, ConformalDetector]:
@@ -187,8 +187,8 @@ class DetectorSet:
             image: One image, as `pixeldefend.images.to_batch` takes it.
 
         Raises:
-            NoDetectorError: If none takes it; the message says what those that exist take.
-            ImageError: If it is malformed.
+            NoDetectorError: If no detector takes the image; the message names the images that they take.
+            ImageError: If the image is malformed.
         """
         x = uint8_image(image)
         for name in self.names:
@@ -202,7 +202,7 @@ class DetectorSet:
         )
 
     def provenance(self, name: str) -> dict[str, Any]:
-        """Returns what tells a detector's scores in a log from others'.
+        """Returns the values that identify a detector, for a log.
 
         Args:
             name: One of `names`.
@@ -213,7 +213,7 @@ class DetectorSet:
         return {"detector": name, "detector_sha256": self.sha256(name), "precision": self[name].precision}
 
     def sha256(self, name: str) -> str | None:
-        """Returns the hash of a detector's file; None for one that was given as an object."""
+        """Returns the hash of a detector's file, or None if the detector was given as an object."""
         if self._given is not None:
             return None
         return str(card(name)["sha256"]) if name in shipped("detector") else sha256_of(name)
@@ -238,12 +238,12 @@ class DetectorSet:
 
 @functools.cache
 def cached_set(detector: str | None = None) -> DetectorSet:
-    """Returns the set of one detector, or of those that are shipped, loaded once a process."""
+    """Returns the set of one detector, or of all shipped ones, loaded once per process."""
     return DetectorSet(detector)
 
 
 def _verified(name: str | os.PathLike[str], kind: str) -> Path:
-    """Returns the path of a model file; the bytes of a shipped one match its card."""
+    """Returns the path of a model file, after checking the hash of a shipped one against its card."""
     path = Path(name)
     if str(name) not in shipped(kind) and (path.suffix == ".safetensors" or path.is_file()):
         return path

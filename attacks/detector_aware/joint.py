@@ -8,9 +8,9 @@ from .base import DetectorAwarePGD
 
 
 class JointPGD(DetectorAwarePGD):
-    """Descends margin + weight x anomaly score, with a weight for each image.
+    """An attack that descends margin + weight x anomaly score, with a weight for each image.
 
-    The detector's weight grows while the image is misclassified, and shrinks while it is not.
+    The weight grows while the image is misclassified, and shrinks while it is not.
 
     Reference:
         Carlini & Wagner 2017, arXiv:1705.07263, search for their weight in the same way.

@@ -1,4 +1,4 @@
-"""Descent of one number at a time, without a change of the other."""
+"""Descent of the margin or the anomaly score, without changing the other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .base import DetectorAwarePGD
 
 
 class OrthogonalPGD(DetectorAwarePGD):
-    """Steps as `SelectivePGD` does, but leaves the other number unchanged to first order.
+    """An attack like `SelectivePGD` whose steps leave the other number unchanged to first order.
 
     The component of each gradient along the other one is removed.
 

@@ -1,4 +1,4 @@
-"""Descent of one number at a time."""
+"""Descent of either the margin or the anomaly score."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .base import DetectorAwarePGD
 
 
 class SelectivePGD(DetectorAwarePGD):
-    """Descends the margin until the image is misclassified, and then the anomaly score.
+    """An attack that descends the margin until the image is misclassified, and then the anomaly score.
 
     Reference:
         Bryniarski et al. 2021, arXiv:2106.15023.

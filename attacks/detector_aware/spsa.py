@@ -14,14 +14,15 @@ from .joint import JointPGD
 
 
 class SPSA(JointPGD):
-    """Attacks as `JointPGD` does, for an attacker who sees logits and anomaly score but no gradients.
+    """An attack like `JointPGD`, for an attacker who sees logits and anomaly scores but no gradients.
 
     The gradients are estimated from differences along random signs.
 
     Args:
         detector: A fitted detector.
-        samples: Pairs of images that are asked about in each step.
-        delta: How far the images of a pair lie from the attacked one, in [1/255, 1]; rounding would undo less.
+        samples: The number of pairs of images that are evaluated in each step.
+        delta: The distance of the images of a pair from the attacked image, in [1/255, 1]. Rounding would undo a
+            smaller one.
         regions: As for `DetectorAwarePGD`.
         settings: The other arguments of `DetectorAwarePGD`.
 

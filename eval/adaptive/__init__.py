@@ -1,4 +1,4 @@
-"""Attacks that know the detector, measured."""
+"""Measures attacks that know the detector."""
 
 from .checks import check_summary, detector_aware_rows, failed_checks
 from .presets import ADAPTIVE, AdaptiveAttack, resolve_attacks

@@ -1,4 +1,4 @@
-"""What must hold if attacks that know the detector mean anything."""
+"""Checks that the attacks that know the detector are sound."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ def run_checks(
     """Checks the attacks themselves.
 
     Args:
-        budgets: In 8-bit steps.
-        outcomes: By attack and budget.
-        steps: How many steps the attacks took.
-        evaded: Given steps and restarts, makes joint-pgd again for a few images and returns which of them evaded.
+        budgets: Budgets in 8-bit steps.
+        outcomes: Outcomes by attack and budget.
+        steps: The number of steps of the attacks.
+        evaded: A function of steps and restarts that repeats joint-pgd for a few images and returns which of them
+            evaded.
 
     Returns:
-        For each check {"what", "passed", "detail"}.
+        {"what", "passed", "detail"} for each check.
     """
     checks: list[dict[str, Any]] = []
 
@@ -65,7 +66,7 @@ def detector_aware_rows(adaptive: dict[str, Any] | None) -> list[dict[str, Any]]
     """Returns the rows of attacks that know classifier and detector and were made for all images, within Linf budgets.
 
     Args:
-        adaptive: What `run_adaptive` returned.
+        adaptive: The result of `run_adaptive`.
     """
     rows = [] if adaptive is None else adaptive["rows"]
     names = [name for name in on_both(row["attack"] for row in rows) if not ADAPTIVE[name].blind]
@@ -73,11 +74,11 @@ def detector_aware_rows(adaptive: dict[str, Any] | None) -> list[dict[str, Any]]
 
 
 def failed_checks(adaptive: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Returns the checks that fail, of what `run_adaptive` returned."""
+    """Returns the failed checks in the result of `run_adaptive`."""
     return [check for check in (adaptive or {"checks": []})["checks"] if not check["passed"]]
 
 
 def check_summary(adaptive: dict[str, Any]) -> str:
-    """Returns how the checks went, in a word or two."""
+    """Returns the outcome of the checks, in a word or two."""
     failed = len(failed_checks(adaptive))
     return f"**{failed} of {len(adaptive['checks'])} FAIL**" if failed else "pass"

@@ -1,4 +1,4 @@
-"""Named attacks on classifier, detector and purifier. A new preset is one line in `ADAPTIVE`."""
+"""Named attacks on classifier, detector and purifier. To add one, add a line to `ADAPTIVE`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class AdaptiveAttack:
 
     Args:
         kind: A class in `pixeldefend.attacks`; None for PGD on the classifier alone, purified or not.
-        purified: The purified image must be misclassified, not the image itself.
-        detected: The image itself must not be flagged.
-        surrogate: The attack is made for another classifier and detector than it is judged by.
-        expensive: It takes long, and is made for fewer images.
+        purified: Whether the purified image must be misclassified, instead of the image itself.
+        detected: Whether the attack evades only if the image itself is not flagged.
+        surrogate: Whether the attack is made for another classifier and detector than those that judge it.
+        expensive: Whether the attack takes long, and is therefore made for fewer images.
         norm: "linf", or "l2", whose budget is the root mean square change of a sub-pixel (rounding may add a little).
         settings: Further keyword arguments of the class, plain JSON values.
     """
@@ -39,16 +39,16 @@ class AdaptiveAttack:
 
     @property
     def against(self) -> str:
-        """What is attacked, in words."""
+        """The models that are attacked, in words."""
         return " + ".join(["purifier"] * self.purified + ["classifier"] + ["detector"] * self.detected)
 
     @property
     def blind(self) -> bool:
-        """Whether it knows nothing of the detector that judges it."""
+        """Whether the attack knows nothing of the detector that judges it."""
         return self.kind is None and self.detected
 
     def as_json(self) -> dict[str, Any]:
-        """Returns all that is set, as plain JSON values: what tells this attack from others."""
+        """Returns all settings as plain JSON values, which identify the attack."""
         return asdict(self)
 
 
@@ -77,15 +77,15 @@ def resolve_attacks(attacks: Iterable[str] | None, detector: Any, x: Tensor, sur
     Args:
         attacks: Keys of `ADAPTIVE`; None for all that can be made.
         detector: A fitted detector.
-        x: (1, C, H, W) uint8, an image that the gradient is tried on.
+        x: (1, C, H, W) uint8, an image on which the gradient is tried.
         surrogate: A classifier and a detector, for attacks by transfer.
 
     Returns:
         Keys of `ADAPTIVE`.
 
     Raises:
-        ParameterError: If an attack is unknown, needs a surrogate, a density that purifies or a gradient, and there
-            is none.
+        ParameterError: If an attack is unknown, or needs a surrogate, a density that purifies or a gradient that is
+            missing.
     """
     purifies = isinstance(getattr(detector, "density", None), Autoregressive)
     if attacks is None:

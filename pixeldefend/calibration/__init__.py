@@ -1,4 +1,4 @@
-"""Calibration: anomaly scores as p-values and thresholds with a guarantee, and as alarms for streams."""
+"""Calibration: p-values and thresholds with a guarantee, and alarms for streams, from anomaly scores."""
 
 from .drift import ConformalMartingale
 

@@ -1,7 +1,7 @@
 """P-values and thresholds with a guarantee, from anomaly scores.
 
-All of it rests on one assumption: future clean images and the n calibration images are exchangeable, and neither the
-density nor the statistic was fitted on either. Then the rank of a new clean score among the calibration scores is
+All guarantees rest on one assumption: future clean images and the n calibration images are exchangeable, and neither
+the density nor the statistic was fitted on either. Then the rank of a new clean score among the calibration scores is
 uniform.
 
 Reference:
@@ -44,7 +44,7 @@ def p_values(scores: Array, calibration_scores: Array) -> Array:
 
 
 def images_needed(fpr: float, confidence: float | None = None) -> int:
-    """Computes the least number of calibration images for which `rank` accepts a rate of false alarms.
+    """Computes the smallest number of calibration images that allows a rate of false alarms.
 
     Args:
         fpr: The rate, in (0, 1).
@@ -60,7 +60,7 @@ def images_needed(fpr: float, confidence: float | None = None) -> int:
     if confidence is None:
         return math.ceil(1 / fpr - 1e-9) - 1
     check_rate(confidence, "confidence")
-    # one calibration score is above the threshold; P(rate <= fpr) = 1 - (1 - fpr)^n
+    # the threshold is the highest of n scores; P(rate <= fpr) = 1 - (1 - fpr)^n
     n = max(1, math.ceil(math.log(1 - confidence) / math.log1p(-fpr)))
     while beta.cdf(fpr, 1, n) < confidence:  # rounding may have left n one off: `rank` must agree
         n += 1
@@ -74,9 +74,10 @@ def rank(fpr: float, n: int, confidence: float | None = None) -> int:
 
     Equivalently, an image is flagged if its p-value is at most k / (n + 1).
 
-    Without confidence, the probability that a clean image is flagged, over the draw of the calibration images too, is
-    k / (n + 1) <= fpr. With it, the rate of false alarms at this very threshold is at most fpr, with that probability
-    over the draw of the calibration images: the rate has the distribution Beta(k, n + 1 - k) of an order statistic.
+    Without confidence the promise holds on average: over the draw of the calibration images and of a clean image, the
+    probability that the image is flagged is k / (n + 1) <= fpr. With confidence the promise holds for this threshold:
+    the rate of false alarms, which has the distribution Beta(k, n + 1 - k) of an order statistic, is at most fpr with
+    that probability over the draw of the calibration images.
 
     Args:
         fpr: The rate of false alarms, in (0, 1).
@@ -122,7 +123,7 @@ def threshold(calibration_scores: Array, fpr: float, confidence: float | None = 
         The threshold, which is one of the calibration scores.
 
     Raises:
-        ParameterError: If fpr or confidence is not in (0, 1), or a score is NaN, above which nothing is.
+        ParameterError: If fpr or confidence is not in (0, 1), or a score is NaN.
         CalibrationError: If there are too few scores for the rate.
     """
     _check_numbers(calibration_scores)
@@ -194,10 +195,10 @@ def check_rate(rate: float, name: str = "fpr") -> None:
 
     Args:
         rate: Any number.
-        name: What the error calls it.
+        name: The name of the rate in the error message.
 
     Raises:
-        ParameterError: If it does not.
+        ParameterError: If the rate is not in (0, 1).
     """
     if not 0 < rate < 1:
         raise ParameterError(f"{name} must lie strictly between 0 and 1, got {rate}")

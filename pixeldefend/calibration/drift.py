@@ -12,25 +12,25 @@ from .conformal import Array, check_rate
 
 
 class ConformalMartingale:
-    """Tests, image after image, whether a stream still resembles the calibration images.
+    """A test, updated with every image, of whether a stream still resembles the calibration images.
 
     Two bets are placed against the assumption that the calibration images and the stream are exchangeable. The bet
     "drift" wins when scores move up or down as a whole, the bet "attacks" when too many are extreme. Each starts with a
-    wealth of 1. While the assumption holds, no strategy makes a wealth grow: P(wealth ever reaches 1 / a) <= a, however
-    long the stream is and whenever one looks. A wealth is an e-value: 100 means that the odds were 1 in 100.
+    wealth of 1. While the assumption holds, no strategy makes a wealth grow on average: P(wealth ever reaches 1 / a) <=
+    a, however long the stream is. A wealth is an e-value: 100 means that the odds were 1 in 100.
 
-    The bets are on conformal p-values, of each score among all before it, with ties broken at random. These are
-    independent and uniform if all images are exchangeable. A small share of the wealth moves between betting and not
-    betting at each image ("simple jumper"), so that a late change is noticed as well.
+    The bets are on conformal p-values: the rank of each score among all scores before it, with ties broken at random.
+    These are independent and uniform if all images are exchangeable. At each image a small share of the wealth is
+    spread evenly over not betting and betting ("simple jumper"), so that a late change is noticed as well.
 
     Args:
-        calibration_scores: (n,), n at least 1, finite, higher = more anomalous.
-        jump: The share of the wealth that changes its bet at each image, in (0, 1).
-        random_state: The seed of the random breaking of ties.
+        calibration_scores: (n,) finite anomaly scores, n at least 1, higher = more anomalous.
+        jump: The share of the wealth that is spread evenly at each image, in (0, 1).
+        random_state: The seed of the random numbers that break ties.
 
     Attributes:
-        wealth_: "drift" and "attacks" -> the wealth now.
-        highest_: "drift" and "attacks" -> the highest wealth so far.
+        wealth_: The current wealth of "drift" and of "attacks".
+        highest_: The highest wealth so far of "drift" and of "attacks".
 
     Raises:
         ParameterError: If the scores have another shape or are not finite, or jump is not in (0, 1).
@@ -41,7 +41,7 @@ class ConformalMartingale:
         arXiv:2102.10439.
     """
 
-    # p -> what a unit of wealth becomes; each has mean 1 over a uniform p. The first does not bet.
+    # p -> the wealth that one unit becomes; each has mean 1 over a uniform p. The first does not bet.
     BETS = {
         "drift": (lambda p: 1.0, lambda p: 1.5 - p, lambda p: 0.5 + p),
         "attacks": (
@@ -100,7 +100,7 @@ class ConformalMartingale:
         """Returns whether each bet has ever won enough for an alarm.
 
         Args:
-            level: The probability of any false alarm, ever, in (0, 1); a half of it for each bet.
+            level: The probability that there is ever a false alarm, in (0, 1). Each bet gets half of it.
 
         Returns:
             "drift" and "attacks" -> whether the wealth has ever reached 2 / level.
@@ -112,7 +112,7 @@ class ConformalMartingale:
         return {name: highest >= 2 / level for name, highest in self.highest_.items()}
 
     def _p_value(self, score: float) -> float:
-        """Returns the p-value of a score among all before it and itself, and adds it to them."""
+        """Adds a score to those before it, and returns its p-value among all of them."""
         first, last = bisect.bisect_left(self._seen, score), bisect.bisect_right(self._seen, score)
         higher, equal = len(self._seen) - last, last - first + 1
         self._seen.insert(last, score)

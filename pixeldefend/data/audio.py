@@ -1,4 +1,4 @@
-"""Audio files, and the companding that makes 8 bits enough for them."""
+"""Audio files, and companding, which makes 8 bits per sample sufficient."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor
 from ..errors import DataError, ParameterError
 from ..serialization import whole_file
 
-LEVELS = 256  # of companded audio, as in the paper
+LEVELS = 256  # values of companded audio, as in the paper
 
 
 def mu_law_encode(audio: Tensor, levels: int = LEVELS) -> Tensor:
-    """Compands audio and rounds it: steps are finest around silence.
+    """Compands audio and rounds it, with the finest steps around silence.
 
     Args:
         audio: A tensor of any shape with values in [-1, 1].
@@ -64,7 +64,7 @@ def read_wav(path: str | Path) -> tuple[np.ndarray, int]:
         The samples, (T,) float32 in [-1, 1], and the sample rate in Hz.
 
     Raises:
-        DataError: If the file is no such file, or is damaged.
+        DataError: If the file is no such WAV file, or is damaged.
     """
     try:
         with wave.open(str(path), "rb") as file:
@@ -84,7 +84,7 @@ def write_wav(path: str | Path, audio: np.ndarray, rate: int) -> None:
 
     Args:
         path: The file to write.
-        audio: The samples, (T,) in [-1, 1]; what lies outside is clipped.
+        audio: The samples, (T,), clipped to [-1, 1].
         rate: The sample rate in Hz.
     """
     with whole_file(path, "wb") as whole, wave.open(whole, "wb") as file:

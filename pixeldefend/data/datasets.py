@@ -24,7 +24,7 @@ def _torchvision(class_name: str) -> Callable[[Path], Source]:
     return read
 
 
-# name -> a function of the folder that data sets are kept in; the options' help and the documentation follow
+# name -> a function of the folder of the data sets; the options' help and the documentation follow
 DATASETS: dict[str, Callable[[Path], Source]] = {
     "fashion-mnist": _torchvision("FashionMNIST"),
     "mnist": _torchvision("MNIST"),
@@ -37,7 +37,7 @@ def load_dataset(name: str, data_dir: str | Path = "data", *, length: int = 256)
 
     Args:
         name: A key of `DATASETS`, the path of a file with a suffix in `READERS`, or a folder of images or audio.
-        data_dir: Where the named data sets are kept, and downloaded to if they are not there.
+        data_dir: The folder of the named data sets, which are downloaded if they are missing.
         length: The number of characters or samples of one event of text or audio.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Readers of files and folders: `READERS` names them by the suffix of the file."""
+"""Readers of files and folders, which `READERS` lists by the suffix of the file."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .audio import mu_law_encode, read_wav
 
 @dataclass(frozen=True)
 class Source:
-    """What a source holds, before it is divided into parts.
+    """The content of a source, before it is divided into parts.
 
     Attributes:
         x: Images, (N, H, W) or (N, H, W, C) uint8, or rows, (N, D) uint8 or floating point.
         y: Labels, (N,), or None.
         test_x: The source's own test part, or None.
         test_y: The labels of the test part, or None.
-        ordered: Whether neighbours belong together, as in text and audio, so that parts are cut and not drawn.
+        ordered: Whether neighbours belong together, as in text and audio, so that parts must be consecutive.
         vocabulary: The characters of text, in the order of their numbers in x, or None.
     """
 
@@ -59,10 +59,10 @@ def read_npz(path: Path, length: int) -> Source:
     Raises:
         DataError: If the file is damaged, holds pickles, or its arrays do not fit together.
     """
-    with path.open("rb") as whole:  # which numpy would leave open if it cannot read it
+    with path.open("rb") as whole:  # numpy would leave the file open if it cannot read it
         try:
             file = np.load(whole, allow_pickle=False)
-        except Exception as error:  # zipfile and numpy raise what their readers happen to run into
+        except Exception as error:  # zipfile and numpy raise errors of many types
             raise DataError(f"{path} is not a readable .npz file: {error}") from None
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise DataError(f"{path} is not an .npz file; write one with numpy.savez(path, x=...)")
@@ -95,7 +95,7 @@ def read_npz(path: Path, length: int) -> Source:
 
 
 def _numbers(x: np.ndarray, path: Path) -> np.ndarray:
-    """Real numbers as float32. Raises DataError if any is missing or infinite."""
+    """Returns real numbers as float32; raises DataError if a number is missing or infinite."""
     if x.dtype == np.uint8:
         return x
     with np.errstate(over="ignore"):
@@ -109,14 +109,14 @@ def read_csv(path: Path, length: int) -> Source:
     """Reads a table of numbers.
 
     Args:
-        path: A .csv file in UTF-8, one event a row, under at most one line of names.
+        path: A .csv file in UTF-8, with one event per row and at most one line of names above.
         length: Not used.
 
     Returns:
         What it holds. A table of zeros and ones is binary.
 
     Raises:
-        DataError: If the table is empty, ragged, or holds anything but finite numbers.
+        DataError: If the table is empty, its rows differ in length, or a value is no finite number.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -146,17 +146,17 @@ def _is_number(cell: str) -> bool:
 
 
 def read_text(path: Path, length: int) -> Source:
-    """Reads a text, one character an element.
+    """Reads a text, in which every character is an element.
 
     Args:
         path: A .txt file in UTF-8.
         length: The number of characters of one event.
 
     Returns:
-        Its consecutive pieces and its vocabulary.
+        The consecutive pieces of the text, and its vocabulary.
 
     Raises:
-        DataError: If the file is no UTF-8, or has fewer than 2 or more than 256 different characters.
+        DataError: If the file is not UTF-8, or has fewer than 2 or more than 256 different characters.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -178,7 +178,7 @@ def read_wav_files(path: Path, length: int) -> Source:
         length: The number of samples of one event.
 
     Returns:
-        Their consecutive pieces.
+        The consecutive pieces of the audio.
 
     Raises:
         DataError: If a file cannot be read, or the sample rates differ.

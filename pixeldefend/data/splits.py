@@ -43,7 +43,7 @@ class Images:
         return tuple(self.x.shape[1:])
 
     def digest(self) -> str:
-        """Returns the sha256 of x, by which a model file names the images that it was trained on."""
+        """Returns the sha256 of x, which model files store to identify their training images."""
         return hashlib.sha256(self.x.contiguous().numpy().tobytes()).hexdigest()
 
     def float(self) -> Tensor:
@@ -55,12 +55,12 @@ class Images:
 
 @dataclass(frozen=True)
 class DataSet:
-    """One data set in five disjoint parts.
+    """A data set in five disjoint parts.
 
     Attributes:
         name: The name for reports and file names.
-        train: What densities and classifiers learn from.
-        validation: What their training is monitored on.
+        train: The events that densities and classifiers learn from.
+        validation: The events that monitor their training.
         fit: Clean images for statistics that learn.
         calibration: Clean images for p-values and thresholds.
         test: Images that nothing has used before the evaluation.
@@ -80,16 +80,17 @@ def split(name: str, source: Source) -> DataSet:
     """Divides a source into the five parts of a data set, always in the same way.
 
     Events are shuffled with a fixed seed, the same on every machine. Text and audio, whose neighbours belong together,
-    are cut into consecutive parts instead. A twelfth of the training events goes to `validation`, another to `fit`.
-    Test events of the source's own are halved into `calibration` and `test`; of a source without any, two further
-    twelfths of the training events are held out.
+    are cut into consecutive parts instead. A twelfth of the training events goes to `validation`, another to `fit`. If
+    the source has test events, they are halved into `calibration` and `test`. Otherwise two further twelfths of the
+    training events are held out for these.
 
-    Calibration images must be as new to the density as those to come, and images held out of the training ones need
-    not be: in Fashion-MNIST they are variants of products that were trained on, and less surprising than test images.
+    Calibration images must be as new to the density as future images. Images that are held out from the training images
+    may not be: in Fashion-MNIST they show variants of products in the training images, and are less surprising than
+    test images.
 
     Args:
         name: The name of the data set.
-        source: What a reader returned.
+        source: The content of a source, as a reader returns it.
 
     Returns:
         The data set.
@@ -135,6 +136,6 @@ def _images(x: np.ndarray, y: np.ndarray | None, levels: int | None) -> Images:
     elif tensor.ndim == 4:
         tensor = tensor.permute(0, 3, 1, 2).contiguous()
     if tensor.ndim == 4 and levels == 2:
-        tensor = 255 * tensor  # black and white, for all that take 8-bit images
+        tensor = 255 * tensor  # black and white, for models of 8-bit images
     labels = None if y is None else torch.from_numpy(np.asarray(y, np.int64))
     return Images(tensor, labels, torch.arange(len(tensor)), levels)

@@ -1,4 +1,4 @@
-"""Density models p(x), one paper a file: `DENSITIES` names them, and `build` makes one of its config."""
+"""Density models p(x), one file per paper: `DENSITIES` lists them by name, and `build` makes one from its config."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Autoregressive densities, which all models but the ensembles are.
+"""Autoregressive densities, the base of all models but the ensembles.
 
 An autoregressive model writes the probability of an event, an image or a row of numbers, as a product over its sites,
 
     p(x) = p(x_1) p(x_2 | x_1) p(x_3 | x_1, x_2) ... p(x_D | x_1 ... x_D-1),
 
-which holds for every distribution and every order of sites. A net that sees earlier sites only gives the parameters of
-each factor, and a head makes a distribution of them. The likelihood takes one pass of the net, since all sites are
-known; a sample is drawn site by site. Models differ in their nets: one paper, one file.
+which is possible for every distribution and every order of sites. A net, which sees only earlier sites, gives the
+parameters of each factor, and a head turns them into a distribution. The likelihood takes one pass of the net, since
+all sites are known; a sample is drawn site by site. The models differ in their nets, one file per paper.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from .sites import at, from_row, raster_order, to_row
 
 
 class Autoregressive(Density):
-    """A density p(x) = prod_i p(x_i | x_<i): a net, and a head that makes distributions of its outputs.
+    """A density p(x) = prod_i p(x_i | x_<i), made of a net and a head that turns its outputs into distributions.
 
     The order of sites is that of `sites.raster_order`, unless a model says otherwise.
 
     Args:
         event_shape: Shape of one event.
-        net: (N, *event) -> what `head` takes; the parameters for a site depend on earlier sites only.
-        head: Makes the distributions.
+        net: (N, *event) -> the input of `head`. The parameters of a site depend only on earlier sites.
+        head: The head, which makes the distributions.
 
     Attributes:
         heads: The names of the heads that the model can have.
-        default_head: The head whatever the data; None for the one that suits their values.
+        default_head: The default head; None if the default depends on the data.
         min_side: The least height and width of an image.
         full_context: Whether every conditional depends on all sites before it, however small the net is. False if a
-            model sees only so far, or has a blind spot.
-        rows_at_once: A model of images whose net works on some rows, given those above (`sampling.RowStream`), says
-            here of which number these must be a multiple. None if the net sees whole events only.
+            model has a limited reach or a blind spot.
+        rows_at_once: If the net of a model of images can work on some rows, given those above (`sampling.RowStream`),
+            their number must be a multiple of this. None if the net needs whole events.
     """
 
     event_shape: tuple[int, ...]
@@ -70,7 +70,7 @@ class Autoregressive(Density):
             raise ParameterError(f"x must lie in [0, 1], got min {x.min():.3g} and max {x.max():.3g}")
 
     def parameters_of_sites(self, x: Tensor) -> Tensor:
-        """Runs the net on x, (N, *event). Returns what the head takes."""
+        """Runs the net on x, (N, *event), and returns the input of the head."""
         return self.net(x)
 
     def conditionals(self, x: Tensor) -> SiteDistribution:
@@ -117,7 +117,7 @@ class Autoregressive(Density):
     def steps(self, x: Tensor) -> Iterator[SiteDistribution]:
         """Computes the conditionals of one site after another.
 
-        A model that need not recompute what has not changed overrides it.
+        Models that can reuse earlier results override this method.
 
         Args:
             x: (n, *event), as `blank` makes it. The caller writes each value into it before it asks for the next
@@ -129,7 +129,7 @@ class Autoregressive(Density):
         return self.sequential_steps(x)
 
     def sequential_steps(self, x: Tensor) -> Iterator[SiteDistribution]:
-        """Does what `steps` does, but computes everything again for every site: the definition, slow."""
+        """Yields the same as `steps`, but computes everything again for every site, which is slow."""
         for site in self.sites(tuple(x.shape[1:])):
             parameters = at_least_float32(self.parameters_of_sites(x)[at(site)])
             yield self.head(parameters, x[at(site)])
@@ -147,23 +147,24 @@ class Autoregressive(Density):
     ) -> Tensor:
         """Draws exact samples.
 
-        Every site is the quantile of its conditional at a number that is drawn once, so the samples do not depend on
-        how they are computed.
+        Every site is the quantile of its conditional at a uniform random number, so the samples do not depend on the
+        method.
 
         Args:
-            n: How many, at least 0.
-            generator: Of the random numbers, on the density's device; torch's default one if it is None.
+            n: The number of samples, at least 0.
+            generator: The source of random numbers, on the density's device; None for torch's default one.
             progress: Wraps the list of sites, or of rows, as tqdm does.
-            given: (1 or n, k): the values of the first k sites in the model's order, to go on from.
-            temperature: Above 0. 1 samples from p; below 1 the conditionals are sharpened, p^(1/temperature).
-            length: Of the event, at least 1, for models of sequences.
+            given: (1 or n, k), the values of the first k sites in the model's order, which the samples continue.
+            temperature: Above 0. The conditionals become p^(1/temperature), normalised: 1 samples from p, lower values
+                sharpen it.
+            length: The length of the events, at least 1, for models of sequences.
             method: "auto", "fixed_point" or "cached", as for `sampling.solve`; the samples are the same.
 
         Returns:
             (n, *event).
 
         Raises:
-            ParameterError: If an argument is out of range, or `length` given to a model of one shape.
+            ParameterError: If an argument is out of range, or if `length` is given to a model of events of one shape.
             ModelError: If the density gives NaN.
         """
         if n < 0:
@@ -188,7 +189,7 @@ class Autoregressive(Density):
         return solve(self, x, rule, method=method, progress=progress)
 
     def for_images(self, images: Tensor, n: int) -> Autoregressive:
-        """Selects the density of some events of a batch; the same one, unless it treats events differently.
+        """Returns the density for some events of a batch, which is this one unless it treats events differently.
 
         Args:
             images: (m,) int64, the positions of the events in the batch.
@@ -200,11 +201,11 @@ class Autoregressive(Density):
         return self
 
     def blank(self, n: int, shape: tuple[int, ...]) -> Tensor:
-        """Returns (n, *shape) zeros, which lie in memory in the order of the sites, so `sites.to_row` is a view."""
+        """Returns (n, *shape) zeros in the memory order of the sites, so that `sites.to_row` is a view."""
         return from_row(torch.zeros(n, math.prod(shape), device=self.device, dtype=self.dtype), shape)
 
     def _shape_of(self, length: int | None) -> tuple[int, ...]:
-        """The shape of events to sample."""
+        """Returns the shape of the events to sample."""
         shape = self.event_shape
         if length is None:
             return shape
@@ -215,7 +216,7 @@ class Autoregressive(Density):
         return (length,)
 
     def _checked_given(self, given: Tensor | None, n: int, sites: int) -> int:
-        """How many values are given."""
+        """Returns the number of given values, after checking them."""
         if given is None:
             return 0
         if given.ndim != 2 or given.shape[0] not in (1, n):
@@ -228,16 +229,16 @@ class Autoregressive(Density):
 
 
 class RowAutoregressive(Autoregressive):
-    """An autoregressive model that sees any event as one row of sites.
+    """An autoregressive model that treats every event as one row of sites.
 
-    Its net maps (N, D) to (N, D, P), and `net.steps(row)` yields (n, P) for one site after another and computes only
-    what is new. Its arguments are those of `Autoregressive`.
+    Its net maps (N, D) to (N, D, P), and `net.steps(row)` yields (n, P) for one site after another, reusing earlier
+    results. Its arguments are those of `Autoregressive`.
     """
 
     events = frozenset({"images", "rows"})
 
     def parameters_of_sites(self, x: Tensor) -> Tensor:
-        """Runs the net on the rows of x, (N, *event). Returns (N, *event, P)."""
+        """Runs the net on the rows of x, (N, *event), and returns (N, *event, P)."""
         return from_row(self.net(to_row(x)), tuple(x.shape[1:]))
 
     def steps(self, x: Tensor) -> Iterator[SiteDistribution]:

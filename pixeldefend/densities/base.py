@@ -1,7 +1,7 @@
-"""What every density model can do: say how probable an event is, and draw new ones.
+"""The base of all density models, which compute the probability of an event and draw new events.
 
-A density is a torch module with `log_prob` and `sample`. It remembers the arguments that it was made with, so it can be
-saved and made again (`registry`).
+A density is a torch module with `log_prob` and `sample`. It remembers the arguments of its constructor, so that it can
+be saved and made again (`registry`).
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ class Density(nn.Module, ABC):
     """A probability distribution p(x) over events of one shape.
 
     Args:
-        event_shape: Shape of one event, (C, H, W) for images; None if any shape will do.
+        event_shape: Shape of one event, (C, H, W) for images; None if any shape is possible.
 
     Attributes:
-        name: The model's key in `DENSITIES`; None if it has none, and then it cannot be saved.
-        events: What it models, of "images" (C, H, W), "rows" (D,) and "sequences" (rows of any length).
+        name: The model's key in `DENSITIES`. None if it has no key; it can then not be saved.
+        events: The kinds of events that it models: "images" (C, H, W), "rows" (D,) and "sequences" (rows of any
+            length).
         levels: The number L of values that a site takes, which are k / (L - 1) for k = 0 ... L - 1: 256 for 8-bit
-            images and audio, 2 for binary data, as many as there are characters for text. None for real numbers, of
-            which p(x) is a density and not a mass.
+            images and audio, 2 for binary data, as many as there are characters for text. None for real numbers, for
+            which p(x) is a density and not a probability.
         config: `name` and the constructor's arguments, plain JSON values, from which `densities.build` makes the model
-            again. The base class records it: a subclass need not mention it. None if there is no name.
+            again. The base class records it, so a subclass need not. None if there is no name.
     """
 
     name: str | None = None
@@ -72,8 +73,8 @@ class Density(nn.Module, ABC):
         """Draws exact samples.
 
         Args:
-            n: How many, at least 0.
-            generator: Of the random numbers, on the density's device; torch's default one if it is None.
+            n: The number of samples, at least 0.
+            generator: The source of random numbers, on the density's device; None for torch's default one.
 
         Returns:
             (n, *event).
@@ -83,7 +84,7 @@ class Density(nn.Module, ABC):
         """
 
     def objective(self, x: Tensor) -> Tensor:
-        """Computes what training minimises.
+        """Computes the loss of each event, which training minimises.
 
         Args:
             x: (N, *event).
@@ -96,8 +97,8 @@ class Density(nn.Module, ABC):
     def bits_per_dim(self, x: Tensor) -> Tensor:
         """Computes -log2 p(x) for each site.
 
-        A density of real numbers sees an image dequantised (`to_support`), where a value of 8 bits is 1/256 wide: it
-        counts 8 bits more.
+        A density of real numbers gets images dequantised (`to_support`), where an 8-bit value has a width of 1/256. It
+        therefore counts 8 bits more.
 
         Args:
             x: (N, *event).
@@ -106,7 +107,7 @@ class Density(nn.Module, ABC):
             (N,) bits.
 
         Raises:
-            ParameterError: If x holds real numbers and no images, which have no bits.
+            ParameterError: If x holds real numbers that are no images, which have no bits.
         """
         return self.in_bits_per_dim(self.log_prob(x), tuple(x.shape[1:]))
 
@@ -115,10 +116,10 @@ class Density(nn.Module, ABC):
 
         Args:
             log_prob: (N,) nats.
-            shape: Of the events.
+            shape: The shape of one event.
 
         Returns:
-            (N,) bits, as `bits_per_dim`.
+            (N,) bits, as `bits_per_dim` returns them.
 
         Raises:
             ParameterError: As `bits_per_dim` does.
@@ -128,22 +129,22 @@ class Density(nn.Module, ABC):
         return -log_prob / (math.prod(shape) * math.log(2)) + (8 if self.levels is None else 0)
 
     def has_bits(self, shape: tuple[int, ...]) -> bool:
-        """Says whether events of this shape have bits/dim: all but real numbers that are no dequantised images."""
+        """Returns whether events of this shape have bits/dim: all but real numbers that are no dequantised images."""
         return self.levels is not None or len(shape) == 3
 
     def to_support(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Converts images into what this density models.
+        """Converts images into the values that this density models.
 
-        A density of 2 levels gets them binarised at a half, and a density of real numbers dequantised,
-        (255 x + u) / 256. Others get them as they are, and so do all other events.
+        A density of 2 levels gets them binarised at a half, and a density of real numbers dequantised, (255 x + u) /
+        256. Other densities get them unchanged. Events other than images are never changed.
 
         Args:
             x: (N, C, H, W) in [0, 1], or other events.
-            noise: u, in [0, 1) and of the shape of x. By default it is one fixed pattern for all images, so a score
-                depends neither on chance nor on the batch.
+            noise: u, in [0, 1) and of the shape of x. By default it is one fixed pattern for all images, so that a
+                score depends neither on chance nor on the batch.
 
         Returns:
-            The same shape.
+            The values, in the same shape.
         """
         if x.ndim != 4:
             return x
@@ -176,8 +177,8 @@ class Density(nn.Module, ABC):
         """Writes one safetensors file, which `densities.load` reads.
 
         Args:
-            path: Of the file.
-            **notes: Recipe, metrics and so on, plain JSON values, to keep in the file.
+            path: The file to write.
+            **notes: Plain JSON values to store in the file, such as the recipe and metrics.
 
         Raises:
             ParameterError: If the density has no config.
@@ -189,17 +190,17 @@ class Density(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are; the CPU if there are none."""
+        """The device of the weights, the CPU if there are none."""
         return device_of(self)
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the weights; float32 if there are none."""
+        """The type of the weights, float32 if there are none."""
         return next((p.dtype for p in self.parameters()), torch.float32)
 
 
 def _recording(init: Callable[..., None]) -> Callable[..., None]:
-    """The constructor, which first puts its arguments into `config`, unless that of a subclass has done so."""
+    """Wraps a constructor so that it first records its arguments in `config`, unless a subclass has done so."""
     signature = inspect.signature(init)
 
     @functools.wraps(init)
@@ -215,7 +216,7 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
 
 
 def _plain(value: Any) -> Any:
-    """An argument as JSON holds it."""
+    """Returns an argument as a plain JSON value."""
     if isinstance(value, Density):
         return value.config
     return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value

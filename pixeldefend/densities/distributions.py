@@ -1,10 +1,9 @@
 """Distributions of one site.
 
-An autoregressive model says for every site how probable each of its values is, given the sites before it. The classes
-here are those distributions: a free probability for each value of a grid, and mixtures of real numbers. The mixture of
-logistics that most image models use is in `logistic_mixture`. Each answers five questions: the log-probability of a
-value, the probability of all values below it, its quantiles (from which samples are drawn), and the mean and the
-variance of its own surprisal (from which the anomaly scores are made).
+An autoregressive model gives the distribution of every site, given the sites before it. The classes here are such
+distributions: a free probability for each value of a grid, and mixtures over real numbers. The mixture of logistics
+that most image models use is in `logistic_mixture`. Each class computes the log-probability of a value, the probability
+of all values below it, quantiles (for samples), and the mean and the variance of the surprisal (for anomaly scores).
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ BYTE_LEVELS = 256  # values of 8 bits
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Casts half precision up: a likelihood is the sum of many small logarithms."""
+    """Casts half precision to float32, since a likelihood is the sum of many small logarithms."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class SiteDistribution(Distribution, ABC):
     """The distributions of a batch of sites, each given the sites before it.
 
-    `batch_shape` is the shape of the batch: (N, *event) where a density makes it for whole events.
+    `batch_shape` is the shape of the batch: (N, *event) if it is for whole events.
     """
 
     @abstractmethod
@@ -48,7 +47,7 @@ class SiteDistribution(Distribution, ABC):
 
     @abstractmethod
     def surprisal_moments(self) -> tuple[Tensor, Tensor]:
-        """Computes how surprising a draw v from p is: the moments of -log p(v).
+        """Computes the mean and the variance of the surprisal -log p(v) of a draw v from p.
 
         Returns:
             The mean, which is the entropy, in nats, and the variance, in squared nats; both (*batch_shape).
@@ -67,7 +66,7 @@ class SiteDistribution(Distribution, ABC):
 
     @abstractmethod
     def quantile(self, u: Tensor, temperature: float = 1.0) -> Tensor:
-        """Inverts the distribution function: the result is a draw if u is uniform.
+        """Inverts the distribution function, so that a uniform u gives a draw.
 
         Args:
             u: (*batch_shape), or with more axes in front, in [0, 1).
@@ -100,7 +99,7 @@ class SiteDistribution(Distribution, ABC):
         """Draws values with torch's default generator.
 
         Args:
-            sample_shape: How many draws of each site.
+            sample_shape: The shape of the draws of each site.
 
         Returns:
             (*sample_shape, *batch_shape).
@@ -140,7 +139,7 @@ class GridDistribution(SiteDistribution):
         if temperature != 1:
             logits = pmf.log()
             pmf = ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1)
-        # the sum of the masses is 1 but for rounding, and u must not be beyond it
+        # by rounding the sum may differ from 1, and u must not exceed it
         cdf = pmf.cumsum(-1)
         index = (cdf <= u.unsqueeze(-1) * cdf[..., -1:]).sum(-1).clamp(max=self.levels - 1)
         return index.to(pmf) / (self.levels - 1)
@@ -153,7 +152,7 @@ class GridDistribution(SiteDistribution):
             high: (*batch_shape), the greatest value allowed, on the grid.
 
         Returns:
-            (*batch_shape) values; of several that are equally probable, the lowest.
+            (*batch_shape) values. Among equally probable values it is the lowest.
         """
         pmf = self.pmf()
         value = torch.arange(self.levels, device=pmf.device, dtype=pmf.dtype) / (self.levels - 1)
@@ -196,7 +195,7 @@ class GridCategorical(GridDistribution):
         return torch.lerp(left, right, position - below).squeeze(-1)
 
     def below(self, value: Tensor) -> Tensor:
-        """Sums the masses before the value; see `SiteDistribution.below`."""
+        """Sums the probabilities of lower values; see `SiteDistribution.below`."""
         value = value.expand(torch.broadcast_shapes(value.shape, self.batch_shape))
         index = (value * (self.levels - 1)).round().long().unsqueeze(-1)
         pmf = self.pmf().expand(*value.shape, -1)
@@ -208,7 +207,7 @@ class GridCategorical(GridDistribution):
 
 
 class RealMixture(SiteDistribution):
-    """A mixture of K distributions of a real number: a density, not a mass.
+    """A mixture of K distributions of a real number, which has a probability density.
 
     Args:
         logits: (*batch_shape, K) unnormalised log-weights of the components.
@@ -261,7 +260,7 @@ class RealMixture(SiteDistribution):
         return (self.logits.exp() * self._standard_below(z)).sum(-1)
 
     def surprisal_moments(self) -> tuple[Tensor, Tensor]:
-        """Integrates by Gauss quadrature within each component: exact for one component, close for several."""
+        """Integrates by Gauss quadrature within each component, exactly for one component and closely for several."""
         nodes, weights = (torch.from_numpy(array).to(self.logits) for array in self.quadrature)
         scales, mixture = self.log_scales.exp(), self.logits.exp()
         mean, square = torch.zeros_like(mixture[..., 0]), torch.zeros_like(mixture[..., 0])
@@ -273,7 +272,7 @@ class RealMixture(SiteDistribution):
         return mean, (square - mean.square()).clamp(min=0)
 
     def quantile(self, u: Tensor, temperature: float = 1.0) -> Tensor:
-        """Chooses a component by u, and a value by what u still says within it; see `SiteDistribution.quantile`.
+        """Chooses a component by u, and a value within it by the rest of u; see `SiteDistribution.quantile`.
 
         Raises:
             ParameterError: If the temperature is not 1.

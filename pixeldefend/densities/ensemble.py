@@ -1,7 +1,8 @@
-"""Models of many orders: one set of weights, a density in each order of sites, and their mixture.
+"""Models with many orders of sites: one set of weights gives a density in each order, and their mixture.
 
-EoNADE and MADE can be asked for p(x) in more than one order of sites. Each order gives a density of its own, and the
-mean of several, an ensemble that costs no more weights, is usually more probable on new data than each.
+EoNADE and MADE can compute p(x) in more than one order of sites. Each order gives a density of its own. The mean of
+several is an ensemble that needs no more weights, and usually gives new data a higher probability than each density
+alone.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ class Reorderable(RowAutoregressive):
     Args:
         event_shape: Shape of one event, (D,) or (C, H, W).
         net: (N, D) and `arrangement()` -> (N, D, P).
-        head: Makes the distributions.
+        head: The head, which makes the distributions.
         ordering: 0 for raster order, k for the k-th random order, which is the same on every machine.
-        trained_orderings: How many orders training goes through; None for all that there are.
+        trained_orderings: The number of orders that are trained; None for all orders.
 
     Raises:
         ParameterError: If `ordering` is below 0 or not trained.
@@ -49,7 +50,7 @@ class Reorderable(RowAutoregressive):
         self.ordering = self._checked(ordering)
 
     def reordered(self, ordering: int) -> Self:
-        """Gives the density in another order; it shares the weights of this one.
+        """Returns the density in another order, which shares the weights of this one.
 
         Args:
             ordering: As for the class.
@@ -71,7 +72,7 @@ class Reorderable(RowAutoregressive):
         return random_order(d, self.ordering).to(self.device)
 
     def arrangement(self) -> Any:
-        """Returns what the net needs beside x: the order, unless a model needs more."""
+        """Returns the second input of the net, besides x: the order, unless a model needs more."""
         return self.order()
 
     def sites(self, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -80,7 +81,7 @@ class Reorderable(RowAutoregressive):
         return [raster[i] for i in self.order().tolist()]
 
     def parameters_of_sites(self, x: Tensor) -> Tensor:
-        """Runs the net on the rows of x, (N, *event). Returns (N, *event, P)."""
+        """Runs the net on the rows of x, (N, *event), and returns (N, *event, P)."""
         return from_row(self.net(to_row(x), self.arrangement()), tuple(x.shape[1:]))
 
     def steps(self, x: Tensor) -> Iterator[SiteDistribution]:
@@ -99,7 +100,7 @@ class Reorderable(RowAutoregressive):
 
 
 def random_order(sites: int, ordering: int) -> Tensor:
-    """Draws an order of sites that depends on its number alone.
+    """Draws an order of sites that depends only on the number of the order.
 
     Args:
         sites: D.
@@ -116,14 +117,14 @@ def random_order(sites: int, ordering: int) -> Tensor:
 class OrderEnsemble(Density):
     """The mixture of one model's densities in several orders, p(x) = 1/K sum_k p_k(x).
 
-    It has no conditionals of its own, since each order has others.
+    It has no conditionals, since they differ between orders.
 
     Args:
         density: An EoNADE or a MADE, trained over the orders.
         orderings: The number K of orders to mix, 0 ... K - 1; at least 1.
 
     Raises:
-        ParameterError: If the density has one order only, or fewer than K that are trained.
+        ParameterError: If the density has only one order, or fewer than K trained orders.
 
     Reference:
         Uria, Murray & Larochelle 2014, arXiv:1310.1757; Germain et al. 2015, arXiv:1502.03509, section 6.1.
@@ -145,7 +146,7 @@ class OrderEnsemble(Density):
         self.orderings = orderings
 
     def log_prob_by_order(self, x: Tensor) -> Tensor:
-        """Evaluates log p_k(x) for x, (N, *event). Returns (N, K) nats."""
+        """Evaluates log p_k(x) for x, (N, *event), and returns (N, K) nats."""
         return torch.stack([self.density.reordered(k).log_prob(x) for k in range(self.orderings)], 1)
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -155,8 +156,8 @@ class OrderEnsemble(Density):
     def log_prob_map(self, x: Tensor) -> Tensor:
         """Splits log p(x) among the sites.
 
-        The maps of all orders are weighted by how probable each order is given x, r_k = p_k(x) / sum_j p_j(x). What is
-        left of log p(x), the entropy of r less log K, belongs to no site and is spread over all.
+        The maps of all orders are weighted by how probable each order is given x, r_k = p_k(x) / sum_j p_j(x). The rest
+        of log p(x), the entropy of r less log K, belongs to no site and is spread evenly over all sites.
 
         Args:
             x: (N, *event).

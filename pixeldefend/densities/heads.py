@@ -1,8 +1,8 @@
-"""Heads: from the numbers of a net to the distribution of every site.
+"""Heads turn the outputs of a net into the distribution of every site.
 
-A net gives P numbers for every site (or for every pixel) that depend on earlier sites only. A head turns them into a
+A net gives P numbers for every site (or for every pixel), which depend only on earlier sites. A head turns them into a
 distribution over the values of the site: a coin, a softmax, or a mixture. Any net can have any head of `HEADS`. The two
-heads of PixelCNN++ stand apart, since they join the channels of a pixel: the net sees whole pixels only, and the head
+heads of PixelCNN++ are different, since they join the channels of a pixel: the net sees only whole pixels, and the head
 makes green depend on red, and blue on both.
 """
 
@@ -26,7 +26,7 @@ class Head(nn.Module, ABC):
     Attributes:
         outputs: The number P of parameters that the net must supply for a site, or for a pixel if the head joins the
             channels of a pixel.
-        levels: The number of values of a site; None if it is a real number, and the distribution a density.
+        levels: The number of values of a site; None if it is a real number.
     """
 
     outputs: int
@@ -34,10 +34,10 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def initial_bias(self) -> Tensor:
-        """Says where training starts.
+        """Returns the initial bias of a net's last layer, from which training starts.
 
         Returns:
-            (P,) parameters, for the bias of a net's last layer.
+            (P,) parameters.
         """
 
     @abstractmethod
@@ -46,7 +46,7 @@ class Head(nn.Module, ABC):
 
         Args:
             parameters: (N, *event, P); (N, P, H, W) if the head joins the channels of a pixel.
-            x: (N, *event), which only such a head looks at.
+            x: (N, *event), which only such a head uses.
 
         Returns:
             The distribution of every site, over (N, *event).
@@ -199,9 +199,9 @@ def make_head(name: str, *, levels: int = BYTE_LEVELS, mixtures: int = 5) -> Hea
 class PixelLogisticMixtureHead(Head):
     """A mixture of logistics over whole pixels, as in PixelCNN++.
 
-    One component explains red, green and blue together: the mean of green is linear in red, and the mean of blue in
-    red and green. Written as conditionals of one sub-pixel, this is a mixture whose weights are updated (Bayes) by how
-    well each component has explained the channels before.
+    One component explains red, green and blue together: the mean of green is linear in red, and the mean of blue in red
+    and green. The conditional of one sub-pixel is then a mixture whose weights are updated, by Bayes' rule, by how well
+    each component has explained the channels before.
 
     Args:
         channels: C.

@@ -1,4 +1,4 @@
-"""Layers of image models, whose outputs see only what comes before them in raster order.
+"""Layers of image models, whose outputs see only earlier pixels in raster order.
 
 An ordinary convolution sees pixels on all sides. Here a kernel is shifted by the way its input is padded (PixelCNN++),
 or masked (PixelCNN), so that an output depends on earlier pixels only.
@@ -17,7 +17,7 @@ from .heads import Head
 
 
 class ShiftedConv2d(nn.Conv2d):
-    """A convolution that is causal by where it is padded, not by a mask: it never multiplies by zeros.
+    """A convolution that is causal by its padding instead of a mask, and so never multiplies by masked weights.
 
     (N, C, H, W) -> (N, C', ceil(H / stride), ceil(W / stride)).
 
@@ -28,8 +28,8 @@ class ShiftedConv2d(nn.Conv2d):
         right: If False (down-shifted), an output sees its own row and rows above it, at columns on both sides. If True
             (down-right-shifted), it sees its own column and columns to the left only.
         stride: 1 or 2.
-        shift: Rows and columns by which the output is moved down and right beyond that, so that it no longer sees its
-            own row or column.
+        shift: Further rows and columns by which the output is moved down and right, so that it does not see its own row
+            or column.
 
     Reference:
         Salimans, Karpathy, Chen & Kingma 2017, arXiv:1701.05517, section 2.4.
@@ -51,11 +51,11 @@ class ShiftedConv2d(nn.Conv2d):
         # F.pad counts left, right, top, bottom; a negative pad crops what the shift moves out of the image
         self.pads = (left + shift[1], kw - 1 - left - shift[1], kh - 1 + shift[0], -shift[0])
 
-    # what stands in for it where rows are computed by themselves: see `sampling.RowStream`
+    # replaces the convolution when some rows are computed alone: see `sampling.RowStream`
     rows_above: Callable[[ShiftedConv2d, Tensor], Tensor] | None = None
 
     def kernel(self) -> Tensor:
-        """Returns (C', C, kh, kw): the weight as it is applied."""
+        """Returns (C', C, kh, kw): the weight."""
         return self.weight
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,9 +67,9 @@ class ShiftedConv2d(nn.Conv2d):
 
 
 class ShiftedConvTranspose2d(nn.ConvTranspose2d):
-    """Doubles the resolution; an output sees what `ShiftedConv2d` with stride 2 allows it to.
+    """A transposed convolution that doubles the resolution and undoes the stride of a `ShiftedConv2d` causally.
 
-    (N, C, H, W) -> (N, C', 2H, 2W), which the caller crops to the size that it came from.
+    (N, C, H, W) -> (N, C', 2H, 2W), which the caller crops to the size before the stride.
 
     Args:
         in_channels: C.
@@ -88,15 +88,15 @@ class ShiftedConvTranspose2d(nn.ConvTranspose2d):
         return super().forward(x)[:, :, :h, self.left : self.left + w]
 
 
-CONSTANT_GROUP = -1  # of a feature that knows nothing of the image, which all may see
+CONSTANT_GROUP = -1  # the group of a constant feature, which all outputs may see
 
 
 class MaskedConv2d(ShiftedConv2d):
-    """A convolution of features in groups, one group for each channel of the image: R, G given R, B given both.
+    """A masked convolution of features in groups, one for each channel of the image: R, G given R, B given both.
 
-    (N, C, H, W) -> (N, C', H, W). An output sees all pixels before its own whole. Of its own pixel, group g sees the
-    groups up to g (mask B) or, if strict, those before g only (mask A). The kernel ends at the output's own row: what
-    lies below does not exist as a weight.
+    (N, C, H, W) -> (N, C', H, W). An output sees all channels of the pixels before its own. Of its own pixel, group g
+    sees the groups up to g (mask B) or, if strict, only those before g (mask A). The kernel ends at the output's own
+    row, so there are no weights for rows below.
 
     Args:
         inputs: The group of every input feature.
@@ -128,12 +128,12 @@ class MaskedConv2d(ShiftedConv2d):
         self.register_buffer("mask", mask, persistent=False)
 
     def kernel(self) -> Tensor:
-        """Returns (C', C, kh, kw): the weight as it is applied, masked."""
+        """Returns (C', C, kh, kw): the masked weight."""
         return self.weight * self.mask
 
 
 class PointwiseConv2d(nn.Conv2d):
-    """A convolution of single pixels; of one pixel alone, as in sampling, a matrix product, which takes less time.
+    """A convolution of single pixels, which is computed as a matrix product for one pixel alone, as in sampling.
 
     Args:
         in_channels: C.
@@ -152,14 +152,14 @@ class PointwiseConv2d(nn.Conv2d):
 
 
 class ChannelOutputs(nn.Module):
-    """Computes the parameters of every sub-pixel from its own channel's group of features, by two more layers.
+    """Two last layers, which compute the parameters of every sub-pixel from the group of features of its channel.
 
     (N, F, H, W), with features in groups -> (N, C, H, W, P), for a head of one site.
 
     Args:
         features: F, a multiple of C.
         channels: C.
-        head: Of one site.
+        head: A head of single sites.
     """
 
     def __init__(self, features: int, channels: int, head: Head) -> None:
@@ -189,7 +189,7 @@ def channels_of(event_shape: tuple[int, ...], filters: int) -> int:
         C.
 
     Raises:
-        ParameterError: If one of them is not so.
+        ParameterError: If event_shape is not that of an image, or filters is not a multiple of C.
     """
     if len(event_shape) != 3 or min(event_shape) < 1:
         raise ParameterError(f"event_shape must be (C, H, W), all at least 1, got {tuple(event_shape)}")
@@ -202,10 +202,10 @@ def channels_of(event_shape: tuple[int, ...], filters: int) -> int:
 
 
 def channel_groups(features: int, channels: int) -> list[int]:
-    """Assigns features to channels, equally many to each.
+    """Assigns the same number of features to each channel.
 
     Args:
-        features: Their number, a multiple of `channels`.
+        features: The number of features, a multiple of `channels`.
         channels: C.
 
     Returns:

@@ -1,11 +1,11 @@
 """The discretized mixture of logistics, the distribution of a sub-pixel in PixelCNN++.
 
-PixelCNN++ (Salimans, Karpathy, Chen & Kingma 2017) treats an 8-bit value as a real number that was rounded: the real
-number follows a mixture of logistic distributions, and the probability of a value is the mass that the mixture puts on
-the bin around it. A few numbers a sub-pixel describe all 256 probabilities, and neighbouring values have similar ones.
+PixelCNN++ (Salimans, Karpathy, Chen & Kingma 2017) treats an 8-bit value as a rounded real number. The real number
+follows a mixture of logistic distributions, and the probability of a value is the mass of the mixture in the bin around
+it. A few numbers per sub-pixel describe all 256 probabilities, and neighbouring values have similar probabilities.
 
-The functions below compute these masses without cancellation in the tails, and without tables that do not fit into a
-cache: they take most of the time of scoring an image.
+The functions below take most of the time of scoring an image. They compute the masses without cancellation in the
+tails, and without tables that do not fit into the CPU's cache.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from .distributions import BYTE_LEVELS, GridDistribution
 class DiscretizedLogisticMixture(GridDistribution):
     """A mixture of K logistics, integrated over the 256 bins of 8-bit values.
 
-    Values are in [0, 1]; the logistics live on [-1, 1], as in the paper. Bins are 2/255 wide. The first bin reaches to
-    minus infinity and the last one to plus infinity, so the 256 masses sum to 1.
+    Values are in [0, 1], which the logistics see scaled to [-1, 1], as in the paper. Bins are 2/255 wide. The first bin
+    reaches to minus infinity and the last one to plus infinity, so the 256 masses sum to 1.
 
     Args:
         logits: (*batch_shape, K) unnormalised log-weights of the components.
@@ -39,7 +39,7 @@ class DiscretizedLogisticMixture(GridDistribution):
     """
 
     LOG_SCALES = (-7.0, 7.0)
-    SITES_PER_BLOCK = 1024  # whose tables are in memory at once
+    SITES_PER_BLOCK = 1024  # the tables of so many sites are in memory at once
     arg_constraints = {
         "logits": constraints.independent(constraints.real, 1),
         "means": constraints.independent(constraints.real, 1),
@@ -47,7 +47,7 @@ class DiscretizedLogisticMixture(GridDistribution):
     }
     levels = BYTE_LEVELS
 
-    # values whose `component_log_masses` have been computed before, and these masses
+    # the last values given to `component_log_masses`, and their masses
     known: tuple[Tensor, Tensor] | None = None
 
     def __init__(self, logits: Tensor, means: Tensor, log_scales: Tensor, *, validate_args: bool | None = None) -> None:
@@ -63,8 +63,8 @@ class DiscretizedLogisticMixture(GridDistribution):
     def component_log_masses(self, value: Tensor) -> Tensor:
         """Computes the log of the mass that each logistic puts on the bin around a value.
 
-        It is exact on the grid. Off the grid the bin slides along with the value, and its outer edge opens to infinity
-        gradually within the last 1/255 at either end, so the result is continuous and has a gradient.
+        It is exact on the grid. Off the grid the bin is centred on the value, and its outer edge moves to infinity
+        gradually within the last 1/255 at either end. So the result is continuous and has a gradient.
 
         Args:
             value: (*batch_shape) in [0, 1].
@@ -111,7 +111,7 @@ class DiscretizedLogisticMixture(GridDistribution):
         return index / (BYTE_LEVELS - 1)
 
     def most_probable(self, low: Tensor, high: Tensor) -> Tensor:
-        """Compares the masses within the interval only; see `GridDistribution.most_probable`."""
+        """Compares only the masses within the interval; see `GridDistribution.most_probable`."""
         k = self.logits.shape[-1]
         flat = [t.expand(*self.batch_shape, k).reshape(-1, k) for t in (self.logits, self.means, self.log_scales)]
         blocks = zip(*(t.split(self.SITES_PER_BLOCK) for t in (*flat, low.flatten(), high.flatten())), strict=True)
@@ -119,8 +119,7 @@ class DiscretizedLogisticMixture(GridDistribution):
 
     def surprisal_moments(self) -> tuple[Tensor, Tensor]:
         """Sums over the table of all masses; see `SiteDistribution.surprisal_moments`."""
-        # the tables of a whole batch would go to memory and back many times: blocks whose tables fit into a cache are
-        # several times faster
+        # blocks whose tables fit into the CPU's cache are several times faster than the tables of a whole batch
         k = self.logits.shape[-1]
         flat = [t.expand(*self.batch_shape, k).reshape(-1, k) for t in (self.logits, self.means, self.log_scales)]
         blocks = zip(*(t.split(self.SITES_PER_BLOCK) for t in flat), strict=True)
@@ -134,7 +133,7 @@ class DiscretizedLogisticMixture(GridDistribution):
 
 
 def _masses(logits: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
-    """(*, K) each -> (*, 256): the mass of every value; they are differences, which rounding may make negative."""
+    """(*, K) each -> (*, 256): the mass of every value, a difference that rounding may make negative."""
     edges = torch.arange(1, BYTE_LEVELS, device=means.device, dtype=means.dtype) * (2 / (BYTE_LEVELS - 1))
     edges = edges - (1 + 1 / (BYTE_LEVELS - 1))  # between value v - 1 and v, v = 1 ... 255
     inverse_scale, weights = torch.exp(-log_scales).unsqueeze(-1), logits.exp().unsqueeze(-1)
@@ -170,8 +169,8 @@ def _most_probable(logits: Tensor, means: Tensor, log_scales: Tensor, low: Tenso
     """(M, K) thrice and (M,) twice -> (M,), as `GridDistribution.most_probable`.
 
     The mass of a bin of half width d (in scales) around z is sinh(d) / (cosh(z) + cosh(d)), which does not cancel as a
-    difference of two sigmoids does. All masses of a site are multiplied by exp of the least |z|, since the values
-    allowed may be so improbable that float32 would round all of them to zero.
+    difference of two sigmoids does. All masses of a site are multiplied by exp of the least |z|, since the allowed
+    values may all be so improbable that float32 would round their masses to zero.
     """
     first, last = (BYTE_LEVELS - 1) * low.unsqueeze(1), (BYTE_LEVELS - 1) * high.unsqueeze(1)
     first, last = first.round(), last.round()
@@ -200,12 +199,12 @@ def _most_probable(logits: Tensor, means: Tensor, log_scales: Tensor, low: Tenso
 
 
 def _log_sigmoid(x: Tensor) -> Tensor:
-    """F.logsigmoid without log1p, which torch computes value by value on the CPU; relative error about 1e-7."""
+    """Computes F.logsigmoid without log1p, which torch computes value by value on the CPU; the error is about 1e-7."""
     return x.clamp(max=0) - torch.log(1 + torch.exp((-x.abs()).clamp(min=-80)))
 
 
 def _log_add(a: Tensor, b: Tensor) -> Tensor:
-    """torch.logaddexp without log1p, for a finite a."""
+    """Computes torch.logaddexp without log1p, for a finite a."""
     return torch.maximum(a, b) + torch.log(1 + torch.exp((-(a - b).abs()).clamp(min=-80)))
 
 

@@ -1,9 +1,9 @@
 """MADE, the masked autoencoder for distribution estimation.
 
 MADE (Germain, Gregor, Murray & Larochelle 2015) turns an ordinary autoencoder into a density by cutting connections:
-every unit has a degree, which says how many inputs it may see, and masks on the weights let information flow only so
-that output i depends on inputs before i. One pass then gives all conditionals. Several sets of masks, and several
-orders of the inputs, can be trained with the same weights and averaged (`OrderEnsemble`).
+every unit has a degree, which says how many inputs it may see, and masks on the weights make output i depend only on
+inputs before i. One pass then gives all conditionals. Several sets of masks, and several orders of the inputs, can be
+trained with the same weights and averaged (`OrderEnsemble`).
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from .sites import number_of_sites
 
 
 class MADE(Reorderable):
-    """Predicts every site by an autoencoder with masked weights: output i depends only on inputs before i.
+    """Predicts every site by an autoencoder with masked weights, whose output i depends only on inputs before i.
 
-    The degree of an input is its place in the order, 1 ... D; that of a hidden unit says how many inputs it may see. A
-    connection between hidden units stays if the degree does not fall along it, one into an output if it rises.
+    The degree of an input is its place in the order, 1 ... D; the degree of a hidden unit says how many inputs it may
+    see. A connection into a hidden unit is kept if the degree does not decrease along it, a connection into an output
+    if it increases.
 
     Args:
         event_shape: Shape of one event, (D,) or (C, H, W).
         hidden: Number of units of each hidden layer, one or more, all at least 1.
-        masks: How many sets of degrees are trained, at least 1; training draws one for each batch.
-        order_agnostic: Whether sets 1, 2 ... also have a random order of the inputs.
+        masks: Number of sets of degrees that are trained, at least 1. Training draws one for each batch.
+        order_agnostic: Whether the sets 1, 2 ... also order the inputs at random.
         direct: Whether the outputs also see the inputs directly.
         head: A key of `heads.HEADS`, "bernoulli" in the paper.
         levels: Number of values of a site, at least 2, for the head "categorical".
@@ -90,7 +91,7 @@ class MADE(Reorderable):
         degrees = [order.argsort() + 1]
         generator = torch.Generator().manual_seed(self.ordering)
         for layer in self.net.hidden:
-            # no unit may see fewer inputs than all units below it do: it would be cut off
+            # a unit that sees fewer inputs than all units below it would be disconnected
             least, most = min(int(degrees[-1].min()), len(order) - 1), max(1, len(order) - 1)
             degrees.append(torch.randint(least, most + 1, (layer.out_features,), generator=generator).to(order))
         return degrees

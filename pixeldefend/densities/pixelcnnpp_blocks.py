@@ -1,6 +1,6 @@
 """The blocks of PixelCNN++: gated residual blocks, changes of scale, and the activation.
 
-The activation takes much of the time of scoring an image on a CPU, so it is written for speed there.
+The activation takes much of the time of scoring an image on a CPU, so it is optimised for CPUs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .layers import MaskedConv2d, PointwiseConv2d, ShiftedConv2d, ShiftedConvTra
 
 Convolution = Callable[[Tensor], Tensor]
 
-# what lies below has an exponential that is nothing beside 1, and so small that it takes long to compute
+# below, the exponential is negligible beside 1, and slow to compute because it is subnormal
 MIN_EXPONENT = -80.0
 
 
@@ -39,8 +39,8 @@ class OneStreamBlock(nn.Module):
 
         Args:
             x: (N, F, H, W).
-            first: What stands in for the first convolution in sampling.
-            second: What stands in for the second one.
+            first: A cached convolution that replaces the first one in sampling.
+            second: A cached convolution that replaces the second one.
         """
         y = self.dropout(elu((first or self.first)(elu(x))))
         a, b = (second or self.second)(y).chunk(2, 1)
@@ -69,14 +69,14 @@ class StreamPair(nn.Module):
 
 
 class GatedResidualBlock(nn.Module):
-    """Adds a gated residual to x, from convolutions of x and of what else the block is shown.
+    """Adds a gated residual to x, from convolutions of x and of further inputs.
 
     Args:
         filters: F.
         kernel: Rows and columns of the convolutions.
         right: As for `ShiftedConv2d`.
         dropout: Share of the units between the convolutions that training drops.
-        others: Number of features that the block is shown beside x.
+        others: Number of features of the further inputs.
     """
 
     def __init__(self, filters: int, kernel: tuple[int, int], right: bool, dropout: float, others: int) -> None:
@@ -91,8 +91,8 @@ class GatedResidualBlock(nn.Module):
 
         Args:
             x: (N, F, H, W).
-            *others: (N, ·, H, W), what else the block sees.
-            convolutions: What stands in for the two convolutions in sampling.
+            *others: (N, ·, H, W), the further inputs.
+            convolutions: Cached convolutions that replace the two convolutions in sampling.
         """
         first, second = convolutions or (self.first, self.second)
         y = first(concat_elu(x))
@@ -137,7 +137,7 @@ class Upsample(nn.Module):
 
 
 def elu(x: Tensor) -> Tensor:
-    """Computes F.elu(x); faster on the CPU, where torch takes expm1 of one value after another."""
+    """Computes F.elu(x), faster than torch on the CPU, where torch computes expm1 value by value."""
     if _leave_to_torch(x):
         return F.elu(x)
     if x.requires_grad:
@@ -151,10 +151,10 @@ def concat_elu(x: Tensor) -> Tensor:
         return elu(torch.cat([x, -x], 1))
     negative = (
         x.abs().neg_().clamp_(min=MIN_EXPONENT).exp_().sub_(1)
-    )  # serves both; where it is not wanted, it is the lesser
+    )  # one call for both signs: the value that is not wanted is the smaller one
     return torch.cat([torch.maximum(x, negative), torch.maximum(-x, negative)], 1)
 
 
 def _leave_to_torch(x: Tensor) -> bool:
-    """Off the CPU F.elu is fast, and where the net is traced, for OpenVINO, it is known by its name."""
+    """Returns whether to use F.elu: off the CPU it is fast, and a trace for OpenVINO must contain it by name."""
     return x.device.type != "cpu" or torch.jit.is_tracing()  # type: ignore[attr-defined]

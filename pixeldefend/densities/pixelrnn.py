@@ -114,10 +114,10 @@ class PixelRNNNet(nn.Module):
         Args:
             x: (N, C, R, W): the last `count` rows, and up to CONV_REACH rows above them.
             count: Number of rows.
-            above: What the layers remember of the rows above; None if there are none.
+            above: The memories of the layers after the rows above; None if there are none.
 
         Returns:
-            (N, C, count, W, P), and what the layers remember now.
+            (N, C, count, W, P), and the memories of the layers after these rows.
         """
         w = x.shape[3]
         x = F.pad(with_constant(2 * x - 1 if self.on_grid else x), (0, self.beyond))
@@ -131,7 +131,7 @@ class PixelRNNNet(nn.Module):
 
 
 class LSTMLayer(nn.Module, ABC):
-    """Adds an LSTM over the map to its input.
+    """A layer that adds the output of an LSTM to its input.
 
     Layouts inside are (directions, N, H, W, features).
 
@@ -140,10 +140,10 @@ class LSTMLayer(nn.Module, ABC):
         filters: h.
 
     Attributes:
-        directions: In how many directions the LSTM runs.
-        taps: How many earlier states a state sees.
-        kernel: Columns of the convolution of the inputs.
-        beyond: Columns of padding that the layer wants at the right edge of the map.
+        directions: The number of directions in which the LSTM runs.
+        taps: The number of earlier states that a state sees.
+        kernel: The width of the convolution of the inputs.
+        beyond: The columns of padding that the layer needs at the right edge of the map.
     """
 
     directions: int
@@ -187,7 +187,7 @@ class LSTMLayer(nn.Module, ABC):
         """Runs the LSTM.
 
         Args:
-            gates: (directions, N, H, W, 4h), what the inputs add to the gates.
+            gates: (directions, N, H, W, 4h), the contributions of the inputs to the gates.
             above: The memory of the row above.
 
         Returns:
@@ -215,7 +215,7 @@ class LSTMLayer(nn.Module, ABC):
 
 
 class RowLSTMLayer(LSTMLayer):
-    """Runs row after row; a state sees the three states above it.
+    """An LSTM layer that runs row after row, in which a state sees the three states above it.
 
     Its memory is the hidden and the cell state of a row.
     """
@@ -236,12 +236,12 @@ class RowLSTMLayer(LSTMLayer):
 
 
 class DiagonalBiLSTMLayer(LSTMLayer):
-    """Runs diagonal after diagonal, for the map and for its mirror image at once.
+    """An LSTM layer that runs diagonal after diagonal, for the map and for its mirror image at once.
 
     A state sees the state above it and the state behind it. Its memory is the hidden states of a row, in both
     directions. In the mirror image "behind" is to the right, where later pixels are, so a pixel takes the mirrored
-    state of the pixel above it. The mirrored states start one column beyond the right edge, whose inputs see a row's
-    last pixel; without that column (as in the paper) a pixel would see all of the row above but its last pixel.
+    state of the pixel above it. The mirrored states start one column beyond the right edge, where the inputs see the
+    last pixel of a row. Without that column (as in the paper) a pixel would not see the last pixel of the row above.
     """
 
     directions = 2
@@ -267,8 +267,8 @@ class DiagonalBiLSTMLayer(LSTMLayer):
 class RowLSTM(PixelRNN):
     """Reads an image row by row: the state of a pixel depends on the states of the three pixels above it.
 
-    It sees a triangle above the pixel, widened by the convolutions, and nothing outside, such as pixels of the same row
-    that are further to the left than the convolutions reach. Its arguments are those of `PixelRNN`.
+    It sees a triangle above the pixel, widened by the convolutions, but nothing outside, such as pixels further to the
+    left in the same row than the convolutions reach. Its arguments are those of `PixelRNN`.
 
     Reference:
         van den Oord, Kalchbrenner & Kavukcuoglu 2016, arXiv:1601.06759, section 3.1.
@@ -306,7 +306,7 @@ def skew(x: Tensor) -> Tensor:
 
 
 def unskew(x: Tensor, width: int) -> Tensor:
-    """Undoes `skew`.
+    """Inverts `skew`.
 
     Args:
         x: (..., H, W + H - 1, F).

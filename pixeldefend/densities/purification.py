@@ -1,9 +1,9 @@
-"""PixelDefend's algorithm 1: how an image is moved back towards the data.
+"""PixelDefend's algorithm 1, which moves an image back towards the data.
 
 An attack moves pixels a little to values that are improbable given their neighbours. PixelDefend (Song, Kim, Nowozin,
-Ermon & Kushman 2018) undoes it greedily: it goes through the image in the density's order and sets each sub-pixel to
-its most probable value within eps of what it was, given the sub-pixels that are purified already. That is a value
-determined site after site, and `sampling.solve` computes it as such.
+Ermon & Kushman 2018) undoes this greedily: in the density's order it sets each sub-pixel to its most probable value
+within eps of the original, given the purified sub-pixels before it. Values that are determined site after site like
+this are computed by `sampling.solve`.
 
 This is the bare algorithm, which the anomaly scores use too; `pixeldefend.purification` checks its input and loads
 detectors.
@@ -24,13 +24,13 @@ def most_probable_within(density: Autoregressive, x: Tensor, eps: int, *, method
     """Sets every sub-pixel to its most probable value within eps, given those before it.
 
     Args:
-        density: Of 8-bit images.
+        density: A density of 8-bit images.
         x: (N, C, H, W) in [0, 1], on the 8-bit grid.
         eps: How far a sub-pixel may move, in steps of the 8-bit grid, 0 to 255.
         method: "auto", "fixed_point" or "cached", as for `sampling.solve`.
 
     Returns:
-        (N, C, H, W), on the 8-bit grid; of equally probable values the lowest.
+        (N, C, H, W), on the 8-bit grid. Among equally probable values the lowest is taken.
 
     Raises:
         ParameterError: If there is no such method.

@@ -1,4 +1,4 @@
-"""The densities by name, and how they are made, saved and loaded.
+"""The densities by name; functions that make and load them.
 
 To add a density, write one class in a file of its own, give it a `name`, and add it to `DENSITIES`: the command line,
 the documentation and the contract tests take it from there.
@@ -71,10 +71,11 @@ def build(config: dict[str, Any]) -> Density:
 
 
 def load(path: str | os.PathLike[str]) -> Density:
-    """Reads what `Density.save` wrote.
+    """Reads a density that `Density.save` wrote.
 
     Args:
-        path: Of the file.
+        path: The file.
+
 
     Returns:
         The density, in evaluation mode, on the CPU.
@@ -93,9 +94,9 @@ def restored(path: str | os.PathLike[str], config: dict[str, Any], tensors: dict
     """Makes the density of a file that has been read.
 
     Args:
-        path: Of the file, for messages.
+        path: The file, for messages.
         config: As for `build`.
-        tensors: Its weights.
+        tensors: The weights.
 
     Returns:
         The density.

@@ -1,13 +1,13 @@
-"""How samples and purified images are computed: values that are determined one site after another.
+"""Computes samples and purified images, whose values are determined one site after another.
 
-A sample, or a purified image, is the only x with x_i = rule(p(. | x_<i)) for every site i. Read literally that takes
-one pass of the net for every site. There are two faster ways to the same x:
+A sample, or a purified image, is the only x with x_i = rule(p(. | x_<i)) for every site i. Computed literally, that
+takes one pass of the net for every site. Two faster ways give the same x:
 
 - as a fixed point (Song et al. 2021, arXiv:2002.03629; Wiggers & Hoogeboom 2020, arXiv:2002.09928): all sites are
   computed in parallel from the last iterate, until nothing changes. Every pass settles at least one more site, and in
-  practice many. Of images the rows that are settled are left behind, and rows far ahead are not yet looked at
-  (`RowStream`).
-- site after site, keeping what the layers have computed before (`CachedConv2d`; Ramachandran et al. 2017,
+  practice many. For images, a window of rows moves down: it leaves settled rows behind, and does not yet compute rows
+  far ahead (`RowStream`).
+- site after site, from caches of what the layers have computed before (`CachedConv2d`; Ramachandran et al. 2017,
   arXiv:1704.06001).
 """
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 # conditionals of some sites, and the index of these sites in x -> their values
 Rule = Callable[[SiteDistribution, tuple[Any, ...]], Tensor]
 Progress = Callable[[list[Any]], Iterable[Any]]
-# up to so many images the fixed point is the faster way on the CPU, as measured
+# up to so many images the fixed point was measured to be faster on the CPU
 FIXED_POINT_IMAGES = 3
-# rows at a time: with fewer, more passes are needed; with more, most of them are in vain
+# rows at a time: fewer need more passes; with more, most rows are computed in vain
 WINDOW_ROWS = 8
 METHODS = ("auto", "fixed_point", "cached", "sequential")
 
@@ -45,16 +45,16 @@ def solve(
 ) -> Tensor:
     """Finds the x with x_i = rule(p(. | x_<i)) for every site i.
 
-    For convolutional models of images all methods agree bit for bit, if the net rounds the same whatever part of a
-    batch it sees. For other models "cached" may differ where the rule hangs in the balance.
+    For convolutional models of images all methods agree bit for bit, if the net rounds each part of a batch in the same
+    way. For other models "cached" may differ where rounding decides between two values.
 
     Args:
-        density: Of the conditionals.
-        x: (n, *event), from which a fixed point is looked for; the closer, the sooner it is found.
-        rule: Gives the values of some sites, from their conditionals and their index in x.
-        method: "fixed_point"; "cached", site after site, computing only what is new; "auto", whichever of the two was
-            measured to be faster. ("sequential", a whole pass for every site, is what tests and benchmarks compare
-            with.)
+        density: The density that gives the conditionals.
+        x: (n, *event), the start of the search for a fixed point, which is shorter if the start is closer.
+        rule: A function of the conditionals of some sites and of their index in x, which returns the values of these
+            sites.
+        method: "fixed_point"; "cached", site after site with caches; "auto", the one of these two that was measured to
+            be faster; or "sequential", a whole pass for every site, for tests and benchmarks.
         progress: Wraps the list of sites, or of rows, as tqdm does.
 
     Returns:
@@ -84,7 +84,7 @@ def solve(
                 x[at(site)] = rule(conditional, at(site))
             _check_numbers(x)
         if method != "sequential" and density.rows_at_once and len(x):
-            # parts of an image may be rounded otherwise than the whole: what holds is what whole passes say
+            # a part of an image may be rounded differently than the whole: passes over the whole decide
             _whole(density, x, rule)
     finally:
         density.train(training)
@@ -95,7 +95,7 @@ def _whole(density: Autoregressive, x: Tensor, rule: Rule) -> None:
     """Iterates over whole events until none changes."""
     active = torch.arange(len(x), device=x.device)
     while len(active):
-        # alone an image may be rounded otherwise than among others
+        # an image alone may be rounded differently than in a batch
         among = active if len(active) > 1 else active.repeat(min(2, len(x)))
         new = rule(density.for_images(among, len(x)).conditionals(x[among]), (among,))[: len(active)]
         _check_numbers(new)
@@ -135,7 +135,7 @@ def _by_rows(density: Autoregressive, x: Tensor, rule: Rule, progress: Progress)
 
 
 def _check_numbers(x: Tensor) -> None:
-    """Refuses NaN, which would never settle, since it is not equal to itself."""
+    """Raises an error for NaN, which would never settle, since it is not equal to itself."""
     if torch.isnan(x).any():
         raise ModelError("the density gives NaN: it has diverged in training, or its weights are damaged")
 
@@ -143,14 +143,14 @@ def _check_numbers(x: Tensor) -> None:
 class RowStream:
     """A density of images whose net works on a few rows at a time.
 
-    Where a causal convolution would pad the top of the image with zeros, it is given the rows above, which it was shown
-    before. The stream shares the weights of the density and leaves it as it is.
+    Where a causal convolution would pad the top with zeros, it gets the rows above, which the stream has kept. The
+    stream shares the weights of the density and does not change it.
 
     Args:
-        density: Of images, with `rows_at_once`.
+        density: A density of images with `rows_at_once`.
         n: Number of images.
         w: Their width.
-        window: The most rows at a time.
+        window: The largest number of rows at a time.
     """
 
     def __init__(self, density: Autoregressive, n: int, w: int, window: int) -> None:
@@ -168,8 +168,8 @@ class RowStream:
 
         Args:
             x: (m, C, R, W), the rows from `start` on.
-            images: (m,) int64, which images these are; all of them if `start` has moved since the last call, by at
-                most the rows of that call.
+            images: (m,) int64, the positions of these images in the batch. They must be all images if `start` has moved
+                since the last call; it may move by at most the rows of that call.
             start: The first row.
 
         Returns:
@@ -182,7 +182,7 @@ class RowStream:
     def solve_pixels(self, x: Tensor, rule: Rule, where: tuple[Any, ...], start: int) -> Tensor:
         """Computes new rows from one pass of the net.
 
-        If the head is what joins the channels of a pixel, each channel sees the new ones before it.
+        If the head joins the channels of a pixel, each channel is computed from the new values of earlier channels.
 
         Args:
             x: (m, C, R, W), as for `parameters`.
@@ -205,7 +205,7 @@ class RowStream:
 
 
 class RowsAbove:
-    """What a convolution of a `RowStream` was shown of its padded input, as far as it may be needed again.
+    """The rows of the padded input of a convolution in a `RowStream` that may be needed again.
 
     Args:
         stream: The stream.
@@ -218,7 +218,7 @@ class RowsAbove:
         self.seen: Tensor | None = None
 
     def __call__(self, conv: ShiftedConv2d, x: Tensor) -> Tensor:
-        """Convolves some rows, x (m, C, R, W), with what was above them. Returns the output in the same rows."""
+        """Convolves some rows, x (m, C, R, W), with the rows above, and returns the output in the same rows."""
         left, right, top, bottom = conv.pads
         rows, w = x.shape[2:]
         if not top:
@@ -239,8 +239,8 @@ class RowsAbove:
 class CachedConv2d:
     """A `ShiftedConv2d` that is computed piece by piece, as samples are drawn.
 
-    It keeps what it was shown of its input (zeros at first) and computes only what is asked for, as a matrix product:
-    of so few pixels a convolution would mostly be overhead.
+    It keeps the pieces of its input (zeros at first) and computes only the pieces of its output that are needed. It
+    computes them by a matrix product, since for so few pixels a convolution would mostly be overhead.
 
     Args:
         conv: The convolution.
@@ -258,12 +258,12 @@ class CachedConv2d:
         self.seen = kernel.new_zeros(n, self.top + h, left + w + max(right, 0), conv.in_channels)
 
     def write(self, x: Tensor, row: int, column: int) -> None:
-        """Shows it a piece of its input: x, (N, C, 1, M), in one row, from `column` on."""
+        """Writes a piece of the input: x, (N, C, 1, M), in one row, from `column` on."""
         start = self.left + column
         self.seen[:, row + self.top, start : start + x.shape[3]] = x[:, :, 0].transpose(1, 2)
 
     def output(self, row: int, column: int, columns: int) -> Tensor:
-        """Computes a piece of its output: (N, C', 1, columns), in one row, from `column` on."""
+        """Computes a piece of the output: (N, C', 1, columns), in one row, from `column` on."""
         kh, kw = self.size
         row, column, span = row * self.stride, column * self.stride, (columns - 1) * self.stride + kw
         window = self.seen[:, row : row + kh, column : column + span]
@@ -275,6 +275,6 @@ class CachedConv2d:
         return out.reshape(len(self.seen), columns, 1, -1).permute(0, 3, 2, 1)
 
     def __call__(self, x: Tensor, row: int, column: int) -> Tensor:
-        """Writes x, (N, C, 1, M), and computes the output in the same places, of a convolution of stride 1."""
+        """Writes x, (N, C, 1, M), and computes the output in the same places, if the stride is 1."""
         self.write(x, row, column)
         return self.output(row, column, x.shape[3])

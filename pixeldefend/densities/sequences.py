@@ -1,7 +1,7 @@
-"""What models of sequences share: what their nets see at each site, and text.
+"""The base of models of sequences: the embedding of sites, and the encoding of text.
 
 A recurrent net and WaveNet both read a sequence from left to right and predict the next value from what they have read.
-They model text (a value is a character), audio (a value is a sample) and images, read as sequences of their sub-pixels.
+They model text (a value is a character), audio (a value is a sample), and images as sequences of their sub-pixels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class SequenceModel(RowAutoregressive):
     Args:
         event_shape: Shape of one event: (D,), and then events may have any length, or (C, H, W).
         net: (N, D) -> (N, D, P), for any D if the event is a sequence.
-        head: Makes the distributions.
+        head: The head, which makes the distributions.
         vocabulary: The characters that the levels stand for; None if they are numbers.
 
     Raises:
@@ -54,7 +54,7 @@ class SequenceModel(RowAutoregressive):
             text: T characters.
 
         Returns:
-            (1, T) in [0, 1]: places in the vocabulary.
+            (1, T) in [0, 1], the places of the characters in the vocabulary.
 
         Raises:
             ParameterError: If there is no vocabulary, or a character is not in it.
@@ -76,7 +76,7 @@ class SequenceModel(RowAutoregressive):
             One text or N, of the characters nearest to the values.
 
         Raises:
-            ParameterError: If there is no vocabulary, or x has another shape or leaves [0, 1].
+            ParameterError: If there is no vocabulary, or x has another shape or is not in [0, 1].
         """
         characters = self._characters()
         if x.ndim not in (1, 2):
@@ -94,18 +94,18 @@ class SequenceModel(RowAutoregressive):
 
 
 def levels_of(vocabulary: str | None, levels: int) -> int:
-    """Decides the number of levels of a model that may have a vocabulary.
+    """Returns the number of levels of a model that may have a vocabulary.
 
     Args:
         vocabulary: Characters, or None.
-        levels: As given to the model.
+        levels: The argument of the model.
 
     Returns:
         The number of characters, or `levels` if there is no vocabulary.
 
     Raises:
-        ParameterError: If a character is repeated, or `levels` is neither the number of characters nor left at its
-            default, 256.
+        ParameterError: If a character is repeated, or `levels` is neither the number of characters nor the default,
+            256.
     """
     if vocabulary is None:
         return levels
@@ -118,13 +118,13 @@ def levels_of(vocabulary: str | None, levels: int) -> int:
 
 
 def at_least_one(**sizes: int) -> None:
-    """Checks sizes.
+    """Checks that sizes are at least 1.
 
     Args:
-        **sizes: By the names that messages give them.
+        **sizes: Sizes by their names in messages.
 
     Raises:
-        ParameterError: If one of them is below 1.
+        ParameterError: If a size is below 1.
     """
     for name, size in sizes.items():
         if size < 1:
@@ -132,10 +132,10 @@ def at_least_one(**sizes: int) -> None:
 
 
 class SiteEmbedding(nn.Module):
-    """What a net sees at a site: the value of the site before it and, in images, its row, column and channel.
+    """The input of a net at a site: the value of the site before and, in images, its row, column and channel.
 
     At the first site a learnt vector takes the place of the value before. Each value of a categorical head has a learnt
-    vector, with linear interpolation off the grid, so gradients reach x; other values go through a linear map.
+    vector, with linear interpolation off the grid so that gradients reach x. Other values go through a linear map.
 
     Args:
         event_shape: Shape of one event.
@@ -148,7 +148,7 @@ class SiteEmbedding(nn.Module):
 
     def __init__(self, event_shape: tuple[int, ...], features: int, head: Head) -> None:
         super().__init__()
-        number_of_sites(event_shape)  # refuses what has none
+        number_of_sites(event_shape)  # raises an error if there are no sites
         self.event_shape = tuple(event_shape)
         self.levels = head.levels
         self.start = nn.Parameter(torch.randn(features))
@@ -159,18 +159,18 @@ class SiteEmbedding(nn.Module):
         self.places = nn.ParameterList(nn.Parameter(0.1 * torch.randn(size, features)) for size in axes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Embeds all sites of x, (N, D). Returns (N, D, F)."""
+        """Embeds all sites of x, (N, D), and returns (N, D, F)."""
         n, d = x.shape
         before = torch.cat([self.start.expand(n, 1, -1), self.embed(x[:, :-1])], 1)
         return self.placed(before, torch.arange(d, device=x.device))
 
     def at(self, x: Tensor, site: int) -> Tensor:
-        """Embeds one site of x, (N, D), of which it reads only what comes before. Returns (N, 1, F)."""
+        """Embeds one site of x, (N, D), from earlier sites only, and returns (N, 1, F)."""
         before = self.embed(x[:, site - 1 : site]) if site else self.start.expand(len(x), 1, -1)
         return self.placed(before, torch.tensor([site], device=x.device))
 
     def embed(self, x: Tensor) -> Tensor:
-        """Embeds values, (N, T). Returns (N, T, F)."""
+        """Embeds values, (N, T), and returns (N, T, F)."""
         if isinstance(self.value, nn.Linear):
             return self.value((x if self.levels is None else 2 * x - 1).unsqueeze(-1))
         last = self.value.num_embeddings - 1
@@ -180,7 +180,7 @@ class SiteEmbedding(nn.Module):
         return torch.lerp(self.value(index), self.value(index + 1), (position - below).unsqueeze(-1))
 
     def placed(self, features: Tensor, sites: Tensor) -> Tensor:
-        """Adds to features, (N, T, F), where their sites, (T,), are in the image."""
+        """Adds the positions of sites, (T,), in the image to features, (N, T, F)."""
         if not self.places:
             return features
         c, _, w = self.event_shape

@@ -35,7 +35,7 @@ def at(site: tuple[int, ...]) -> tuple[slice | int, ...]:
 
 
 def to_row(x: Tensor) -> Tensor:
-    """Lays the sites of every event out in a row.
+    """Arranges the sites of every event in a row.
 
     Args:
         x: (N, *event).
@@ -49,7 +49,7 @@ def to_row(x: Tensor) -> Tensor:
 
 
 def from_row(row: Tensor, event_shape: tuple[int, ...]) -> Tensor:
-    """Undoes `to_row`.
+    """Inverts `to_row`.
 
     Args:
         row: (N, D) values, or (N, D, P) parameters of the sites.

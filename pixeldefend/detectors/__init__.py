@@ -1,4 +1,4 @@
-"""Detectors: an anomaly score and its calibration, as scikit-learn outlier estimators."""
+"""Detectors: outlier estimators for scikit-learn, made of an anomaly score and its calibration."""
 
 from .base import ConformalDetector, Verdicts
 from .class_conditional import ClassConditional

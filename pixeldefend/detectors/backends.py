@@ -1,9 +1,9 @@
-"""Faster ways to run the net of a density, where nothing but its conditionals is asked for.
+"""Faster ways to run the net of a density, for computing its conditionals only.
 
-float32: torch, the reference. bfloat16: torch with half the digits in convolutions and matrix products, on CPUs with
-instructions for them about twice as fast; what it changes is far above rounding, so a detector needs a calibration made
-in it. openvino: float32 by OpenVINO (the extra `fast`), on the CPU, for densities of images; it differs from torch by
-rounding only, and shares its calibration.
+float32: torch, the reference. bfloat16: torch with half the digits in convolutions and matrix products. It is about
+twice as fast on CPUs that have instructions for it. Its scores differ by far more than rounding, so a detector needs a
+separate calibration for it. openvino: float32 by OpenVINO (the extra `fast`), on the CPU, for densities of images. It
+differs from torch by rounding only, and shares the calibration of float32.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from torch import Tensor, nn
 from ..densities import Autoregressive, Density
 from ..errors import MissingExtraError, ParameterError
 
-# backend -> the precision it computes in: those of the same share a calibration
+# backend -> its precision; backends of the same precision share a calibration
 PRECISION = {"float32": "float32", "bfloat16": "bfloat16", "openvino": "float32"}
 
 
 def check_backend(backend: str) -> str:
-    """Returns the name of a backend.
+    """Returns the name of a backend after checking it.
 
     Raises:
-        ParameterError: If it is no key of `PRECISION`.
+        ParameterError: If the name is not a key of `PRECISION`.
     """
     if backend not in PRECISION:
         raise ParameterError(f"backend must be one of {', '.join(PRECISION)}, got {backend!r}")
@@ -35,9 +35,9 @@ def check_backend(backend: str) -> str:
 
 
 def on_backend(density: Density, backend: str) -> Density:
-    """Returns the density with its net run by a backend, sharing its weights as they are now.
+    """Returns a density whose net is run by a backend, with the current weights.
 
-    The result is for `conditionals`, in evaluation. It has no gradient and no loop to sample by.
+    The result computes `conditionals` in evaluation mode only. It has no gradient and cannot draw samples.
 
     Args:
         density: A trained density.
@@ -82,13 +82,13 @@ def _by_openvino(density: Autoregressive) -> Callable[[Tensor], Tensor]:
 
     example = torch.zeros(2, *density.event_shape)
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of tracing, which torch would rather see replaced
+        warnings.simplefilter("ignore")  # torch warns that tracing is deprecated
         # not openvino.convert_model, which reports its use over the network
         decoder: Any = TorchScriptPythonDecoder(_Parameters(density), example_input=(example,))
     frontend = FrontEndManager().load_by_framework("pytorch")
     try:
         model = frontend.convert(frontend.load(decoder))
-    except Exception as error:  # openvino's own derive from nothing narrower
+    except Exception as error:  # the exceptions of OpenVINO have no narrower base class
         kind = type(density).__name__
         raise ParameterError(
             f"OpenVINO cannot run {kind}: use another backend ({str(error).splitlines()[-1]})"
@@ -108,7 +108,7 @@ def _by_openvino(density: Autoregressive) -> Callable[[Tensor], Tensor]:
 
 
 class _Parameters(nn.Module):
-    """`parameters_of_sites` as a module, which is what can be traced."""
+    """`parameters_of_sites` as a module, because only modules can be traced."""
 
     def __init__(self, density: Autoregressive) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What every detector can do, whatever its anomaly score is: promise a rate of false alarms and keep it."""
+"""The base of all detectors: whatever the anomaly score, it keeps a promised rate of false alarms."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from .scoring import to_numbers
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What a detector says about N images.
+    """The verdicts of a detector on N images.
 
     Attributes:
-        is_adversarial: (N,) bool, flagged at the detector's rate.
+        is_adversarial: (N,) bool, whether each image is flagged at the detector's rate.
         p_value: (N,), the share of clean images that are at least as anomalous.
         score: (N,), the anomaly score; higher is more anomalous.
-        bits_per_dim: (N,), -log2 p(x) a sub-pixel; NaN where there is none.
+        bits_per_dim: (N,), -log2 p(x) per sub-pixel; NaN where it is not defined.
         surprisal_map: (N, H, W) nats a pixel, or a list of (H, W) if the images differ in size; (N, D) for rows. None
-            if it was not asked for or there is none.
+            if it was not asked for or the detector has no density.
     """
 
     is_adversarial: np.ndarray
@@ -46,28 +46,29 @@ class Verdicts:
 
 
 class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
-    """Flags images whose anomaly score is too high, at a known rate of false alarms.
+    """A detector that flags images whose anomaly score is too high, at a known rate of false alarms.
 
-    A subclass writes `anomaly_scores`. It calls this constructor, or stores the three parameters itself. Images, X, are
-    what `pixeldefend.images.to_batch` takes, or a list of such images of any sizes. Methods with scikit-learn's names
-    keep its signs: higher is more normal, -1 is an outlier. `p_value` and `is_adversarial` say it the other way round.
+    A subclass implements `anomaly_scores`. It calls this constructor, or stores the three parameters itself. Images, X,
+    are given as `pixeldefend.images.to_batch` takes them, or as a list of such images of any sizes. Methods with
+    scikit-learn's names keep its signs: higher is more normal, -1 is an outlier. The anomaly score has the opposite
+    sign: higher is more anomalous.
 
     Args:
         fpr: The share of clean images that may be flagged, in (0, 1).
         confidence: None for a rate that holds on average over the draw of the calibration images. A number in (0, 1),
             such as 0.95, for a rate that this very calibration keeps with that probability.
-        batch_size: Images that are scored at once, at least 1.
+        batch_size: The number of images that are scored at once, at least 1.
 
     Attributes:
         calibration_scores_: (n,) anomaly scores of the calibration images.
-        calibrations_: The same by precision, for detectors that run on several backends.
-        calibration_index_: (n,), which of the images given to `fit` they are of.
-        corruptions_: Names of the benign corruptions that it is calibrated for.
+        calibrations_: These scores by precision, for detectors that run on several backends.
+        calibration_index_: (n,), the positions of the calibration images among the images given to `fit`.
+        corruptions_: The names of the benign corruptions that the detector is calibrated for.
         rank_: An image is flagged if its score is above the rank_-th highest calibration score.
-        offset_: Minus that score: the threshold of `score_samples`.
+        offset_: Minus that score, which is the threshold of `score_samples`.
     """
 
-    precision = "float32"  # what anomaly scores are computed in; each precision has a calibration of its own
+    precision = "float32"  # the precision of the anomaly scores; each precision has its own calibration
 
     def __init__(self, *, fpr: float = 0.01, confidence: float | None = None, batch_size: int = 64) -> None:
         self.fpr = fpr
@@ -89,22 +90,22 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     @property
     def takes(self) -> str:
-        """Which images it takes, as a phrase for messages: "28 x 28 grey images"."""
+        """The images that the detector takes, as a phrase for messages: "28 x 28 grey images"."""
         return "images"
 
     def accepts(self, image: Any) -> bool:
-        """Returns whether it takes an image, by its size and its colours.
+        """Returns whether the detector takes an image of this size and number of channels.
 
         Args:
             image: One image, as `pixeldefend.images.to_batch` takes it.
 
         Raises:
-            ImageError: If it is malformed.
+            ImageError: If the image is malformed.
         """
         return uint8_image(image).ndim == 3
 
     def _samples(self, X: Any, *, reset: bool = False) -> Samples:
-        """Checks what a user gives. reset: whether it is what the detector is fitted on."""
+        """Checks images from a user; `reset` says whether the detector is being fitted on them."""
         return Samples.of_images(X)
 
     def _examine(self, x: Tensor, maps: bool) -> tuple[np.ndarray, ...]:
@@ -113,16 +114,16 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         return scores, np.full(len(scores), np.nan)
 
     def _tensors(self) -> dict[str, Tensor]:
-        """Returns the tensors that a file needs beside the calibration."""
+        """Returns the tensors that a file holds besides the calibration."""
         return {}
 
     def _notes(self) -> dict[str, Any]:
-        """Returns the plain JSON values that a file needs beside the parameters."""
+        """Returns the plain JSON values that a file holds besides the parameters."""
         return {}
 
     @classmethod
     def _restore(cls, path: Any, tensors: dict[str, Tensor], meta: dict[str, Any], given: dict[str, Any]) -> Self:
-        """Returns the detector of a file, not yet calibrated. given: the parameters that are no plain values."""
+        """Returns the uncalibrated detector of a file; `given` holds the parameters that are not plain values."""
         return cls(**meta["parameters"], **given)
 
     # -- calibration ---------------------------------------------------------------------------------------------
@@ -131,11 +132,12 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         """Calibrates on clean images that nothing was fitted on.
 
         Args:
-            X: Clean images like those to come.
+            X: Clean images like those that will be screened.
             y: Ignored.
-            corruptions: Names in `pixeldefend.images.corruptions.CORRUPTIONS` that clean images to come may have gone
-                through. A calibration image then counts with its highest score, as it is or after any one of them. The
-                rate holds whichever they went through, in whatever proportions. Attacks have to stand out from all.
+            corruptions: Names in `pixeldefend.images.corruptions.CORRUPTIONS` of corruptions that future clean images
+                may have undergone. Each calibration image then counts with its highest score, uncorrupted or after any
+                one of them. The rate then holds for every mixture of these corruptions. Attacks are detected only if
+                they stand out from all of them.
 
         Returns:
             The detector.
@@ -153,21 +155,22 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         return self._calibrated({self.precision: scores}, np.arange(len(samples)), corruptions)
 
     def with_fpr(self, fpr: float) -> Self:
-        """Returns a detector that differs in its rate of false alarms; everything else is shared.
+        """Returns a detector with another rate of false alarms, which shares everything else.
 
         Raises:
-            CalibrationError: If the calibration images are too few for this rate, with the number needed.
+            CalibrationError: If there are too few calibration images for this rate. The message says how many are
+                needed.
         """
         return self._with(fpr=fpr)
 
     def with_calibration(self, scores: Any) -> Self:
-        """Returns a detector that differs in its calibration.
+        """Returns a detector with another calibration.
 
         Args:
-            scores: (n,), `-score_samples` of n clean images by this detector. Nothing may have been fitted on them.
+            scores: (n,), this detector's `-score_samples` of n clean images, on which nothing may have been fitted.
 
         Raises:
-            CalibrationError: If they are too few for the rate, not finite, or all the same.
+            CalibrationError: If the scores are too few for the rate, not finite, or all the same.
         """
         scores = np.asarray(scores, dtype=float)
         if scores.ndim != 1 or not np.isfinite(scores).all():
@@ -179,16 +182,16 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         return self._with()._calibrated({self.precision: scores}, np.arange(len(scores)), ())
 
     def drift_monitor(self, *, random_state: int = 0) -> ConformalMartingale:
-        """Returns what tells whether a stream of images still looks like the calibration images.
+        """Returns a test of whether a stream of images still looks like the calibration images.
 
-        Give its `update` the scores, `-score_samples(X)`, in the order in which the images come.
+        Call its `update` with the scores, `-score_samples(X)`, in the order in which the images come.
 
         Args:
-            random_state: Seed of the randomly broken ties.
+            random_state: The seed of the random numbers that break ties.
 
         Raises:
-            CalibrationError: If the detector is calibrated for corruptions: no stream looks like the worst of several
-                variants of each image.
+            CalibrationError: If the detector is calibrated for corruptions: no stream looks like the most anomalous of
+                several variants of each image.
         """
         check_is_fitted(self)
         if self.corruptions_:
@@ -214,7 +217,7 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     # -- the verdict: higher is more anomalous -----------------------------------------------------------------------
 
     def judge(self, X: Any, *, maps: bool = False) -> Verdicts:
-        """Returns everything about each image, from one pass.
+        """Returns all results for each image, from one pass.
 
         Args:
             X: Images.
@@ -235,7 +238,7 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         return conformal.p_values(-self.score_samples(X), self.calibration_scores_)
 
     def is_adversarial(self, X: Any) -> np.ndarray:
-        """Returns (N,) bool: flagged at the rate `fpr`."""
+        """Returns (N,) bool: whether each image is flagged at the rate `fpr`."""
         return -self.score_samples(X) > -self.offset_
 
     # -- files -----------------------------------------------------------------------------------------------------
@@ -243,11 +246,11 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     def save(self, path: str | os.PathLike[str], **notes: Any) -> None:
         """Writes one safetensors file, without a pickle.
 
-        Parameters that are no plain values (a classifier, a function) are not in it; `load` takes them.
+        The file does not hold parameters that are not plain values (a classifier, a function); give them to `load`.
 
         Args:
             path: The file.
-            **notes: Plain JSON values that are kept in the file, such as a recipe.
+            **notes: Plain JSON values to store in the file, such as a recipe.
 
         Raises:
             OSError: If the file cannot be written.
@@ -264,19 +267,19 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], **given: Any) -> Self:
-        """Reads what `save` wrote.
+        """Reads a detector that `save` wrote.
 
         Args:
             path: The file.
-            **given: Parameters of the constructor that the file does not hold, or that replace the file's.
+            **given: Parameters of the constructor that the file does not hold, or that replace those in the file.
 
         Returns:
             The fitted detector.
 
         Raises:
             ModelError: If the file is damaged or holds something else.
-            CalibrationError: If it holds no calibration for what is asked.
-            FileNotFoundError: If it is missing.
+            CalibrationError: If the file holds no calibration for the parameters.
+            FileNotFoundError: If the file is missing.
         """
         tensors, meta = load_tensors(path)
         kind = meta.get("class", "Detector") if meta.get("kind") == "detector" else meta.get("kind")
@@ -301,7 +304,7 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         if self.batch_size < 1:
             raise ParameterError(f"batch_size must be at least 1, got {self.batch_size}")
         modules = [value for value in self.get_params(deep=False).values() if isinstance(value, nn.Module)]
-        with modes_kept(*modules), torch.inference_mode():  # dropout would make every score a matter of chance
+        with modes_kept(*modules), torch.inference_mode():  # dropout would make scores random
             return samples.each(function, self.batch_size)
 
     def _anomaly_scores(self, samples: Samples) -> Array:
@@ -309,14 +312,14 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         return scores
 
     def _check_calibration(self, samples: Samples) -> None:
-        """Refuses what cannot calibrate before it is scored."""
+        """Refuses images that cannot calibrate, before they are scored."""
         conformal.rank(self.fpr, len(samples), self.confidence)
         check_distinct(samples, "calibration images")
 
     def _calibration_scores(
         self, samples: Samples, corruptions: Sequence[str], scores_of: Callable[[Samples], Array]
     ) -> Array:
-        """Returns each image's highest score, as it is or after any one of the corruptions."""
+        """Returns each image's highest score, uncorrupted or after any one of the corruptions."""
         scores = scores_of(samples)
         for name in corruptions:
             scores = np.maximum(scores, scores_of(samples.corrupted(name)))
@@ -341,7 +344,7 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         return self
 
     def _with(self, **parameters: Any) -> Self:
-        """Returns a detector with other parameters; what it has learned is shared."""
+        """Returns a detector with other parameters, which shares everything that was learned."""
         check_is_fitted(self)
         other = type(self)(**{**self.get_params(deep=False), **parameters})
         for name, value in vars(self).items():
@@ -354,7 +357,7 @@ CALIBRATION = "calibration_scores"
 
 
 def check_corruptions(names: Sequence[str]) -> None:
-    """Refuses what is no list of names of benign corruptions.
+    """Checks a list of names of benign corruptions.
 
     Args:
         names: Keys of `pixeldefend.images.corruptions.CORRUPTIONS`.
@@ -369,7 +372,7 @@ def check_corruptions(names: Sequence[str]) -> None:
 
 
 def _calibration(precision: str) -> str:
-    """Returns the name of a calibration in a file."""
+    """Returns the name of the calibration of a precision in a file."""
     return CALIBRATION if precision == "float32" else f"{CALIBRATION}.{precision}"
 
 

@@ -1,4 +1,4 @@
-"""A detector whose promise holds within every class of images."""
+"""A detector whose rate of false alarms holds within every class of images."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from .samples import Samples
 
 
 class ClassConditional(OutlierMixin, BaseEstimator):  # type: ignore[misc]
-    """A detector whose rate of false alarms holds within every class of images, and not only on average over them.
+    """A detector whose rate of false alarms holds within every class of images, not only on average over classes.
 
     Each class has a calibration and a threshold of its own. Methods with scikit-learn's names keep its signs.
 
     Args:
-        detector: Its parameters are used; a clone of it is fitted.
-        classifier: None if labels are given with the images. Otherwise a module, (N, C, H, W) in [0, 1] -> logits,
-            whose predictions are the labels of the calibration images and of those to come.
+        detector: A detector with the parameters to use. A clone of it is fitted.
+        classifier: A module, (N, C, H, W) in [0, 1] -> logits, whose predictions are the labels of all images. None if
+            labels are given with the images.
 
     Attributes:
         detector_: The fitted detector.
@@ -53,9 +53,9 @@ class ClassConditional(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             **arguments: As `Detector.fit` takes them.
 
         Raises:
-            CalibrationError: As `Detector.fit` does; if there is one class only, or one has too few images for the
-                rate.
-            ParameterError: If the labels do not match the images, or for corruptions with a classifier.
+            CalibrationError: As `Detector.fit` does; also if there is only one class, or a class has too few images for
+                the rate.
+            ParameterError: If the labels do not match the images, or if corruptions are given with a classifier.
         """
         if self.classifier is not None and arguments.get("corruptions"):
             raise ParameterError(
@@ -79,7 +79,7 @@ class ClassConditional(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return scores
 
     def decision_function(self, X: Any, y: Any = None) -> Array:
-        """Returns (N,): minus how far the anomaly score lies above its class's threshold, negative for outliers.
+        """Returns (N,): the threshold of each image's class minus its anomaly score, negative for outliers.
 
         Args:
             X: Images.
@@ -111,11 +111,11 @@ class ClassConditional(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return conformal.class_p_values(scores, labels, self.detector_.calibration_scores_, self.calibration_labels_)
 
     def is_adversarial(self, X: Any, y: Any = None) -> np.ndarray:
-        """Returns (N,) bool: flagged at the detector's rate in its class; arguments as for `decision_function`."""
+        """Returns (N,) bool: whether each image is flagged within its class; arguments as for `decision_function`."""
         return self.decision_function(X, y) < 0
 
     def save(self, path: str | os.PathLike[str], **notes: Any) -> None:
-        """Writes the detector with its labels as one file; the classifier is not in it.
+        """Writes the detector with its labels as one file, without the classifier.
 
         `Detector.load` reads the file too, as a detector for all classes together.
         """
@@ -130,7 +130,7 @@ class ClassConditional(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         *,
         device: str | torch.device = "cpu",
     ) -> Self:
-        """Reads what `save` wrote.
+        """Reads a detector that `save` wrote.
 
         Args:
             path: The file.
@@ -139,7 +139,7 @@ class ClassConditional(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
         Raises:
             ModelError: If the file holds no detector that was calibrated by class.
-            FileNotFoundError: If it is missing.
+            FileNotFoundError: If the file is missing.
         """
         detector = Detector.load(path, device=device, classifier=classifier)
         labels = load_tensors(path)[1].get("calibration_labels")

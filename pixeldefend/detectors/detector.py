@@ -27,22 +27,23 @@ from .scoring import ScoredTiles, surprisal_of_pixels, to_numbers
 
 
 class Detector(ConformalDetector):
-    """Flags images that are too surprising under a density of clean images, at a known rate of false alarms.
+    """A detector that flags images which are too surprising under a density, at a known rate of false alarms.
 
     A preprocessor cuts an image into tiles of the size that the density models. A statistic gives each tile an anomaly
-    score, and an aggregate makes them one score an image. Calibration is per image. X may also be (N, D): flattened
-    images, or the rows that the density models.
+    score, and an aggregate combines these into one score per image. Calibration is per image. X may also be (N, D):
+    flattened images, or the rows that the density models.
 
     Args:
         density: A trained density.
-        preprocessor: Turns images into tiles; None for `Identity`, one tile an image.
-        statistic: A key of `pixeldefend.scores.SCORES`, or of `CLASSIFIER_SCORES` for one that asks the classifier.
+        preprocessor: The preprocessor that turns images into tiles; None for `Identity`, one tile per image.
+        statistic: A key of `pixeldefend.scores.SCORES`, or of `CLASSIFIER_SCORES` for a statistic that uses the
+            classifier.
         aggregate: A key of `pixeldefend.preprocessing.AGGREGATES`.
         fpr: The share of clean images that may be flagged, in (0, 1).
         confidence: None for a rate that holds on average over the draw of the calibration images. A number in (0, 1),
             such as 0.95, for a rate that this very calibration keeps with that probability.
-        batch_size: Images, and tiles, that are scored at once, at least 1.
-        classifier: A module, (N, C, H, W) in [0, 1] -> logits, for statistics that ask it.
+        batch_size: The number of images, and of tiles, that are scored at once, at least 1.
+        classifier: A module, (N, C, H, W) in [0, 1] -> logits, for statistics that use it.
         backend: A key of `pixeldefend.detectors.backends.PRECISION`, which runs the density.
 
     Attributes:
@@ -75,27 +76,27 @@ class Detector(ConformalDetector):
 
     @property
     def precision(self) -> str:  # type: ignore[override]
-        """What its backend computes in."""
+        """The precision of the detector's backend."""
         return PRECISION[check_backend(self.backend)]
 
     # -- which images --------------------------------------------------------------------------------------------
 
     @property
     def takes(self) -> str:
-        """Which images it takes, as a phrase for messages: "28 x 28 grey images"."""
+        """The images that the detector takes, as a phrase for messages: "28 x 28 grey images"."""
         shape = self._image_shape()
         if shape is None:
             return f"events of shape {self._density().event_shape}"
         return self._preprocessor().takes(shape[1:], "grey images" if shape[0] == 1 else "images")
 
     def accepts(self, image: Any) -> bool:
-        """Returns whether it takes an image, by its size and its colours.
+        """Returns whether the detector takes an image of this size and number of channels.
 
         Args:
             image: One image, as `pixeldefend.images.to_batch` takes it.
 
         Raises:
-            ImageError: If it is malformed.
+            ImageError: If the image is malformed.
         """
         shape = self._image_shape()
         x = uint8_image(image)
@@ -149,8 +150,8 @@ class Detector(ConformalDetector):
         """Scores a batch of images.
 
         Args:
-            x: (N, C, H, W) in [0, 1], images of one size. Where a gradient is wanted, torch's float32 runs the density
-                whatever the backend: the others have none.
+            x: (N, C, H, W) in [0, 1], images of one size. If a gradient is needed, torch runs the density in float32
+                whatever the backend, since the other backends have no gradient.
 
         Returns:
             (N,), higher = more anomalous; flagged above -offset_.
@@ -159,10 +160,10 @@ class Detector(ConformalDetector):
         return self._look(x).scores(self.score_, self.aggregate)
 
     def evaluate(self, statistics: Mapping[str, Callable[[Evidence], Tensor]], X: Any) -> dict[str, Array]:
-        """Computes other statistics of images, all from one pass of the density.
+        """Computes any statistics of images, all from one pass of the density.
 
         Args:
-            statistics: By name, functions of `Evidence` that return (T, ...) for T tiles.
+            statistics: Functions of `Evidence` by name, which return (T, ...) for T tiles.
             X: Images.
 
         Returns:
@@ -176,10 +177,10 @@ class Detector(ConformalDetector):
         return dict(zip(statistics, self._each(batch, self._samples(X)), strict=True))
 
     def bits_per_dim(self, X: Any) -> Array:
-        """Returns (N,): -log2 p(x) a sub-pixel, the mean over tiles.
+        """Returns (N,): -log2 p(x) per sub-pixel, the mean over tiles.
 
         Raises:
-            ParameterError: If the density has no bits/dim: it models rows of real numbers.
+            ParameterError: If the density models rows of real numbers, which have no bits/dim.
         """
         check_is_fitted(self)
         bits: Array = self._each(lambda x: (to_numbers(self._look(x).scores(bits_per_dim, "mean")),), self._samples(X))[
@@ -191,8 +192,8 @@ class Detector(ConformalDetector):
         """Returns the surprisal of every pixel, -log p(pixel | pixels before it), summed over channels.
 
         Returns:
-            (N, H, W) nats, or a list of (H, W) if the images differ in size; (N, D) for rows. Where tiles overlap, the
-            mean of theirs.
+            (N, H, W) nats, or a list of (H, W) if the images differ in size; (N, D) for rows. Where tiles overlap, it
+            is the mean over these tiles.
         """
         check_is_fitted(self)
         return self._each(lambda x: (to_numbers(self._map(x, self._look(x))),), self._samples(X))[0]
@@ -204,11 +205,11 @@ class Detector(ConformalDetector):
         return (*found, to_numbers(self._map(x, tiles))) if maps else found
 
     def _look(self, x: Tensor) -> ScoredTiles:
-        """Returns the tiles of images, with what the density says about them."""
+        """Returns the tiles of images, with the evidence about them."""
         density = self._density()
         tiles = self._preprocessor()(x.to(density.device, density.dtype))
         fast = None if torch.is_grad_enabled() else self._on_backend(self.backend)
-        # as many tiles at once as the caller has images: it takes fewer if memory is short
+        # as many tiles at once as there are images; the caller passes fewer if memory is short
         return ScoredTiles(tiles, density, max(self.batch_size, len(x)), self.classifier, fast)
 
     def _map(self, x: Tensor, tiles: ScoredTiles) -> Tensor:
@@ -231,13 +232,14 @@ class Detector(ConformalDetector):
         """Calibrates on clean images that the density was not trained on.
 
         Args:
-            X: Clean images like those to come.
+            X: Clean images like those that will be screened.
             y: Ignored.
-            X_fit: Further clean images, for a statistic that learns. Without them a fifth of X, drawn with a fixed
-                seed, is learned from and the rest calibrates, since no image may do both.
-            corruptions: Names in `pixeldefend.images.corruptions.CORRUPTIONS` that clean images to come may have gone
-                through. A calibration image then counts with its highest score, as it is or after any one of them. The
-                rate holds whichever they went through, in whatever proportions. Attacks have to stand out from all.
+            X_fit: Further clean images, for a statistic that learns. Without them the statistic learns from a fifth of
+                X, drawn with a fixed seed, and the rest calibrates, since no image may do both.
+            corruptions: Names in `pixeldefend.images.corruptions.CORRUPTIONS` of corruptions that future clean images
+                may have undergone. Each calibration image then counts with its highest score, uncorrupted or after any
+                one of them. The rate then holds for every mixture of these corruptions. Attacks are detected only if
+                they stand out from all of them.
             backends: Further backends to calibrate for, so that `with_backend` and `load` can change to them.
 
         Returns:
@@ -245,7 +247,7 @@ class Detector(ConformalDetector):
 
         Raises:
             CalibrationError: If X is too small for fpr, if many images are copies of others, if X_fit holds too few
-                images or mostly those of X, or if all scores are the same.
+                images or mostly images of X, or if all scores are the same.
             ImageError: If an image is malformed.
             ParameterError: If a name is unknown.
         """
@@ -274,7 +276,7 @@ class Detector(ConformalDetector):
             features = self._features_of(score)
             noisy = features(learn.changed(with_noise)) if score.uses_noise else None
             score.fit(features(learn), noisy)
-        # one calibration for all backends of the same precision, made by the one in use where that is among them
+        # one calibration for each precision, made by the detector's own backend if it has that precision
         makers = {PRECISION[check_backend(name)]: name for name in (*backends, self.backend)}
         calibrations = {}
         for precision, backend in makers.items():
@@ -284,7 +286,7 @@ class Detector(ConformalDetector):
         return self._calibrated(calibrations, index, corruptions)
 
     def with_backend(self, backend: str) -> Self:
-        """Returns a detector that differs in what runs its density.
+        """Returns a detector whose density is run by another backend.
 
         Args:
             backend: A key of `pixeldefend.detectors.backends.PRECISION`.
@@ -303,7 +305,7 @@ class Detector(ConformalDetector):
         return scores
 
     def _features_of(self, score: LearnedScore) -> Callable[[Samples], Tensor]:
-        """Returns what gives the features, (T, ...), of all tiles of images."""
+        """Returns a function that computes the features, (T, ...), of all tiles of images."""
 
         def features(samples: Samples) -> Tensor:
             found: list[np.ndarray] = []
@@ -318,7 +320,7 @@ class Detector(ConformalDetector):
         return features
 
     def _on_backend(self, backend: str) -> Density | None:
-        """Returns the density on a backend, made once; None for the reference."""
+        """Returns the density on a backend, which is made once; None for the reference."""
         density = self._density()
         if backend == "float32":
             return None
@@ -335,21 +337,22 @@ class Detector(ConformalDetector):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, device: str | torch.device = "cpu", **given: Any) -> Self:
-        """Reads what `save` wrote.
+        """Reads a detector that `save` wrote.
 
         Args:
             path: The file.
             device: Where the density runs.
-            **given: `classifier`, if the statistic asks one; `backend` and other parameters that replace the file's.
+            **given: `classifier`, if the statistic uses one; `backend` and other parameters that replace those in the
+                file.
 
         Returns:
             The fitted detector.
 
         Raises:
             ModelError: If the file is damaged or holds something else.
-            CalibrationError: If it holds no calibration for the backend.
+            CalibrationError: If the file holds no calibration for the backend.
             ParameterError: If the backend is unknown or the device cannot be used.
-            FileNotFoundError: If it is missing.
+            FileNotFoundError: If the file is missing.
         """
         given = {name: value for name, value in given.items() if value is not None}
         if "backend" in given:
@@ -391,11 +394,11 @@ def density_of(path: str | os.PathLike[str], tensors: dict[str, Tensor], meta: d
 
     Args:
         path: The file, for messages.
-        tensors: What the file holds.
-        meta: Its header.
+        tensors: The tensors in the file.
+        meta: The metadata of the file.
 
     Raises:
-        ModelError: If its weights are another density's.
+        ModelError: If the weights do not belong to the density.
     """
     prefix = "density."
     weights = {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}

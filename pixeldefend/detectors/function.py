@@ -1,4 +1,4 @@
-"""Anybody's function of images as a detector."""
+"""A detector made of any function of images."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .base import ConformalDetector
 
 
 class FunctionDetector(ConformalDetector):
-    """Flags images for which a function is too high, at a known rate of false alarms.
+    """A detector that flags images for which a function is too high, at a known rate of false alarms.
 
     Args:
-        function: (N, C, H, W) float32 in [0, 1] -> (N,), higher = more anomalous. It gets a tensor and may return one;
-            a function that takes no tensors gets an array, and has no gradient.
-        name: What tables and messages call it.
+        function: (N, C, H, W) float32 in [0, 1] -> (N,), higher = more anomalous. The function gets a tensor and may
+            return one. If it does not take tensors, it gets an array, and has no gradient.
+        name: The name of the function in tables and messages.
         fpr: As for `ConformalDetector`.
         confidence: As for `ConformalDetector`.
         batch_size: As for `ConformalDetector`.
-        device: Where the function gets its tensors.
+        device: The device of the tensors that the function gets.
     """
 
     def __init__(
@@ -46,8 +46,8 @@ class FunctionDetector(ConformalDetector):
         """Returns the function's values, (N,), of images (N, C, H, W) in [0, 1].
 
         Raises:
-            ModelError: If they are not N finite numbers.
-            ParameterError: If a gradient is wanted of a function that takes no tensors.
+            ModelError: If the values are not N finite numbers.
+            ParameterError: If a gradient is needed and the function does not take tensors.
         """
         if self.function is None:
             raise ParameterError("FunctionDetector needs a function: FunctionDetector(function)")

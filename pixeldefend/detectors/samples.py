@@ -1,4 +1,4 @@
-"""What a user gives to a detector: images of one or of many sizes, or rows, grouped so that a group is one tensor."""
+"""The images or rows that a user gives to a detector, in groups of one size, each of which is one tensor."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Samples:
     """N images or rows.
 
     Args:
-        groups: Pairs of positions, (n,) int64, and what is there: (n, C, H, W) images of one size, uint8 or in [0, 1],
-            or (n, D) rows. Each of the positions 0 to N - 1 is in one group.
+        groups: Pairs of positions, (n,) int64, and of the samples there: (n, C, H, W) images of one size, uint8 or in
+            [0, 1], or (n, D) rows. Each of the positions 0 to N - 1 is in one group.
     """
 
     def __init__(self, groups: list[tuple[np.ndarray, Tensor]]) -> None:
@@ -40,10 +40,10 @@ class Samples:
         """Groups images by their size.
 
         Args:
-            X: What `images.to_batch` takes, or a list of such images of any sizes.
+            X: Images as `images.to_batch` takes them, or a list of such images of any sizes.
 
         Returns:
-            The samples, uint8 where they came in a list.
+            The samples, uint8 if they came in a list.
 
         Raises:
             ImageError: If an image is malformed.
@@ -78,7 +78,7 @@ class Samples:
         return Samples(groups or [(np.arange(0), self.groups[0][1][:0])])
 
     def keys(self) -> list[bytes]:
-        """Returns a key of each sample's content, the same for copies."""
+        """Returns a key for each sample, which is the same for copies."""
         keys = [b""] * len(self)
         for places, x in self.groups:
             for place, row in zip(places.tolist(), x.flatten(1).cpu().numpy(), strict=True):
@@ -91,7 +91,7 @@ class Samples:
         return all(x.ndim == 4 for _, x in self.groups)
 
     def changed(self, function: Callable[[Tensor], Tensor]) -> Samples:
-        """Returns what a function makes of each group, (n, ...) -> (n, ...)."""
+        """Applies a function, (n, ...) -> (n, ...), to each group."""
         return Samples([(places, function(_floating(x))) for places, x in self.groups])
 
     def corrupted(self, name: str) -> Samples:
@@ -103,10 +103,10 @@ class Samples:
 
         Args:
             function: (n, ...) floating point -> arrays (n, ...).
-            batch_size: The most images at once; fewer are taken if they are large.
+            batch_size: The largest number of images at once; there are fewer if the images are large.
 
         Returns:
-            For each of the function's results one array (N, ...), or a list of N arrays if their shapes differ.
+            One array (N, ...) for each of the function's results, or a list of N arrays if their shapes differ.
         """
         found = []
         for places, x in self.groups:
@@ -127,14 +127,14 @@ def uint8_image(image: Any) -> Tensor:
         image: As `pixeldefend.images.to_batch` takes it.
 
     Raises:
-        ImageError: If it is malformed.
-        ParameterError: If it is a batch of several.
+        ImageError: If the image is malformed.
+        ParameterError: If there are several images.
         OSError: If the file cannot be read.
     """
     if isinstance(image, str | os.PathLike | bytes):
         image = read_image(image)
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and (image.ndim == 2 or image.shape[2:] == (3,)):
-        x = torch.from_numpy(np.array(image))  # as files come: no detour by floating point
+        x = torch.from_numpy(np.array(image))  # 8-bit images stay 8-bit, without a detour through floating point
         return x[None] if x.ndim == 2 else x.permute(2, 0, 1)
     if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and len(image) in (1, 3):
         return image
@@ -145,13 +145,13 @@ def uint8_image(image: Any) -> Tensor:
 
 
 def check_distinct(samples: Samples, what: str) -> None:
-    """Refuses images of which more than a tenth are copies: n copies of one image are not n images.
+    """Refuses images of which more than a tenth are copies, since n copies of one image are not n images.
 
     Natural data hold a few copies. Rows of few values may hold many.
 
     Args:
         samples: The images.
-        what: What they are, for the message.
+        what: The name of the images in the message.
 
     Raises:
         CalibrationError: If there are too many copies.
@@ -162,14 +162,14 @@ def check_distinct(samples: Samples, what: str) -> None:
 
 
 def without_calibration_images(learn: Samples, calibrate: Samples) -> Samples:
-    """Returns the images to fit a statistic on that do not calibrate it too.
+    """Returns the images for fitting a statistic without those that also calibrate it.
 
     Args:
-        learn: The images to fit on. Rows of few values may well be the same as others: they are returned as they are.
+        learn: The images to fit on. Rows are returned unchanged, since different rows of few values are often equal.
         calibrate: The calibration images.
 
     Raises:
-        CalibrationError: If those are less than half of them: the two sets have been mixed up.
+        CalibrationError: If fewer than half of the images remain, since then the two sets have been mixed up.
     """
     if not learn.are_images:
         return learn
@@ -184,12 +184,12 @@ def without_calibration_images(learn: Samples, calibrate: Samples) -> Samples:
 
 
 def is_images(X: Any, size: tuple[int, int] | None) -> bool:
-    """Returns whether X are images as they come, and not a table of flattened ones (or something to refuse).
+    """Returns whether X are images, and not a table of flattened images (or something to refuse).
 
     Args:
-        X: Whatever a user gives.
-        size: (height, width): an array of this shape is one image, any other with two axes is a table. None: every
-            array with two axes is one image.
+        X: Any value that a user gives.
+        size: (height, width). An array of this shape is one image; any other array with two axes is a table. If it is
+            None, every array with two axes is one image.
     """
     if isinstance(X, str | os.PathLike | bytes | Image.Image):
         return True
@@ -200,7 +200,7 @@ def is_images(X: Any, size: tuple[int, int] | None) -> bool:
 
 
 def _in_order(n: int, parts: list[tuple[np.ndarray, np.ndarray]]) -> Any:
-    """Returns what belongs to the positions 0 to n - 1."""
+    """Returns the values for the positions 0 to n - 1, in this order."""
     if len(parts) == 1 or len({values.shape[1:] for _, values in parts}) == 1:
         whole = np.empty((n, *parts[0][1].shape[1:]), parts[0][1].dtype)
         for places, values in parts:

@@ -1,4 +1,4 @@
-"""What a density says about the tiles of a batch of images, and what that makes of each image."""
+"""The evidence about the tiles of a batch of images, and the scores and maps of the images that result."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class ScoredTiles:
 
     Args:
         tiles: The tiles, on the density's device.
-        density: What is asked.
-        size: The most tiles at once.
-        classifier: For the statistics that ask it.
-        fast: The density on another backend, asked for conditionals in its place.
+        density: The density.
+        size: The largest number of tiles at once.
+        classifier: The classifier, for statistics that use it.
+        fast: The density on a faster backend, which computes the conditionals if it is given.
     """
 
     def __init__(
@@ -52,14 +52,14 @@ class ScoredTiles:
         return aggregated(self.each(function), self.tiles.owner, aggregate)
 
     def bits_per_dim(self) -> Tensor:
-        """Returns (N,): the mean over an image's tiles, NaN for rows of real numbers, which have none."""
+        """Returns (N,): the mean over an image's tiles; NaN for rows of real numbers, which have no bits/dim."""
         evidence = self.evidence[0]
         if not evidence.density.has_bits(tuple(evidence.x.shape[1:])):
             return torch.full((len(self.tiles.x),), torch.nan)
         return self.scores(bits_per_dim, "mean")
 
     def surprisal_maps(self, n: int, height: int, width: int) -> Tensor:
-        """Returns (N, H, W): nats of each pixel of N images, the mean of the tiles that cover it."""
+        """Returns (N, H, W): the nats of each pixel, the mean over the tiles that cover it."""
         maps = self.each(surprisal_of_pixels).cpu()
         total, count = (torch.zeros(n, height, width, dtype=maps.dtype) for _ in range(2))
         for owner, box, tile in zip(self.tiles.owner.tolist(), self.tiles.box.tolist(), maps, strict=True):
@@ -73,7 +73,7 @@ class ScoredTiles:
 
 
 def surprisal_of_pixels(evidence: Evidence) -> Tensor:
-    """Returns (N, H, W) nats, summed over channels; of rows (N, D)."""
+    """Returns (N, H, W) nats, summed over channels, or (N, D) for rows."""
     return evidence.surprisal.sum(1) if evidence.surprisal.ndim == 4 else evidence.surprisal
 
 
@@ -81,7 +81,7 @@ def to_numbers(tensor: Tensor) -> np.ndarray:
     """Returns a tensor as a float64 array.
 
     Raises:
-        ModelError: For NaN, which no threshold would catch.
+        ModelError: If a value is NaN, which no threshold would catch.
     """
     if torch.isnan(tensor).any():
         raise ModelError("the density gives NaN for some images: it diverged in training, or its weights are damaged")

@@ -33,7 +33,7 @@ def to_batch(x: Any) -> tuple[Tensor, bool]:
 
     Raises:
         ImageError: If x is of another type, shape, dtype or range, or a file that cannot be decoded. The message says
-            what came and what is wanted.
+            what x is and what is expected.
         OSError: If a file cannot be read.
     """
     import torch
@@ -129,7 +129,7 @@ def _check_range(x: Tensor) -> None:
 
 
 def _digits(value: float) -> str:
-    """Returns a float32 in as many digits as tell it from its neighbours."""
+    """Returns a float32 with as many digits as distinguish it from its neighbours."""
     return str(np.float32(value)).removesuffix(".0")
 
 

@@ -1,10 +1,11 @@
-"""Benign corruptions: harmless changes of clean images, such as recompression, rescaling, blur and noise.
+"""Benign corruptions, which clean images undergo on their way: recompression, rescaling, blur, noise and others.
 
-None of it is an attack, and all of it may be flagged. `pixeldefend benchmark --corruptions` measures how often.
-`Detector.fit(corruptions=...)` calibrates a detector for the corruptions of one's own pipeline.
+They are no attacks, but detectors may flag them. `pixeldefend benchmark --corruptions` measures how often.
+`Detector.fit(corruptions=...)` calibrates a detector for the corruptions of a pipeline.
 
-`CORRUPTIONS` names them. A new one is an entry there: a function of images (N, C, H, W) in [0, 1], C = 1 or 3, and of a
-`torch.Generator`, from which any randomness is drawn. It returns images of the same shape; `corrupt` clips and rounds.
+`CORRUPTIONS` lists them by name. To add one, add an entry there: a function of images (N, C, H, W) in [0, 1], C = 1 or
+3, and of a `torch.Generator`, the source of random numbers. It returns images of the same shape; `corrupt` clips and
+rounds them.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def noise(x: Tensor, generator: torch.Generator, *, deviation: float) -> Tensor:
 
 
 def rescale(x: Tensor, generator: torch.Generator, *, factor: float) -> Tensor:
-    """Resizes images and resizes them back, bilinearly with antialiasing.
+    """Resizes images and back, bilinearly with antialiasing.
 
     Args:
         x: (N, C, H, W) in [0, 1], C = 1 or 3.

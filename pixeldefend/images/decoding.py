@@ -32,9 +32,9 @@ SCAN, END = 0xDA, 0xD9
 def read_image(file: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decodes one image file: PNG, JPEG, WebP or BMP.
 
-    The content of the file decides its format, not its name. EXIF orientation is applied, palettes and 1-bit images are
-    expanded, and an alpha channel that is fully opaque is dropped. Everything about size is checked before anything is
-    decoded.
+    The format is recognised by the content of the file, not by its name. EXIF orientation is applied, palettes and
+    1-bit images are expanded, and a fully opaque alpha channel is dropped. All limits of size are checked before
+    decoding.
 
     Args:
         file: A path, or the bytes of a file.
@@ -45,8 +45,8 @@ def read_image(file: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PI
 
     Raises:
         ImageError: If the file is empty, damaged, of another format, above `MAX_BYTES` or `max_pixels`, or a JPEG of
-            too many scans or segments; or if the image is animated, translucent, 16-bit, CMYK or of another mode. What
-            a classifier would see of those depends on a conversion that only its owner can choose.
+            too many scans or segments; or if the image is animated, translucent, 16-bit, CMYK or of another mode. Such
+            images need a conversion that only the owner of the classifier can choose.
         OSError: If the file cannot be read.
     """
     data = file if isinstance(file, bytes) else read_bytes(file)
@@ -97,9 +97,9 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
 
 
 def _check_jpeg(data: bytes) -> None:
-    """Raises ImageError for more scans or segments than are decoded.
+    """Raises ImageError if there are more scans or segments than the limits allow.
 
-    They are counted up to the end of the image. Segments are skipped whole: thumbnails and profiles may contain the
+    Both are counted up to the end of the image. Segments are skipped whole: thumbnails and profiles may contain the
     bytes of a marker.
     """
     scans, place = 0, 2

@@ -1,4 +1,4 @@
-"""The one search for image files: screening here, screening by Ray and watched folders all ask it."""
+"""The search for image files, which screening here, screening by Ray and watched folders share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 
 from .decoding import SUFFIXES, looks_like_an_image
 
-# why the search passes over something in a folder -> what that means
+# reason for which the search skips a path in a folder -> its meaning
 SKIP_REASONS = {
     "not an image": "neither its name nor its first bytes are those of a PNG, JPEG, WebP or BMP file",
     "not a file": "it is a pipe, a socket or a device",
@@ -28,7 +28,7 @@ OnSkip = Callable[[str, str], None]
 
 @dataclass(frozen=True)
 class NotFound:
-    """A source or a folder in which the search cannot find images.
+    """A source or a folder in which the search found no images.
 
     Attributes:
         path: The source or the folder.
@@ -44,20 +44,21 @@ class NotFound:
 def find_files(sources: Iterable[str], on_skip: OnSkip | None = None) -> Iterator[str | NotFound]:
     """Finds image files.
 
-    A file that is named itself, or matches a pattern, is always found, whatever it is. In a folder, which is searched
-    with all folders in it, a file counts as an image by the suffix of its name (.png, .jpg, .jpeg, .webp, .bmp) or
-    else by its first bytes. No character of a name has a special meaning, nor has a dot in front. Links are followed,
-    but each folder is searched only once a source, under its own path if the source holds it.
+    A file that is itself a source, or that matches a pattern, is always found, whatever it is. Folders are searched
+    with all their sub-folders. A file in a folder counts as an image if its name has a known suffix (.png, .jpg, .jpeg,
+    .webp, .bmp), or else by its first bytes. Special characters of patterns mean nothing in the names of these files,
+    and names that begin with a dot are found too. Links are followed, but each folder is searched only once per source,
+    under its own path if the source contains it.
 
     Args:
         sources: Files, folders and patterns (`*`, `?`, `[...]`, and `**` for folders of any depth). A source that
-            exists is not taken for a pattern.
-        on_skip: Told of everything in a folder that is passed over, and why.
+            exists is never treated as a pattern.
+        on_skip: A function that is called with each path that is skipped in a folder, and a key of `SKIP_REASONS`.
 
     Yields:
         The path of each file, source after source. The files of a folder come in the order of their names, then those
-        of its sub-folders, then what links lead to. Instead of a path, a `NotFound` for a folder that cannot be read,
-        and for a folder or a pattern without any image.
+        of its sub-folders, then those that links lead to. A `NotFound` takes the place of a path if a folder cannot be
+        read, or if a folder or a pattern has no image.
     """
     on_skip = on_skip or (lambda path, reason: None)
     for source in sources:
@@ -70,9 +71,9 @@ def find_files(sources: Iterable[str], on_skip: OnSkip | None = None) -> Iterato
 
 
 def skip_reason(path: str) -> str | None:
-    """Returns why a search of its folder would pass over a file, a key of `SKIP_REASONS`; None if it would not."""
+    """Returns the reason for which a search skips a file, a key of `SKIP_REASONS`, or None if it does not."""
     if os.path.splitext(path)[1].lower() in SUFFIXES:
-        return None  # whatever is wrong with it is said when it is read
+        return None  # errors are reported when the file is read
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return "not a file"
@@ -114,9 +115,9 @@ def _search_matches(pattern: str, on_skip: OnSkip) -> Iterator[str | NotFound]:
         if match in named:
             empty = False
             yield match
-        elif _identity(match) not in searched:  # else a folder that matches too has led to it
+        elif _identity(match) not in searched:  # otherwise it was found in another matching folder
             for found in _search(match, searched, skip):
-                # of the folders that ** stands for, many hold only folders, or only what matches by itself
+                # many of the folders that ** matches hold only folders, or only files that match themselves
                 if found in named or (
                     isinstance(found, NotFound) and found.kind == "nothing found" and "**" in pattern
                 ):
@@ -128,7 +129,7 @@ def _search_matches(pattern: str, on_skip: OnSkip) -> Iterator[str | NotFound]:
 
 
 def _walk(top: str, searched: set[tuple[int, int]], on_skip: OnSkip) -> Iterator[tuple[str, list[str] | NotFound]]:
-    """Yields top and each folder below it, with the sorted paths of what is in it but for folders; links come last."""
+    """Yields top and each folder below it with the sorted paths of its files; folders behind links come last."""
     waiting, links = [top], deque[str]()
     while waiting or links:
         folder = waiting.pop() if waiting else links.popleft()
@@ -173,7 +174,7 @@ def _parts(pattern: str) -> list[str]:
 
 
 def _expand(base: str, parts: list[str]) -> Iterator[str]:
-    """Yields what exists and matches. Python's own `glob` follows links in a circle up to the system's limit."""
+    """Yields existing paths that match. Python's `glob` would follow circular links up to the system's limit."""
     if not parts:
         yield base or os.curdir
         return

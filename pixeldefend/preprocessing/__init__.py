@@ -1,4 +1,4 @@
-"""From images of any sizes to the tiles that a density models, and from the tiles' scores to one score an image."""
+"""Turns images of any size into tiles that a density models, and the scores of tiles into one score per image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PREPROCESSORS: dict[str, type[Preprocessor]] = {"identity": Identity, "resize": 
 
 
 def build(config: dict[str, Any]) -> Preprocessor:
-    """Makes a preprocessor from what its `config` returned.
+    """Makes a preprocessor from its `config`.
 
     Args:
         config: "name", a key of `PREPROCESSORS`, and its parameters.

@@ -1,4 +1,4 @@
-"""From the scores of tiles to one score an image."""
+"""Combines the scores of tiles into one score per image."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Aggregate = Callable[[Tensor], Tensor]
 
 # name -> (T, ...) scores of one image's tiles -> its score, (...)
 AGGREGATES: dict[str, Aggregate] = {
-    # what is in one place only is seen; grows with the number of tiles, so calibrate on images of like sizes
+    # detects anomalies in a single place; grows with the number of tiles, so calibrate on images of similar sizes
     "max": lambda scores: scores.amax(0),
-    # what is everywhere is seen best; does not grow with the number of tiles
+    # best for anomalies that are everywhere; does not grow with the number of tiles
     "mean": lambda scores: scores.mean(0),
     # between the two: the mean of the highest tenth, at least one tile
     "top_tenth": lambda scores: scores.topk(max(1, len(scores) // 10), 0).values.mean(0),
@@ -23,11 +23,11 @@ AGGREGATES: dict[str, Aggregate] = {
 
 
 def aggregated(scores: Tensor, owner: Tensor, name: str) -> Tensor:
-    """Makes one score an image.
+    """Combines the scores of each image's tiles into one score.
 
     Args:
-        scores: (T, ...), of tiles.
-        owner: (T,) int64, in ascending order: the image that each tile is of. Every image has at least one tile.
+        scores: (T, ...), the scores of T tiles.
+        owner: (T,) int64, in ascending order: the index of each tile's image. Every image has at least one tile.
         name: A key of `AGGREGATES`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""From an image of any size to tiles of the size that a density models."""
+"""Preprocessors turn an image of any size into tiles of the size that a density models."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class TileBatch:
 
     Attributes:
         x: (T, C, h, w) in [0, 1], the tiles.
-        owner: (T,) int64, the image that each tile is of, in ascending order.
-        box: (T, 4) int64, where in its image each tile lies: top, left, bottom, right, in pixels.
+        owner: (T,) int64, the index of each tile's image, in ascending order.
+        box: (T, 4) int64, the place of each tile in its image: top, left, bottom, right, in pixels.
     """
 
     x: Tensor
@@ -26,9 +26,9 @@ class TileBatch:
 
 
 class Preprocessor(BaseEstimator, ABC):  # type: ignore[misc]
-    """Turns images into tiles.
+    """The base of preprocessors, which turn images into tiles.
 
-    A subclass's constructor takes plain values and stores them under their names, as scikit-learn wants it.
+    A subclass's constructor takes plain values and stores them under their names, as scikit-learn requires.
     """
 
     @abstractmethod
@@ -44,11 +44,11 @@ class Preprocessor(BaseEstimator, ABC):  # type: ignore[misc]
 
     @abstractmethod
     def accepts(self, size: tuple[int, int], tile: tuple[int, int]) -> bool:
-        """Returns whether images of this size become tiles of that size, both (height, width)."""
+        """Returns whether images of a size become tiles of a given size, both (height, width)."""
 
     @abstractmethod
     def takes(self, tile: tuple[int, int], images: str) -> str:
-        """Returns a phrase that says which images become tiles of this size, (height, width).
+        """Returns a phrase for the images that become tiles of a given size.
 
         Args:
             tile: (height, width) of a tile.
@@ -56,5 +56,5 @@ class Preprocessor(BaseEstimator, ABC):  # type: ignore[misc]
         """
 
     def config(self) -> dict[str, Any]:
-        """Returns what `preprocessing.build` needs to make it again: its name and its parameters."""
+        """Returns the name and the parameters, from which `preprocessing.build` makes the preprocessor again."""
         return {"name": type(self).__name__.lower(), **self.get_params()}

@@ -1,4 +1,4 @@
-"""One tile an image: the image."""
+"""The preprocessor that leaves images as they are."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .base import Preprocessor, TileBatch
 
 
 class Identity(Preprocessor):
-    """Leaves images as they are; all must have the size that the density models."""
+    """Takes each image as one tile, without changes; all images must have the size that the density models."""
 
     def __call__(self, x: Tensor) -> TileBatch:
         n = len(x)

@@ -1,4 +1,4 @@
-"""One tile an image: the image, resized."""
+"""The preprocessor that resizes images."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Resize(Preprocessor):
     Resizing averages pixels, so that perturbations of single pixels become weaker.
 
     Args:
-        height: Of the resized image, in pixels.
-        width: Of the resized image, in pixels; by default the height.
+        height: The height of the resized image, in pixels.
+        width: The width of the resized image, in pixels; None for the height.
     """
 
     def __init__(self, height: int, width: int | None = None) -> None:

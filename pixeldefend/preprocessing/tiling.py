@@ -1,4 +1,4 @@
-"""Many tiles an image, which cover all of it."""
+"""The preprocessor that cuts images into tiles."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class Tiles(Preprocessor):
     """Cuts images into square tiles that cover every pixel.
 
     Neighbouring tiles lie `stride` apart. The last tile of a row or column ends at the image's edge, so it overlaps the
-    tile before it where the sizes do not divide.
+    tile before it if the image is not a whole number of tiles wide or high.
 
     Args:
         size: Height and width of a tile, in pixels.
-        stride: Pixels from one tile to the next, 1 to size; by default the size, which leaves no overlap.
+        stride: The number of pixels from one tile to the next, 1 to size; None for the size, without overlap.
     """
 
     def __init__(self, size: int, stride: int | None = None) -> None:

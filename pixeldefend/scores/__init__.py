@@ -1,7 +1,7 @@
-"""Statistics: what turns a density p(x) into anomaly scores, which are higher the less an image looks like clean ones.
+"""Statistics compute anomaly scores from a density p(x): the less an image looks like clean ones, the higher its score.
 
-A statistic is a function of `Evidence`, for example `bits_per_dim(Evidence(density, x))`. `SCORES` names them. A new
-one is a function and a line there; help, docs and contract tests follow.
+A statistic is a function of `Evidence`, for example `bits_per_dim(Evidence(density, x))`. `SCORES` lists them by name.
+To add one, write a function and add a line there: help, docs and contract tests follow.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ SCORES: dict[str, Score] = {
     "pit_uniformity": pit_uniformity,
     "pit_tails": pit_tails,
     "pit_lag_channels": PitLag(channels=1),
-    # the name is the direction of the lag: along a column lies the site one row before
+    # the name is the direction of the lag: the earlier site along a column is one row above
     "pit_lag_columns": PitLag(rows=1),
     "pit_lag_rows": PitLag(columns=1),
     "pit_lag_diagonal": PitLag(rows=1, columns=1),
@@ -93,7 +93,7 @@ POOLED_MEMBERS = (
 )
 SCORES["noise_contrast"] = NoiseContrast({name: SCORES[name] for name in NOISE_CONTRAST_MEMBERS})
 SCORES["pooled"] = Pooled({name: SCORES[name] for name in POOLED_MEMBERS})
-# for a faint change of everything, as noise makes it; for a clear change of something; for a change of a few pixels
+# in this order: for a faint change of all pixels, for a clear change of some, for a change of very few
 FUSED_PARTS = {name: SCORES[name] for name in ("noise_contrast", "pooled", "top_pixels")}
 SCORES["fused"] = Fused(FUSED_PARTS)
 
@@ -117,7 +117,7 @@ def make_score(name: str) -> Score:
         name: A key of `SCORES` or `CLASSIFIER_SCORES`.
 
     Returns:
-        The statistic; if it learns, a copy of its own that is not fitted yet.
+        The statistic. If it learns, it is a new copy that is not fitted yet.
 
     Raises:
         ParameterError: If there is no statistic of this name.

@@ -1,4 +1,4 @@
-"""Several statistics as one, each made standard normal by clean images."""
+"""Combinations of several statistics, each transformed to be standard normal over clean images."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ QUANTILE_LEVELS = np.linspace(0.02, 0.98, 49)  # shares of the clean images
 
 
 class Combined(LearnedScore):
-    """Several statistics, each made standard normal by its quantiles over clean images.
+    """A combination of several statistics, each transformed to standard normal by its quantiles over clean images.
 
-    Beyond the outermost quantiles the normal numbers grow logarithmically: an image far outside counts as far, and one
-    statistic still does not drown all others. Members that are equal for nearly all clean images are left out, such as
-    those between channels for grey images.
+    Beyond the outermost quantiles the transformed values grow logarithmically, so that an extreme value counts as
+    extreme, but does not drown all other statistics. Members that are equal for nearly all clean images are left out,
+    such as those between channels for grey images.
 
     Args:
         members: Statistics that learn nothing, by name.
@@ -70,7 +70,7 @@ class Combined(LearnedScore):
         return self
 
     def standardise(self, features: Tensor) -> Tensor:
-        """Makes the members standard normal over clean images.
+        """Transforms the members to standard normal over clean images.
 
         Args:
             features: (N, K), as `features` returns them.
@@ -84,10 +84,10 @@ class Combined(LearnedScore):
 
 
 class Pooled(Combined):
-    """The norm of the positive parts of several statistics, sqrt(sum_k max(z_k, 0)^2).
+    """The length of the vector of all members above zero, sqrt(sum_k max(z_k, 0)^2).
 
-    If no member z_k is above zero, it is the highest of them. For independent normal numbers whose means may have moved
-    up, in unknown proportions, it is the likelihood-ratio statistic. It is one-sided, unlike the density of states
+    If no member z_k is above zero, it is the highest member. It is the likelihood-ratio statistic for independent
+    normal variables whose means may have moved up in unknown proportions. It is one-sided, unlike the density of states
     (Morningstar et al. 2021, arXiv:2006.09273) or a Mahalanobis distance, which also react to images that are too
     smooth.
 
@@ -107,9 +107,9 @@ class NoiseContrast(Combined):
     """Fisher's linear discriminant between clean images and the same images with noise of one step, w = Sigma^-1 delta.
 
     delta is the mean shift of the members when half of the sub-pixels of clean images move by -1, 0 or 1 step of 8
-    bits. Sigma is their covariance over clean images, shrunk as by Ledoit & Wolf (2004). For normal numbers it is the
-    most powerful test of small shifts in that direction. Members that noise does not move also help, because they
-    measure how complex an image is. Noise replaces attacks in the fit, as in outlier exposure.
+    bits. Sigma is their covariance over clean images, shrunk as by Ledoit & Wolf (2004). For normal variables it is the
+    most powerful test of small shifts in that direction. Members that noise does not move help as well, because they
+    measure how complex an image is. Noise takes the place of attacks, as in outlier exposure.
 
     Args:
         members: Statistics that learn nothing, by name.
@@ -122,7 +122,7 @@ class NoiseContrast(Combined):
     weights_: list[float]
 
     uses_noise = True
-    # standard deviations: values beyond neither sharpen the direction nor count more against an alarm
+    # standard deviations; values beyond it count no more, neither for the direction nor against an alarm
     CLIP_AT = 3.0
 
     def fit(self, features: Tensor, noisy: Tensor | None = None) -> NoiseContrast:
@@ -156,12 +156,11 @@ class NoiseContrast(Combined):
 
 
 class Fused(LearnedScore):
-    """The 4-norm of the positive parts of several statistics, (sum_k max(z_k, 0)^4)^(1/4).
+    """Several statistics as one, (sum_k max(z_k, 0)^4)^(1/4), each transformed to standard normal over clean images.
 
-    If no z_k is above zero, it is the highest of them. Each z_k is a statistic that is made standard normal over clean
-    images. The norm is close to the maximum, so it detects what any of its parts detects. Its false alarms are those of
-    all parts. Unlike the maximum, it has a gradient that leads away from all parts at once. Parts that are equal for
-    nearly all clean images are left out.
+    If no z_k is above zero, it is the highest z_k. It is little more than the maximum, so it detects what any part
+    detects, at the price of the false alarms of all parts. Unlike the maximum it has a gradient that leads away from
+    all parts at once. Parts that are equal for nearly all clean images are left out.
 
     Args:
         parts: Statistics by name, each of which is a `Combined` or learns nothing.
@@ -218,15 +217,15 @@ class Fused(LearnedScore):
         return norm_of_positive_part(torch.stack(z, 1), 4)
 
     def state(self) -> dict[str, Any]:
-        """Returns what it and its parts have learned, as plain JSON values."""
+        """Returns the learned values of the statistic and its parts, as plain JSON values."""
         parts = {name: part.state() for name, part in self.parts.items() if isinstance(part, LearnedScore)}
         return {"quantiles_": self.quantiles_, "parts_": parts}
 
     def restore(self, state: dict[str, Any]) -> Fused:
-        """Takes over what another `Fused` of the same parts has learned.
+        """Takes over the learned values of another `Fused` with the same parts.
 
         Args:
-            state: What `state` returned.
+            state: The learned values, as `state` returns them.
 
         Returns:
             Itself.
@@ -257,7 +256,7 @@ class Fused(LearnedScore):
 def norm_of_positive_part(z: Tensor, power: int) -> Tensor:
     """Computes the norm (sum_k max(z_k, 0)^power)^(1/power), or the highest z_k if none is above zero.
 
-    Without this continuation, all images in which nothing is too high would be tied.
+    Without the second case all images without a positive z_k would be tied.
 
     Args:
         z: (N, K).

@@ -1,4 +1,4 @@
-"""What a density says about a batch of images, each part computed when it is first asked for."""
+"""The values that a density gives to a batch of images, computed when they are first needed."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from torch import Tensor, nn
 from ..densities import Autoregressive, Density, OrderEnsemble, SiteDistribution
 from ..errors import ParameterError
 
-MIN_DIVISOR = 1e-12  # a model that is certain of every site expects no variance at all
+MIN_DIVISOR = 1e-12  # a model that is certain of every site predicts a variance of 0
 
 
 class Evidence:
-    """What a density says about a batch of images.
+    """The values that a density gives to a batch of images, from which statistics are computed.
 
-    Statistics are computed from it. Its parts are computed when they are first asked for, and then kept.
+    Each part is computed when it is first needed, and then kept.
 
     Args:
-        density: Any density. The parts by site need an autoregressive one.
+        density: Any density. Values of single sites need an autoregressive one.
         x: (N, *event), as `density.to_support` returns it.
         classifier: (N, C, H, W) in [0, 1] -> (N, classes) logits, for the statistics in `CLASSIFIER_SCORES`.
-        fast: The same density on another backend, which computes the conditionals in its place.
+        fast: The same density on a faster backend, which then computes the conditionals.
     """
 
     def __init__(
@@ -37,13 +37,13 @@ class Evidence:
         self._computed: dict[Any, Tensor] = {}
 
     def once(self, function: Callable[[Evidence], Tensor]) -> Tensor:
-        """Calls a function of this evidence, or returns what an earlier call returned.
+        """Calls a function of this evidence once, and returns the same result in later calls.
 
         Args:
             function: A statistic, or another function of an `Evidence`.
 
         Returns:
-            What the function returns.
+            The result of the function.
         """
         if function not in self._computed:
             self._computed[function] = function(self)
@@ -105,8 +105,8 @@ class Evidence:
     def pit(self) -> Tensor:
         """The randomised probability integral transform, P(v < x_i) + u_i p(x_i): (N, *sites) in (0, 1).
 
-        It is independent and uniform under the model. The uniform noise u is one fixed pattern for all images, because
-        a statistic must depend neither on chance nor on the rest of the batch.
+        Under the model the values are independent and uniform. The uniform noise u is one fixed pattern for all images,
+        because a statistic must depend neither on chance nor on the rest of the batch.
 
         Reference:
             Rosenblatt, Remarks on a multivariate transformation, 1952; for discrete values Brockwell, Universal
@@ -124,5 +124,5 @@ class Evidence:
         return torch.special.ndtri(self.pit.clamp(1e-6, 1 - 1e-6))
 
 
-# A statistic: what a density says about N images -> (N,) numbers, higher = more anomalous
+# A statistic: the evidence about N images -> (N,) numbers, higher = more anomalous
 Score = Callable[[Evidence], Tensor]

@@ -1,4 +1,4 @@
-"""Statistics that learn from clean images, or from these with synthetic noise; never from an attack."""
+"""Statistics that learn from clean images, some also from clean images with synthetic noise, never from attacks."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from .surprisal import bits_per_dim
 
 
 class LearnedScore(ABC):
-    """A statistic that learns from clean images, which must not be those that calibrate it.
+    """A statistic that learns from clean images, which must not be its calibration images.
 
-    What it learns are plain JSON values, in attributes whose names end in an underscore. They are stored in model files
-    by these names.
+    The learned values are plain JSON values, in attributes whose names end in an underscore. Model files store them by
+    these names.
 
     Attributes:
-        uses_noise: Whether it also learns from the same images `with_noise`.
+        uses_noise: Whether the statistic also learns from the same images `with_noise`.
     """
 
     uses_noise = False
 
     @abstractmethod
     def features(self, evidence: Evidence) -> Tensor:
-        """Computes what the statistic learns from.
+        """Computes the features that the statistic learns from.
 
         Args:
-            evidence: What a density says about N images.
+            evidence: The evidence about N images.
 
         Returns:
             (N,), or (N, K) for K features.
@@ -66,14 +66,14 @@ class LearnedScore(ABC):
         return self.evaluate(self.features(evidence))
 
     def state(self) -> dict[str, Any]:
-        """Returns what it has learned: plain JSON values by the names of their attributes."""
+        """Returns the learned values, plain JSON values by the names of their attributes."""
         return {name: value for name, value in vars(self).items() if name.endswith("_")}
 
     def restore(self, state: dict[str, Any]) -> LearnedScore:
-        """Takes over what another statistic of the same type has learned.
+        """Takes over the learned values of another statistic of the same type.
 
         Args:
-            state: What `state` returned.
+            state: The learned values, as `state` returns them.
 
         Returns:
             Itself.
@@ -90,11 +90,11 @@ class LearnedScore(ABC):
 
 
 def check_state(state: dict[str, Any], wanted: set[str]) -> None:
-    """Checks the names in what a statistic has learned.
+    """Checks the names of the learned values of a statistic.
 
     Args:
         state: Values by name, as `LearnedScore.state` returns them.
-        wanted: The names that there must be.
+        wanted: The names that are expected.
 
     Raises:
         ModelError: If the names differ.
@@ -109,10 +109,10 @@ def with_noise(x: Tensor) -> Tensor:
     """Moves a random half of all sub-pixels by -1, 0 or 1 step of 8 bits.
 
     Args:
-        x: (N, C, H, W) in [0, 1], or rows (N, D), which may be of any unit and are left alone.
+        x: (N, C, H, W) in [0, 1], or rows (N, D), which may have any unit and are not changed.
 
     Returns:
-        The same shape, clipped to [0, 1]. The noise is the same whenever x has the same shape.
+        The images with noise, in the same shape, clipped to [0, 1]. The noise depends only on the shape of x.
     """
     if x.ndim != 4:
         return x
@@ -124,7 +124,7 @@ def with_noise(x: Tensor) -> Tensor:
 class Typicality(LearnedScore):
     """The distance of an image's bits/dim from their mean over clean images.
 
-    An image can also be too probable.
+    It also detects images that are too probable.
 
     Reference:
         Nalisnick et al., Detecting out-of-distribution inputs to deep generative models using typicality, 2019,
@@ -156,14 +156,14 @@ class Typicality(LearnedScore):
 
 
 class SurprisalGiven(LearnedScore):
-    """How much more surprising an image is than clean images of the same complexity.
+    """The surprisal of an image in excess of that of clean images of the same complexity.
 
-    It is the residual of a linear regression, by least squares over clean images, of the mean surprisal on a predictor
-    of complexity. With slope 1, intercept 0 and the length of a lossless code as predictor it would be the score S of
-    the reference.
+    A linear regression, fitted by least squares to clean images, predicts the mean surprisal from a measure of
+    complexity. The statistic is the residual. With slope 1, intercept 0 and the length of a lossless code as the
+    predictor it would be the score S of the reference.
 
     Args:
-        predictor: What a density says about N images -> (N,) complexities.
+        predictor: A function of the evidence about N images that returns (N,) complexities.
 
     Reference:
         Serrà et al., Input complexity and out-of-distribution detection with likelihood-based generative models, 2020,

@@ -1,4 +1,5 @@
-"""Statistics that compare an image with slightly changed copies.
+"""Statistics of how the density or the classifier responds to small changes of an image.
+
 
 Each takes further passes of the density, or a gradient.
 """
@@ -20,12 +21,12 @@ from .surprisal import bits_per_dim
 
 
 def smoothing_gain(evidence: Evidence) -> Tensor:
-    """The decrease of bits/dim by a 3 x 3 median filter.
+    """The number of bits/dim that a 3 x 3 median filter saves.
 
     A clean image is smooth already and gains little. It takes two passes of the density.
 
     Args:
-        evidence: What a density says about N images.
+        evidence: The evidence about N images.
 
     Returns:
         (N,), in bits.
@@ -41,12 +42,13 @@ def smoothing_gain(evidence: Evidence) -> Tensor:
 
 
 def likeliest_gain(evidence: Evidence) -> Tensor:
-    """The decrease of bits/dim when every sub-pixel moves to its most probable value within 8/255.
+    """The number of bits/dim saved by moving every sub-pixel to its most probable value within 8/255.
 
-    The other sub-pixels are given as they are: it is one sweep of purification. It takes two passes of the density.
+    Each value is predicted from the original values of the other sub-pixels, so this is one sweep of purification. It
+    takes two passes of the density.
 
     Args:
-        evidence: What a density says about N images.
+        evidence: The evidence about N images.
 
     Returns:
         (N,), in bits.
@@ -75,7 +77,7 @@ def gradient_norm(evidence: Evidence) -> Tensor:
     Far from the data log p is steep. It takes one forward and one backward pass of the density.
 
     Args:
-        evidence: What a density says about N images or rows.
+        evidence: The evidence about N images or rows.
 
     Returns:
         (N,), in nats a unit of [0, 1].
@@ -94,12 +96,12 @@ def gradient_norm(evidence: Evidence) -> Tensor:
 
 
 class PurifiedDisagreement:
-    """The change of the classifier's softmax when an image is purified or lightly blurred.
+    """The change of the classifier's output when an image is purified or lightly smoothed.
 
-    It is the mean Euclidean distance of the classifier's softmax between the image and several copies that should look
-    the same to it: one purified within each of `eps`, and one blurred by a Gaussian of 0.4 pixels. Least perturbations,
-    which change the pixels the least, are undone by these. It is feature squeezing with PixelDefend as a squeezer. The
-    mean over several copies is taken because each single one looks different for some clean image.
+    It is the mean Euclidean distance of the classifier's softmax between the image and several copies that should give
+    the same output: one purified within each of `eps`, and one blurred by a Gaussian of 0.4 pixels. These copies undo
+    the attacks that look for the smallest perturbation. The statistic is feature squeezing with PixelDefend as a
+    squeezer. It is a mean over several copies because, for any single copy, the output changes for some clean images.
 
     Args:
         *eps: How far each purification may move a sub-pixel, in 8-bit steps.
@@ -131,6 +133,6 @@ class PurifiedDisagreement:
 
 
 def _gain(evidence: Evidence, x: Tensor) -> Tensor:
-    """Returns how many bits/dim fewer the images x have than those of the evidence."""
+    """Returns how many bits/dim the images x have less than the images of the evidence."""
     moved = Evidence(evidence.density, quantize(x), fast=evidence.fast)
     return bits_per_dim(evidence) - bits_per_dim(moved)

@@ -15,7 +15,7 @@ def pit_uniformity(evidence: Evidence) -> Tensor:
     """The Kolmogorov-Smirnov distance between the randomised PIT and the uniform distribution, times sqrt(sites).
 
     Args:
-        evidence: What a density says about N images or rows.
+        evidence: The evidence about N images or rows.
 
     Returns:
         (N,), at least 0.
@@ -29,10 +29,10 @@ def pit_uniformity(evidence: Evidence) -> Tensor:
 def pit_tails(evidence: Evidence) -> Tensor:
     """The share of sites whose randomised PIT lies below 0.01 or above 0.99.
 
-    It is 0.02 under the model, and more if the image has values that the model holds for nearly impossible.
+    It is 0.02 under the model, and more if the image has values that are nearly impossible under the model.
 
     Args:
-        evidence: What a density says about N images or rows.
+        evidence: The evidence about N images or rows.
 
     Returns:
         (N,), in [0, 1].
@@ -43,13 +43,13 @@ def pit_tails(evidence: Evidence) -> Tensor:
 class PitLag:
     """Minus the correlation between the PIT's normal residuals of sites at a fixed lag.
 
-    Under the model there is none. Real models miss some structure of clean images, so that the residuals of clean
-    images are faintly correlated; those of noise are not.
+    Under the model there is no correlation. Real models miss some structure of clean images, so that the residuals of
+    clean images are faintly correlated; the residuals of noise are not.
 
     Args:
         channels: The lag in channels, at least 0.
         rows: The lag in rows, at least 0.
-        columns: The lag in columns; if negative, the earlier site lies to the right, in a row above.
+        columns: The lag in columns. If it is negative, the earlier site lies to the right, in a row above.
 
     Reference:
         Rosenblatt, Remarks on a multivariate transformation, 1952.

@@ -1,4 +1,4 @@
-"""Statistics of the surprisal s_i = -log p(x_i | x_<i) and of what the density expects it to be."""
+"""Statistics of the surprisal s_i = -log p(x_i | x_<i) and of its expectation under the density."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def bits_per_dim(evidence: Evidence) -> Tensor:
     A threshold on it is a threshold on log p(x), as in the reference.
 
     Args:
-        evidence: What a density says about N images or rows.
+        evidence: The evidence about N images or rows.
 
     Returns:
         (N,), in bits.
@@ -34,14 +34,14 @@ def bits_per_dim(evidence: Evidence) -> Tensor:
 
 
 def excess_surprisal(evidence: Evidence) -> Tensor:
-    """How much more surprising an image is than the model expects, sum_i (s_i - H_i) / sqrt(sum_i V_i).
+    """The surprisal of an image in excess of what the model expects, sum_i (s_i - H_i) / sqrt(sum_i V_i).
 
     Under the model the terms s_i - H_i are martingale differences. The statistic therefore has mean 0 and variance
-    about 1 whatever the image shows: its complexity, which is most of the spread of bits/dim over clean images, drops
-    out.
+    about 1 whatever the image shows. The complexity of the image, which causes most of the spread of bits/dim over
+    clean images, has no influence.
 
     Args:
-        evidence: What a density says about N images or rows.
+        evidence: The evidence about N images or rows.
 
     Returns:
         (N,), in standard deviations.
@@ -53,8 +53,8 @@ class BandExcess:
     """The excess surprisal over the sites whose predicted entropy lies in [low, high).
 
     Args:
-        low: In nats.
-        high: In nats.
+        low: The lowest entropy, in nats.
+        high: The upper limit of the entropy, in nats.
     """
 
     def __init__(self, low: float, high: float) -> None:
@@ -68,19 +68,19 @@ class BandExcess:
         return _standardised(evidence.excess.where(inside, 0), evidence.surprisal_variance.where(inside, 0))
 
 
-# A small change shows where the model is sure. The band has no lower end: the entropy of a real number can be negative,
-# and rounding can make that of a sure site negative.
+# Small changes show best where the model is certain. The band has no lower end because the entropy can be negative: for
+# real numbers, and by rounding where the model is certain.
 low_entropy_excess_surprisal = BandExcess(-math.inf, 1)
 
 
 def first_channel_excess_surprisal(evidence: Evidence) -> Tensor:
-    """The excess surprisal over the first channel of each pixel, which no other channel explains.
+    """The excess surprisal over the first channel of each pixel, which is not predicted from other channels.
 
     Args:
-        evidence: What a density says about N images or rows.
+        evidence: The evidence about N images or rows.
 
     Returns:
-        (N,), in standard deviations; of rows, which have no channels, over all sites.
+        (N,), in standard deviations. For rows, which have no channels, it is over all sites.
     """
     if evidence.x.ndim < 4:
         return excess_surprisal(evidence)
@@ -93,7 +93,7 @@ def later_channels_excess_surprisal(evidence: Evidence) -> Tensor:
     In natural images the channels predict each other closely, and an attack that ignores this is visible.
 
     Args:
-        evidence: What a density says about N images or rows.
+        evidence: The evidence about N images or rows.
 
     Returns:
         (N,), in standard deviations; 0 for images of one channel and for rows.
@@ -104,12 +104,12 @@ def later_channels_excess_surprisal(evidence: Evidence) -> Tensor:
 
 
 def top_surprisal(evidence: Evidence) -> Tensor:
-    """The mean of the highest 1 % of (s_i - H_i) / sqrt(V_i), of at least one site.
+    """The mean of the highest 1 % of (s_i - H_i) / sqrt(V_i), at least one site.
 
     It is meant for attacks on a few pixels.
 
     Args:
-        evidence: What a density says about N images or rows.
+        evidence: The evidence about N images or rows.
 
     Returns:
         (N,), in standard deviations.
@@ -119,12 +119,12 @@ def top_surprisal(evidence: Evidence) -> Tensor:
 
 
 def top_pixels(evidence: Evidence) -> Tensor:
-    """The mean excess surprisal of the three pixels where it is highest, all channels together.
+    """The mean excess surprisal of the three pixels with the highest excess, over all channels together.
 
     It is meant for attacks on a handful of pixels.
 
     Args:
-        evidence: What a density says about N images or rows.
+        evidence: The evidence about N images or rows.
 
     Returns:
         (N,), in standard deviations.
@@ -138,7 +138,7 @@ def patch_surprisal(evidence: Evidence) -> Tensor:
     """The highest excess surprisal of any patch of 4 x 4 pixels, or of 16 neighbouring sites of a row.
 
     Args:
-        evidence: What a density says about N images or rows.
+        evidence: The evidence about N images or rows.
 
     Returns:
         (N,), in standard deviations.
@@ -153,12 +153,13 @@ def patch_surprisal(evidence: Evidence) -> Tensor:
 
 
 def mean_entropy(evidence: Evidence) -> Tensor:
-    """The mean of H_i, which is how complex the image is to the model.
+    """The mean of H_i, the entropy that the model predicts.
 
-    An attack may raise it. Above all it tells other statistics what to expect.
+    It measures how complex the image is to the model. An attack may raise it; above all, combined statistics use it to
+    allow for complexity.
 
     Args:
-        evidence: What a density says about N images or rows.
+        evidence: The evidence about N images or rows.
 
     Returns:
         (N,), in nats a site.
@@ -170,7 +171,7 @@ def compressed_length(evidence: Evidence) -> Tensor:
     """The length of the image as a lossless WebP file.
 
     Args:
-        evidence: What a density says about N images.
+        evidence: The evidence about N images.
 
     Returns:
         (N,), in nats a sub-pixel.

@@ -1,4 +1,4 @@
-"""The untrained density that suits a data set."""
+"""Makes the untrained density that suits a data set."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from ..data import DataSet
 from ..densities import DENSITIES, Autoregressive, build
 from ..errors import ParameterError
 
-# number of levels of the data -> the head whose values they are
+# number of levels of the data -> the head for such values
 HEADS = {2: "bernoulli", 256: "logistics", None: "normals"}
 
 
 def build_for(data: DataSet, model: str, /, **arguments: Any) -> Autoregressive:
     """Makes an untrained density for the events of a data set.
 
-    A model of two levels may be had for 8-bit images, which it sees binarised, and one of real numbers, which sees them
-    dequantised (`Density.to_support`).
+    For 8-bit images there may also be models of two levels, which get them binarised, and models of real numbers, which
+    get them dequantised (`Density.to_support`).
 
     Args:
-        data: What is to be modelled.
+        data: The data set to model.
         model: A key of `pixeldefend.densities.DENSITIES`.
         **arguments: Arguments of the density. Without a `head` the density takes the one that suits the values: a
             Bernoulli for 2 levels, a discretized mixture of logistics for 256, a mixture of normals for real numbers, a
@@ -29,8 +29,8 @@ def build_for(data: DataSet, model: str, /, **arguments: Any) -> Autoregressive:
         The untrained density.
 
     Raises:
-        ParameterError: If the density does not model such events, an argument is unknown, or the head has other values
-            than the data.
+        ParameterError: If the density does not model such events, an argument is unknown, or the head is for other
+            values than those of the data.
     """
     levels, shape = data.train.levels, data.train.shape
     for name in ("model", "event_shape"):
@@ -54,10 +54,10 @@ def build_for(data: DataSet, model: str, /, **arguments: Any) -> Autoregressive:
 
 
 def _check_suited(data: DataSet, model: str, head: str) -> None:
-    """Raises ParameterError, naming the models that suit, if the model has no events of this kind or no such head."""
+    """Raises ParameterError, which names suitable models, if the model has no events of this kind or no such head."""
     kind = "images" if len(data.train.shape) == 3 else "rows"
     suited = [name for name, density in DENSITIES.items() if kind in density.events and head in density.heads]
-    if model in suited or not suited:  # of an unknown head, `build` says which there are
+    if model in suited or not suited:  # `build` reports an unknown head
         return
     holds = "images" if kind == "images" else f"rows of {data.train.shape[0]}"
     density = DENSITIES[model]

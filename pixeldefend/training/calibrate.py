@@ -1,4 +1,4 @@
-"""A detector of a trained density, calibrated on images that the density has not seen."""
+"""Makes a detector of a trained density by calibrating it on images that the density has not seen."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from ..zoo import load_classifier, load_density, recipe_of
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What a calibration made.
+    """The result of a calibration.
 
     Attributes:
         detector: The fitted detector.
-        metrics: What the clean test images say of it: "test_images", "test_bits_per_dim" (where the density has bits)
-            and "test_false_alarms", a share.
-        notes: What the file holds beside the detector: data, calibration_images, metrics and recipe.
+        metrics: The figures on clean test images: "test_images", "test_bits_per_dim" (if the density has bits) and
+            "test_false_alarms", a share.
+        notes: The notes in the detector's file: data, calibration_images, metrics and recipe.
     """
 
     detector: Detector
@@ -53,33 +53,33 @@ def calibrate(
     device: str = "cpu",
     recipe: dict[str, Any] | None = None,
 ) -> Calibrated:
-    """Makes a detector of a trained density and tries it on clean test images.
+    """Makes a detector of a trained density and evaluates it on clean test images.
 
-    It calibrates on `data.calibration` and tries the detector on `data.test`. These parts are new to the density only
-    if it was trained on the same `data.train`, or on another data set. The recipe of the density says which images it
-    was trained on.
+    It calibrates on `data.calibration` and evaluates the detector on `data.test`. The density has not seen these parts
+    only if it was trained on the same `data.train`, or on another data set. The recipe of the density tells which
+    images it was trained on.
 
     Args:
-        density: A density, the file of one, a shipped detector's name, or the file of a detector.
+        density: A density, the path of a density's or a detector's file, or the name of a shipped detector.
         data: A data set, or its name as `load_dataset` takes it.
         out: The .safetensors file to write, or None to write none.
-        statistic: A key of `pixeldefend.scores.SCORES`, or with a classifier of `CLASSIFIER_SCORES`.
-        classifier: The classifier for statistics that ask one: a module, a shipped one's name or a file.
+        statistic: A key of `pixeldefend.scores.SCORES` or, with a classifier, of `CLASSIFIER_SCORES`.
+        classifier: The classifier for statistics that use one: a module, the name of a shipped one, or a file.
         fpr: The share of clean images that may be flagged, in (0, 1).
         confidence: The probability with which this calibration keeps `fpr`, in (0, 1); None to keep it on average.
-        corruptions: Keys of `pixeldefend.images.corruptions.CORRUPTIONS` for which the rate has to hold, too.
-        backends: Keys of `pixeldefend.detectors.backends.PRECISION` to calibrate for beside the default.
+        corruptions: Keys of `pixeldefend.images.corruptions.CORRUPTIONS` for which the rate must hold, too.
+        backends: Keys of `pixeldefend.detectors.backends.PRECISION` to calibrate for, besides the default.
         fit_images: The number of images of `data.fit` that a statistic learns from; None for all.
         data_dir: Where named data sets are kept.
         device: The device, as torch names it.
-        recipe: How the density was trained, of a density that is passed as a module.
+        recipe: The recipe by which the density was trained, if it is given as a module.
 
     Returns:
-        The detector and what was measured.
+        The detector and its figures.
 
     Raises:
-        CalibrationError: If the density was trained on other images than `data.train`, so that images it was trained on
-            may be among those that calibrate; or if there are too few images for `fpr`.
+        CalibrationError: If the density was trained on other images than `data.train`, so that it may have seen
+            calibration images, or if there are too few images for `fpr`.
         DataError: If the data set cannot be read.
         ModelError: If a model file is damaged.
         ParameterError: If a name or a number is out of range.

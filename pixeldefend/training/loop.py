@@ -40,19 +40,19 @@ def train(
 ) -> dict[str, float]:
     """Trains `task.model` in place.
 
-    Batches are drawn in an order that depends on the seed and the epoch alone, so that a resumed run sees the same.
-    With more than one device or node, training is distributed (DDP). The metrics before a resumption are kept as
+    The order of batches depends only on the seed and the epoch, so that a resumed run sees the same batches. With more
+    than one device or node, training is distributed (DDP). When a run is resumed, the earlier metrics are kept as
     metrics.1.csv and so on.
 
     Args:
-        task: What is minimised.
+        task: The model and the loss.
         images: The training events.
         validation: The events on which the metrics are measured.
         out: The folder for metrics.csv and the checkpoint last.ckpt.
         epochs: The number of passes over the training events.
-        batch_size: The number of events of a batch on each device.
-        seed: The seed of the order of the events and of all that is random in training.
-        ema: The decay of the weights' moving average, which becomes the model; 0 for none.
+        batch_size: The number of events in a batch on each device.
+        seed: The seed of the order of the events and of all other random numbers in training.
+        ema: The decay of the moving average of the weights, which becomes the model; 0 for no average.
         clip: The largest norm of the gradient, or None.
         precision: The precision of the computation, as Lightning's Trainer takes it: "32-true", "bf16-mixed" ...
         accelerator: The kind of device, as Lightning's Trainer takes it: "auto", "cpu", "gpu" ...
@@ -60,15 +60,15 @@ def train(
         nodes: The number of machines on which the same command runs.
         patience: The number of epochs without a better `task.best` after which training stops and the best weights are
             kept; 0 to train for all epochs and keep the last weights.
-        resume: The checkpoint to go on from, or None.
+        resume: The checkpoint to continue from, or None.
         progress: Whether to show a progress bar.
 
     Returns:
         The last metrics on `validation`, by name.
 
     Raises:
-        ParameterError: If `resume` is no checkpoint or has had all its epochs, there is no such accelerator, or the
-            training events are too few.
+        ParameterError: If `resume` is no checkpoint or is of a finished run, if there is no such accelerator, or if
+            there are too few training events.
         FileNotFoundError: If `resume` is missing.
     """
     if resume is not None:
@@ -81,7 +81,7 @@ def train(
         )
     task.warmup = min(task.warmup, steps // 5)
     metrics = out / "metrics.csv"
-    if resume is not None and metrics.exists():  # the logger would delete what was measured before
+    if resume is not None and metrics.exists():  # the logger would delete the earlier metrics
         metrics.rename(out / f"metrics.{len(list(out.glob('metrics*.csv')))}.csv")
     lightning.seed_everything(seed, verbose=False)
     callbacks: list[lightning.Callback] = [ModelCheckpoint(out, "last", enable_version_counter=False)]
@@ -109,7 +109,7 @@ def train(
             log_every_n_steps=50,
             num_sanity_val_steps=0,
         )
-    except (MisconfigurationException, ValueError) as error:  # no such accelerator or precision, or not so many
+    except (MisconfigurationException, ValueError) as error:  # no such accelerator or precision, or too few devices
         raise ParameterError(str(error)) from None
     rank: dict[str, Any] = {"num_replicas": trainer.world_size, "rank": trainer.global_rank}
     rows, held = _Rows(images), _Rows(validation)
@@ -141,7 +141,7 @@ def train(
 
 
 def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """An exponential one, over fewer steps at first: a short run must not keep its untrained weights."""
+    """Returns an exponential average, over fewer steps at first: a short run must not keep its initial weights."""
 
     def average(averaged: Tensor, weight: Tensor, steps: Tensor | int) -> Tensor:
         return torch.lerp(averaged, weight, max(1 - decay, 9 / (10 + int(steps))))
@@ -154,14 +154,14 @@ def _check_checkpoint(path: Path) -> None:
         raise FileNotFoundError(f"there is no checkpoint {path}")
     try:
         whole = "state_dict" in torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # torch.load raises what its readers happen to run into
+    except Exception:  # torch.load raises errors of many types
         whole = False
     if not whole:
         raise ParameterError(f"{path} is not a training checkpoint: --resume must be OUT/last.ckpt")
 
 
 class _Rows(Dataset[tuple[Tensor, ...]]):
-    """Whole batches of (events, labels), or of (events,) where there are no labels, by their positions."""
+    """A data set of whole batches of (events, labels), or of (events,) without labels, indexed by their positions."""
 
     def __init__(self, images: Images) -> None:
         self.images = images
@@ -175,7 +175,7 @@ class _Rows(Dataset[tuple[Tensor, ...]]):
 
 
 class _Epochs(BatchSampler):
-    """Whole batches; hands the number of the epoch on, which shuffles."""
+    """Yields whole batches, in an order that depends on the number of the epoch."""
 
     def __init__(self, order: DistributedSampler[Any], batch_size: int) -> None:
         super().__init__(order, batch_size, drop_last=True)

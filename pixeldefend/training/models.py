@@ -1,4 +1,4 @@
-"""A density or a classifier, trained on a data set and written to a file with its recipe and metrics."""
+"""Trains a density or a classifier on a data set, and writes it to a file with its recipe and metrics."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Model = TypeVar("Model", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Trained(Generic[Model]):
-    """What a training made.
+    """The result of a training.
 
     Attributes:
         model: The trained model, in evaluation mode.
         path: The file that holds it.
         metrics: The metrics on the validation events, by name.
-        recipe: What it takes to train it again, as the file says it.
+        recipe: The recipe in the file, from which the model can be trained again.
         held_out: The number of validation events.
     """
 
@@ -70,7 +70,7 @@ def train_density(
         model: A key of `pixeldefend.densities.DENSITIES`.
         arguments: Arguments of the density, as `build_for` takes them.
         data_dir: Where named data sets are kept.
-        length: The number of characters or samples of an event, of text and audio.
+        length: The number of characters of an event of text, or of samples of an event of audio.
         limit: Train on the first so many training events only.
         learning_rate: The highest learning rate.
         warmup: The number of steps over which the learning rate rises to it.
@@ -85,11 +85,11 @@ def train_density(
         **place: Where and how it runs: accelerator, devices, nodes, resume and progress of `train`.
 
     Returns:
-        The trained density, with its metrics "nll" (nats) and, where it has them, "bits_per_dim".
+        The trained density, with the metrics "nll" (nats) and, if the density has bits, "bits_per_dim".
 
     Raises:
         DataError: If the data set cannot be read.
-        ParameterError: If the density does not suit the data, and as `train` raises it.
+        ParameterError: If the density does not suit the data, or as `train` raises it.
         FileNotFoundError: If the checkpoint to resume from is missing.
     """
     events = load_dataset(data, data_dir, length=length) if isinstance(data, str) else data

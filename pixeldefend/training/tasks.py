@@ -1,4 +1,4 @@
-"""What is minimised: -log p(x) of a density, or the cross-entropy of a classifier."""
+"""The losses of training: -log p(x) of a density, or the cross-entropy of a classifier."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ..densities import Density
 
 
 class Task(lightning.LightningModule):
-    """What both trainings share: a learning rate with a linear warm-up and a cosine decay to zero.
+    """The base of both tasks, with a linear warm-up of the learning rate and a cosine decay to zero.
 
     Args:
-        model: What is trained.
+        model: The model to train.
         learning_rate: The highest learning rate.
         warmup: The number of steps of the warm-up.
 
     Attributes:
-        best: The metric that tells how good the model is, and whether that is its "min" or its "max".
+        best: The metric that tells how good the model is, and "min" or "max", which of its values is best.
     """
 
     best: tuple[str, str]
@@ -52,7 +52,7 @@ class Task(lightning.LightningModule):
 class MaximumLikelihood(Task):
     """Minimises the density's `objective`, which is -log p(x) by default, in bits a site.
 
-    A density of classes learns from the labels too.
+    A density that can be conditioned on classes learns from the labels too.
 
     Args:
         model: The density.
@@ -96,8 +96,8 @@ class Classification(Task):
         learning_rate: The highest learning rate.
         warmup: The number of steps of the warm-up.
         shift: The largest shift, in pixels.
-        adversarial: The radius, in 8-bit steps (Linf), within which the model is trained on the worst images that
-            projected gradient descent finds; 0 for none.
+        adversarial: The radius of adversarial training, in 8-bit steps (Linf): the model learns from the worst images
+            that projected gradient descent finds within it. 0 for none.
     """
 
     best = ("accuracy", "max")
@@ -127,7 +127,7 @@ class Classification(Task):
 
 
 def worst_within(model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int = 3) -> Tensor:
-    """Finds images of higher cross-entropy by projected gradient descent from a random start, in a few long steps.
+    """Finds images of high cross-entropy by projected gradient descent, in a few long steps from a random start.
 
     Args:
         model: The classifier.
@@ -151,12 +151,12 @@ def worst_within(model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int 
 
 
 def mirrored(x: Tensor) -> Tensor:
-    """Mirrors each image of (N, C, H, W) left to right with probability one half."""
+    """Mirrors each image of a batch, (N, C, H, W), left to right with probability one half."""
     return torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5, x.flip(3), x)
 
 
 def shifted(x: Tensor, most: int) -> Tensor:
-    """Moves each image by a random number of pixels along both axes; zeros come in.
+    """Shifts each image by a random number of pixels along both axes, and fills the gap with zeros.
 
     Args:
         x: Images, (N, C, H, W).
