@@ -139,7 +139,7 @@ def test_too_large_a_batch_is_split_and_says_so(tiny_density, monkeypatch):
     x = clean_images(5)
     expected = purify(x, 8, tiny_density)
     monkeypatch.setattr(module, "most_probable_within", small_memory)
-    with pytest.warns(UserWarning, match="5 at once do not fit into memory; continuing with 2"):
+    with pytest.warns(UserWarning, match="batch of 5 does not fit into memory; continuing with batches of 2"):
         assert torch.equal(purify(x, 8, tiny_density), expected)
     assert sizes == [5, 2, 2, 1]
 

@@ -21,8 +21,8 @@ DATA = {
         "terms": "MIT licence, by Zalando SE",
         "intended": "28 x 28 grey images like those of Fashion-MNIST: one centred piece of clothing on black",
         "limits": [
-            "Images of other sizes are refused. The detector is not made to find other content: handwritten digits are "
-            "hardly flagged more often than clothes.",
+            "Images of other sizes are refused.",
+            "It is not made to find other content: handwritten digits are hardly flagged more often than clothes.",
             "Nearly every clean image is flagged after JPEG or WebP compression, blur or noise.",
         ],
     },
@@ -45,8 +45,7 @@ DATA = {
 }
 WARNING = (
     "An attacker who knows the model evades it, and the weights are public. In the benchmark, every CIFAR-10 image "
-    "evades "
-    "the detector within 2/255."
+    "evades the detector within 2/255."
 )
 
 
@@ -131,7 +130,7 @@ def card(stem: str) -> str:
         "",
     ]
     if detector:
-        lines += [f"- It takes {data['intended']}. It flags those that are improbable."]
+        lines += [f"- It takes {data['intended']}. It flags improbable images."]
         lines += [
             "- It serves to measure how well detection works, and as a starting point for your own detector. It is "
             "not a product."

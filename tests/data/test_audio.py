@@ -62,5 +62,5 @@ def test_bad_audio_is_refused(tmp_path):
     with wave.open(str(tmp_path / "a.wav"), "wb") as file:
         file.setparams((1, 3, 8000, 0, "NONE", ""))
         file.writeframes(bytes(300))
-    with pytest.raises(DataError, match="24 bits a sample, 8 or 16 are read"):
+    with pytest.raises(DataError, match="24 bits per sample; wanted 8 or 16"):
         load_dataset(str(tmp_path / "a.wav"))

@@ -72,7 +72,7 @@ def test_classes_are_refused_that_cannot_be_calibrated(tiny_density):
     with pytest.raises(ValueError, match="labels must be 60 whole numbers, got float64"):
         ClassConditional(detector).fit(x, y / 2)
     few = np.r_[np.flatnonzero(y == 3), np.flatnonzero(y == 7)[:5]]
-    with pytest.raises(ValueError, match=r"class 7: fpr 0\.05 needs at least 19 calibration images, there are 5"):
+    with pytest.raises(ValueError, match=r"class 7: fpr 0\.05 needs at least 19 calibration images, got 5"):
         ClassConditional(detector).fit(x[few], y[few])
     fitted = ClassConditional(detector).fit(x, y)
     with pytest.raises(ValueError, match="label 4 has no calibration image"):

@@ -80,7 +80,7 @@ def test_a_stricter_or_looser_rate_shares_the_calibration(tiny_detector):
     assert loose.is_adversarial(x).sum() > strict.is_adversarial(x).sum()
     assert np.array_equal(strict.p_value(x), loose.p_value(x))
     assert tiny_detector.fpr == 0.05
-    with pytest.raises(ValueError, match="needs at least 199 calibration images, there are 99"):
+    with pytest.raises(ValueError, match="needs at least 199 calibration images, got 99"):
         tiny_detector.with_fpr(0.005)
 
 
@@ -119,7 +119,7 @@ def test_a_learned_score_and_its_calibration_share_no_image(tiny_density):
     [
         ({"fpr": 0}, "strictly between 0 and 1, got 0"),
         ({"fpr": 1}, "strictly between 0 and 1, got 1"),
-        ({"fpr": 0.001}, "needs at least 999 calibration images, there are 50"),
+        ({"fpr": 0.001}, "needs at least 999 calibration images, got 50"),
         ({"fpr": 0.05, "confidence": 0.95}, "needs at least 59 calibration images"),
         ({"fpr": 0.1, "confidence": 2}, "confidence must lie"),
         ({"statistic": "nope"}, "unknown statistic 'nope'"),
@@ -235,7 +235,7 @@ def test_too_large_a_batch_for_the_memory_is_split(tiny_density, monkeypatch):
         return conditionals(self, batch)
 
     monkeypatch.setattr(type(tiny_density), "conditionals", short_of_memory)
-    with pytest.warns(UserWarning, match="64 at once do not fit into memory; continuing with 32"):
+    with pytest.warns(UserWarning, match="batch of 64 does not fit into memory; continuing with batches of 32"):
         verdicts = detector.judge(x)
     np.testing.assert_allclose(verdicts.score, expected.score, rtol=1e-4, atol=1e-4)
     monkeypatch.setattr(type(tiny_density), "conditionals", lambda self, batch: 1 / 0)
@@ -251,7 +251,7 @@ def test_what_a_score_learns_from_is_checked(tiny_density):
         Detector(tiny_density, statistic="typicality", fpr=0.1).fit(
             x, X_fit=np.repeat(clean_images(2, seed=5), 20, axis=0)
         )
-    with pytest.raises(ValueError, match="all 30 scores are 1: they calibrate nothing"):
+    with pytest.raises(ValueError, match="all 30 scores are 1: a calibration needs"):
         Detector(tiny_density, fpr=0.1).fit(x).with_calibration(np.ones(30))
 
 

@@ -27,7 +27,7 @@ def test_heads_suit_the_values(tmp_path):
     np.savez(tmp_path / "x.npz", x=np.arange(24 * 64, dtype=np.uint32).astype(np.uint8).reshape(24, 8, 8))
     images = load_dataset(str(tmp_path / "x.npz"))
     assert build_for(images, "fvsbn", head="bernoulli").levels == 2  # of 8-bit images, binarised
-    with pytest.raises(ParameterError, match="x has no labels, from which gated_pixelcnn could learn classes"):
+    with pytest.raises(ParameterError, match="x has no labels, which gated_pixelcnn needs for its classes"):
         build_for(images, "gated_pixelcnn", classes=3)
     assert build_for(images, "rnade").levels is None  # dequantised
     np.savez(tmp_path / "bits.npz", x=images.train.x.numpy()[:, 0] % 2)
