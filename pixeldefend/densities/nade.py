@@ -22,7 +22,9 @@ SITES_PER_BLOCK = 28  # the hidden units of so many sites are held at once: few 
 
 
 class NADE(RowAutoregressive):
-    """Predicts every site from hidden units h_i = sigmoid(c + sum_j<i W_j x_j). All sites share the weights W.
+    """Predicts every site from hidden units h_i = sigmoid(c + sum_j<i W_j x_j).
+
+    All sites share the weights W.
 
     Args:
         event_shape: Shape of one event, (D,) or (C, H, W).
