@@ -68,7 +68,7 @@ def digest(module: nn.Module | None) -> str:
 
 
 def module_key(module: nn.Module) -> dict[str, str]:
-    """Returns everything that the outputs of a module depend on: its weights, its structure and the code of its classes."""
+    """Returns everything that the outputs of a module depend on: weights, structure and the code of its classes."""
     sha = hashlib.sha256()
     for kind in dict.fromkeys(type(part) for part in module.modules()):
         sha.update(_code_of(kind))

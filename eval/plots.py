@@ -91,7 +91,7 @@ def _drawn(title: str, alt: str, draw: Callable[[Any], None]) -> dict[str, str]:
 
 
 def _style(i: int, n: int) -> dict[str, Any]:
-    """Returns the style of the i-th of n curves. Earlier curves are wider and later ones on top, so that all are visible."""
+    """Returns the style of the i-th of n curves: earlier ones are wider, later ones on top, so that all are visible."""
     width = 1.0 + 2.2 * (1 - i / max(1, n - 1)) if n > 1 else 1.4
     return dict(color=COLOURS[i % len(COLOURS)], linestyle=("-", "--", "-.", ":")[i % 4], linewidth=width)
 

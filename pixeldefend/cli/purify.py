@@ -1,4 +1,4 @@
-"""pixeldefend purify: images moved back towards what is probable."""
+"""pixeldefend purify: moves images back towards more probable ones."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def purify(
     batch_size: BatchSize = 64,
     device: Device = "cpu",
 ) -> None:
-    """Purify images (PixelDefend): move them back towards what is probable.
+    """Purify images (PixelDefend): move them back towards more probable ones.
 
-    It writes one PNG an image and prints one line of JSON a file. Exit status: 0, or 2 on any error.
+    It writes one PNG per image and prints one line of JSON per file. Exit status: 0, or 2 on any error.
     """
     from ..screening import find_files
     from ..screening import screen as screen_files
@@ -71,7 +71,7 @@ def purify(
 
 
 def _saved(item: Purified, out: Path, *, labelled: bool) -> dict[str, Any]:
-    """Writes the purified image, if there is one, and returns what is to be said of it."""
+    """Writes the purified image, if there is one, and returns its row."""
     from PIL import Image
 
     from ..serialization import whole_file

@@ -32,8 +32,8 @@ def watch(
 ) -> None:
     """Screen every file that comes into a folder, once (needs the extra 'serve').
 
-    It prints a line of JSON a file. The log knows what was screened: the command can be stopped and started again at
-    any time. Exit status: 0 when told to stop (SIGTERM, SIGINT).
+    It prints a line of JSON per file. The command can be stopped and started again at any time, because the log holds
+    what was screened. Exit status: 0 when told to stop (SIGTERM, SIGINT).
     """
     from ..screening.audit_log import AuditLog
     from ..screening.watch import watch_folder
@@ -42,7 +42,8 @@ def watch(
 
     def finish(number: int, frame: Any) -> None:
         stop.set()
-        signal.signal(number, signal.SIG_DFL)  # told again, it stops at once: the log is written as a whole
+        # a second signal stops it at once: rows of the log are never half written
+        signal.signal(number, signal.SIG_DFL)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, finish)
