@@ -247,7 +247,7 @@ def benchmark(
         by_class=by_class,
     )
     options |= {name: value for name, value in given.items() if value}
-    out.mkdir(parents=True, exist_ok=True)  # refused now, and not after hours of attacks
+    out.mkdir(parents=True, exist_ok=True)  # fails now, and not after hours of attacks
     victim, images = evaluation.find_classifier(classifier, device=device), load_dataset(data, data_dir)
     detectors = {
         title: evaluation.find_detector(name, victim, images, device=device)
@@ -304,16 +304,16 @@ def leaderboard(
 def aware_options(
     suite: dict[str, Any] | None, attacks: str, *, surrogate: str | None, **given: Any
 ) -> dict[str, Any] | None:
-    """Returns the arguments of the attacks that know the detector, or None if there are to be none.
+    """Returns the arguments of the attacks that know the detector, or None if none are wanted.
 
     Args:
-        suite: What the suite says of them, or None.
+        suite: The arguments of the suite, or None.
         attacks: The value of --adaptive.
         surrogate: The value of --surrogate-detector.
         **given: The values of the other options, which override the suite's; None for those that were not given.
 
     Raises:
-        ParameterError: If one of these options is given and no such attack is asked for.
+        ParameterError: If one of these options is given without such attacks.
     """
     chosen = {name: value for name, value in given.items() if value}
     if suite is None and not attacks:
@@ -329,17 +329,17 @@ def aware_options(
 
 
 def budgets(option: str, listed: str) -> list[int]:
-    """Returns the whole numbers of a comma-separated list.
+    """Returns the integers of a comma-separated list.
 
     Args:
         option: The name of the option, for the message.
-        listed: Its value: numbers of 8-bit steps, separated by commas.
+        listed: The value of the option: numbers of 8-bit steps, separated by commas.
 
     Returns:
         The numbers, without duplicates.
 
     Raises:
-        ParameterError: If an item is no whole number.
+        ParameterError: If an item is no integer.
     """
     for item in names_of(listed) or ():
         if not item.isdecimal():

@@ -1,4 +1,4 @@
-"""pixeldefend calibrate: a detector of a trained density."""
+"""pixeldefend calibrate: makes a detector of a trained density."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a command says when it fails: one line for bad input, a traceback for a bug."""
+"""Reports failures of commands: one line for bad input, a traceback for a bug."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..errors import MissingExtraError, PixelDefendError
 
 DEBUG_VARIABLE = "PIXELDEFEND_DEBUG"
 
-# extra -> packages that it brings and the base does not
+# extra -> packages that only it brings
 EXTRAS = {
     "train": ("lightning",),
     "attacks": ("foolbox", "eagerpy"),
@@ -33,14 +33,15 @@ def reported(debug: Callable[[], bool] = lambda: False) -> Iterator[None]:
     bug and goes on to the caller.
 
     Args:
-        debug: Says whether to show the traceback of bad input, too. It is asked when there is something to report.
+        debug: A function that returns whether to show the traceback of bad input, too. It is called if there is an
+            error.
 
     Raises:
         typer.Exit: With status 2 after a report, and with 130 after an interrupt.
     """
     try:
         yield
-    except KeyboardInterrupt:  # which some versions of typer turn into 1, "some are flagged"
+    except KeyboardInterrupt:  # some versions of typer would exit with 1, "some are flagged"
         raise typer.Exit(130) from None
     except BrokenPipeError:
         _close_standard_output()
@@ -55,7 +56,7 @@ def reported(debug: Callable[[], bool] = lambda: False) -> Iterator[None]:
 
 
 def message_of(error: Exception) -> str:
-    """Returns what a one-line report says about an error."""
+    """Returns the text of the one-line report of an error."""
     if isinstance(error, FileExistsError):
         return f"{error.filename} is a file, but must be a folder"
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
@@ -70,7 +71,7 @@ def extra_of(module: str) -> str | None:
 
 
 def debug_by_environment() -> bool:
-    """Says whether the environment asks for tracebacks."""
+    """Returns whether the environment asks for tracebacks."""
     return os.environ.get(DEBUG_VARIABLE, "") not in ("", "0")
 
 
@@ -82,7 +83,7 @@ def _report(error: Exception, message: str, debug: bool) -> None:
 
 
 def _close_standard_output() -> None:
-    """Whoever read standard output is gone: what is still buffered goes nowhere, without a second error at the end."""
+    """Discards buffered output whose reader is gone, to avoid a second error at the end."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError):  # it is no file

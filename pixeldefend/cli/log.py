@@ -1,4 +1,4 @@
-"""pixeldefend log: what the audit log holds."""
+"""pixeldefend log: lists the audit log."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Verdict(StrEnum):
 
 
 class Feedback(StrEnum):
-    """What a person said of a verdict."""
+    """The feedback of a person on a verdict."""
 
     false_alarm = "false_alarm"
     attack = "attack"
@@ -32,7 +32,7 @@ class Feedback(StrEnum):
 
 
 class Listing(StrEnum):
-    """How rows of the log are written."""
+    """The formats of rows of the log."""
 
     table = "table"
     jsonl = "jsonl"

@@ -39,7 +39,7 @@ def main() -> None:
     A command that fails exits with 2, and not with Python's 1, which means "some are flagged".
     """
     calm_waiting_threads()
-    # a terminated run cleans up behind itself, as an interrupted one does
+    # a terminated run cleans up as an interrupted one does
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         app()

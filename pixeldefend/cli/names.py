@@ -1,4 +1,4 @@
-"""The names that help texts list, from the registries themselves, imported only when a help text is shown."""
+"""The names in help texts, taken from the registries, which are imported only when a help text is shown."""
 
 from __future__ import annotations
 
@@ -45,5 +45,5 @@ class _Names(dict[str, Any]):
 
 
 def filled(text: str | None) -> str | None:
-    """Returns a help text with the names in the place of its placeholders, such as {attacks}."""
+    """Returns a help text with names in place of its placeholders, such as {attacks}."""
     return text if text is None or "{" not in text else text.format_map(_Names())

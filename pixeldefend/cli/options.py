@@ -1,4 +1,4 @@
-"""Options that several commands share, the class of all commands, and the old names of options."""
+"""The options that several commands share, the class of all commands, and the old names of options."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RENAMED = {
 
 
 class Command(TyperCommand):
-    """A command that also takes the old names of its options, and whose help names what there is."""
+    """A command that also takes the old names of its options, and whose help lists names from the registries."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         options, rest = _at_double_dash(args)
@@ -61,7 +61,7 @@ class Program(TyperGroup):
 
 
 def _at_double_dash(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Splits arguments where "--" says that no options follow."""
+    """Splits arguments at "--", after which there are no options."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     return arguments[:end], arguments[end:]
 
@@ -71,7 +71,7 @@ def renamed(command: str, arguments: list[str]) -> list[str]:
 
     Args:
         command: The name of the command.
-        arguments: What follows it.
+        arguments: The arguments after it.
 
     Returns:
         The arguments under the new names.
@@ -102,7 +102,7 @@ def program(
 
 
 def sources_of(paths: list[str]) -> list[str]:
-    """Returns the sources that a command names; "-" stands for those that standard input lists, one a line."""
+    """Returns the sources of a command; "-" stands for those listed on standard input, one per line."""
     return [source for path in paths for source in (_standard_input() if path == "-" else [path]) if source]
 
 

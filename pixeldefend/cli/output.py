@@ -1,4 +1,4 @@
-"""What the commands write: rows to standard output or to a file, progress to the terminal."""
+"""The output of commands: rows to standard output or to a file, progress to the terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Row = Mapping[str, Any]
 
 
 class Format(StrEnum):
-    """How rows are written."""
+    """The formats of rows."""
 
     table = "table"
     jsonl = "jsonl"
@@ -32,10 +32,10 @@ class Column:
 
     Attributes:
         title: Its title.
-        text: Returns what it says about a row.
-        style: Returns how the text looks on a terminal, as rich names it; None for plain text.
-        right: Whether it is set flush right, as numbers are.
-        optional: Whether it is left out if it is empty in all rows.
+        text: A function that returns the cell of a row.
+        style: A function that returns the style of a cell on a terminal, as rich names it; None for plain text.
+        right: Whether it is aligned to the right, as numbers are.
+        optional: Whether the column is left out if it is empty in all rows.
     """
 
     title: str
@@ -57,7 +57,7 @@ def column_of(declared: records.Column, **how: Any) -> Column:
 
 
 def opened(output: Path | None, mode: str = "w") -> AbstractContextManager[IO[Any]]:
-    """Opens a file that is written whole or not at all.
+    """Opens a file that is written completely or not at all.
 
     Args:
         output: The file, or None for standard output.
@@ -67,7 +67,7 @@ def opened(output: Path | None, mode: str = "w") -> AbstractContextManager[IO[An
         A context manager, which gives the open file.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the file cannot be written.
     """
     if output is None:
         return _standard_output()
@@ -81,16 +81,16 @@ def _standard_output() -> Iterator[IO[str]]:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # file names need not be valid UTF-8
     yield sys.stdout
-    sys.stdout.flush()  # a reader that is gone is noticed here, and not when the program ends
+    sys.stdout.flush()  # notices here, and not at the end of the program, that the reader is gone
 
 
 def print_table(rows: Sequence[Row], columns: Sequence[Column], file: IO[str]) -> None:
     """Prints a table for people.
 
     Args:
-        rows: What it shows.
-        columns: Its columns.
-        file: Where it is printed; the lines are folded on a terminal only.
+        rows: The rows of the table.
+        columns: The columns of the table.
+        file: The file to print to. Lines are folded only on a terminal.
     """
     from rich.console import Console
     from rich.table import Table
@@ -109,7 +109,7 @@ def print_table(rows: Sequence[Row], columns: Sequence[Column], file: IO[str]) -
 
 
 def check_picture(picture: Path | None) -> None:
-    """Makes sure, before the work begins, that a picture can be written.
+    """Checks, before the work begins, that a picture can be written.
 
     Args:
         picture: The file, or None for no picture.
@@ -132,9 +132,9 @@ def progress(items: Iterable[T], title: str, total: int | None = None) -> Iterat
     """Passes items on, under a progress bar if standard error is a terminal.
 
     Args:
-        items: What is worked through.
-        title: What is done, such as "Screening".
-        total: The number of items, if they do not tell it themselves.
+        items: The items.
+        title: The name of the work, such as "Screening".
+        total: The number of items; None for their length.
 
     Yields:
         The items.

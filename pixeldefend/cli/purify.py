@@ -1,4 +1,4 @@
-"""pixeldefend purify: images moved back towards what is probable."""
+"""pixeldefend purify: moves images back towards more probable ones."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def purify(
 
 
 def _saved(item: Purified, out: Path, *, labelled: bool) -> dict[str, Any]:
-    """Writes the purified image, if there is one, and returns what is to be said of it."""
+    """Writes the purified image, if there is one, and returns its row."""
     from PIL import Image
 
     from ..serialization import whole_file

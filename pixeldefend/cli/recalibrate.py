@@ -1,4 +1,4 @@
-"""pixeldefend recalibrate: a detector calibrated on confirmed images of the log."""
+"""pixeldefend recalibrate: calibrates a detector on confirmed images of the log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""pixeldefend sample: new images, texts or sounds."""
+"""pixeldefend sample: draws new images, texts or sounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""pixeldefend screen: a verdict on every image."""
+"""pixeldefend screen: gives a verdict on every image."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ALARMS = {
 
 
 class Engine(StrEnum):
-    """What runs the screening."""
+    """The engines that run a screening."""
 
     local = "local"
     ray = "ray"
@@ -160,7 +160,7 @@ def _screen_on_ray(sources: list[str], output: Path | None, **options: Any) -> N
 
 @contextmanager
 def _writer(format_: Format, output: Path | None) -> Iterator[Callable[[Row], None]]:
-    """Yields a function that writes one record. JSON lines and CSV are written as they come, a table at the end."""
+    """Yields a function that writes one record. JSON lines and CSV are written at once, a table at the end."""
     from ..screening.records import RECORD_COLUMNS, row_writer
 
     with opened(output) as file:
@@ -185,7 +185,7 @@ def _summarise(statistics: Statistics, timing: bool) -> None:
 
 
 def _report_drift(statistics: Statistics) -> None:
-    """One line a detector: the highest e-values of the stream, and which of them are beyond 1 in 100 by chance."""
+    """Prints one line per detector: the highest e-values, and which are less likely than 1 in 100 by chance."""
     for name, martingale in statistics.martingales.items():
         alarms = martingale.alarms(0.01)
         numbers = ", ".join(f"{what} {value:.3g}" for what, value in martingale.highest_.items())

@@ -1,4 +1,4 @@
-"""pixeldefend train: a density or a classifier."""
+"""pixeldefend train: trains a density or a classifier."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def train_classifier(
 
 
 def assignment(item: str) -> tuple[str, Any]:
-    """Returns name and value of NAME=VALUE; the value is JSON or a plain word."""
+    """Returns the name and the value of NAME=VALUE, where the value is JSON or a plain word."""
     name, equals, value = item.partition("=")
     if not equals:
         raise ParameterError(f"--set must be NAME=VALUE, got {item!r}")

@@ -42,7 +42,8 @@ def watch(
 
     def finish(number: int, frame: Any) -> None:
         stop.set()
-        signal.signal(number, signal.SIG_DFL)  # told again, it stops at once: the log is written as a whole
+        # a second signal stops it at once: rows of the log are never half written
+        signal.signal(number, signal.SIG_DFL)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, finish)

@@ -15,7 +15,7 @@ from .layers import MaskedConv2d, PointwiseConv2d, ShiftedConv2d, ShiftedConvTra
 
 Convolution = Callable[[Tensor], Tensor]
 
-# below, the exponential is negligible beside 1, and slow to compute because it is subnormal
+# below, the exponential is negligible beside 1, and slow to compute once it is subnormal
 MIN_EXPONENT = -80.0
 
 

@@ -1,4 +1,4 @@
-"""Many images -> one record each, in order; one bad file never stops the rest."""
+"""Screens many images into one record each, in order; one bad file never stops the rest."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ __all__ = ["Record", "Screened", "Screener", "Statistics", "find_files", "screen
 PLACES = {"Record": "records", "Screened": "screener", "Screener": "screener"}
 
 
-def __getattr__(name: str) -> Any:  # the audit log needs no torch, which takes seconds to import
+def __getattr__(name: str) -> Any:  # torch takes seconds to import, and the audit log does not need it
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{PLACES.get(name, 'pipeline')}", __name__), name)

@@ -1,4 +1,4 @@
-"""The audit log: one row a verdict, in SQLite, written before the answer is given."""
+"""The audit log, in SQLite: one row per verdict, written before the answer is given."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import Any
 from ..errors import ParameterError
 from .records import LOG_COLUMNS, Column, to_storable
 
-VERSION = 1  # of the table, kept as PRAGMA user_version; logs of before 0.2 say 0
+VERSION = 1  # of the table, stored as PRAGMA user_version; logs before 0.2 have 0
 RENAMED = {"arithmetic": "precision"}  # columns of earlier versions
 SQL_TYPES = {str: "TEXT", float: "REAL", int: "INTEGER", bool: "INTEGER"}
-# what somebody may say of a verdict -> the verdict it fits
+# kind of feedback -> the verdict that it fits
 FEEDBACK = {
     "false_alarm": "adversarial",  # flagged but clean
     "attack": "adversarial",  # flagged and attacked
@@ -31,21 +31,20 @@ PRUNED_EVERY = 1000  # rows
 class AuditLog:
     """An append-only log of verdicts.
 
-    What `add` has returned from survives a kill at any moment: it is a committed transaction of SQLite in WAL mode,
-    synchronised to the disk. One process writes; others may read. A log of an earlier version is carried over to this
-    one when it is opened for writing, in one transaction; opened for reading it is left as it is, and read all the
-    same.
+    Once `add` has returned, its rows survive a kill at any moment: they are a committed transaction of SQLite in WAL
+    mode, synchronised to the disk. One process writes; others may read. A log of an earlier version is upgraded, in one
+    transaction, when it is opened for writing. When it is opened for reading it is not changed.
 
     Args:
-        path: The database; it is made if it is not there.
-        max_rows: The number of rows to keep, at least 1; older ones go. None keeps all.
-        max_days: The age in days, above 0, at which rows go. None keeps all.
-        read_only: Whether the log is only read. It must be there then.
-        columns: What a row holds.
+        path: The path of the database, which is made if it is missing.
+        max_rows: The number of rows to keep, at least 1. Older rows are deleted. None keeps all.
+        max_days: The age in days, above 0, beyond which rows are deleted. None keeps all.
+        read_only: Whether the log is only read. It must then exist.
+        columns: The columns of a row.
 
     Raises:
-        ParameterError: If the file is another kind of database or of a later version, or for another value of
-            max_rows or max_days. The file is left as it is.
+        ParameterError: If the file is another kind of database or a log of a later version, or if max_rows or max_days
+            is out of range. The file is not changed.
         OSError: If the file cannot be opened.
     """
 
@@ -92,7 +91,7 @@ class AuditLog:
         return connection
 
     def _check(self, read_only: bool) -> None:
-        """Raises ParameterError for another program's database, or a later log; an empty one may become a log."""
+        """Raises ParameterError for another program's database or a later log; an empty database may become a log."""
         query = "SELECT name FROM sqlite_master WHERE type = 'table'"
         tables = [row["name"] for row in self._connection.execute(query)]
         if "verdicts" not in tables and (tables or read_only):
@@ -112,7 +111,7 @@ class AuditLog:
             raise ParameterError(f"{self.path} is not an audit log of this version: its columns are {listed}")
 
     def _prepare(self) -> None:
-        """Makes the table, or carries it over from an earlier version."""
+        """Makes the table, or upgrades it from an earlier version."""
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA synchronous=FULL")
         with self._lock, self._transaction():
@@ -131,7 +130,7 @@ class AuditLog:
             self._connection.execute(f"PRAGMA user_version = {VERSION}")
 
     def _selection(self, connection: sqlite3.Connection) -> str:
-        """Returns what to select: in a log of an earlier version some columns have other names, or are not there."""
+        """Returns the columns to select; in a log of an earlier version some have other names or are missing."""
         present = _present(connection)
         stands_for = {new: old for old, new in RENAMED.items() if old in present}
         held = {
@@ -144,11 +143,11 @@ class AuditLog:
         return {name: bool(row[name]) if column.type is bool else row[name] for name, column in self.columns.items()}
 
     def add(self, rows: Iterable[dict[str, Any]], *, source: str) -> list[str]:
-        """Writes rows, all or none.
+        """Writes either all rows or none.
 
         Args:
-            rows: Values by the names of columns; id and time are made if they are missing.
-            source: What asked: "serve" or "watch".
+            rows: Values by the names of columns. The id and the time are made if they are missing.
+            source: The command that screened: "serve" or "watch".
 
         Returns:
             The ids, once all rows are on the disk.
@@ -173,14 +172,14 @@ class AuditLog:
         return [row["id"] for row in rows]
 
     def feedback(self, id: str, kind: str) -> None:
-        """Notes what somebody says of a verdict.
+        """Stores feedback on a verdict.
 
         Args:
             id: The name of the row.
             kind: A key of `FEEDBACK`.
 
         Raises:
-            ParameterError: If there is no such kind, or if it does not fit the verdict.
+            ParameterError: If there is no such kind of feedback, or if it does not fit the verdict.
             KeyError: If there is no such row.
         """
         if kind not in FEEDBACK:
@@ -208,19 +207,19 @@ class AuditLog:
         Args:
             verdict: Only rows with this verdict.
             client: Only rows of this client.
-            sha256: Only rows of this content.
-            feedback: Only rows so marked.
+            sha256: Only rows of files with this hash.
+            feedback: Only rows with this feedback.
             since: Only rows of this time or later, in seconds since 1970.
-            limit: The number of rows at most.
+            limit: The largest number of rows.
 
         Yields:
-            Rows, the newest first, values by the names of columns.
+            Rows as values by the names of columns, the newest first.
         """
         conditions = {"verdict = ?": verdict, "client = ?": client, "sha256 = ?": sha256, "feedback = ?": feedback}
         conditions["time >= ?"] = since  # type: ignore[assignment]
         chosen = {text: value for text, value in conditions.items() if value is not None}
         where = f"WHERE {' AND '.join(chosen)}" if chosen else ""
-        # a connection of its own: a slow reader holds nobody up
+        # a separate connection, so that a slow reader does not block others
         with closing(self._open(read_only=True)) as reader:
             selection = self._selection(reader)
             query = f"SELECT {selection} FROM verdicts {where} ORDER BY time DESC, rowid DESC LIMIT ?"
@@ -236,11 +235,11 @@ class AuditLog:
         """Looks up a watched file.
 
         Args:
-            sha256: The hash of its content, None if it is not known.
+            sha256: The hash of its content; None if it is not known.
             path: Its path; None for a file anywhere.
 
         Returns:
-            The latest row of it, None if there is none.
+            The latest row of the file; None if there is none.
         """
         where, values = "sha256 IS ? AND source = 'watch'", [sha256]
         if path is not None:
@@ -251,7 +250,7 @@ class AuditLog:
         return None if row is None else self._to_row(row)
 
     def prune(self) -> int:
-        """Removes rows beyond max_rows and max_days, and returns how many."""
+        """Deletes rows beyond max_rows and max_days, and returns their number."""
         with self._lock, self._transaction():
             return self._prune()
 

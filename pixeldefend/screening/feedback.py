@@ -1,4 +1,4 @@
-"""What the audit log has learnt of clean traffic: the scores that a detector is calibrated on again."""
+"""The scores of confirmed clean traffic in the audit log, on which a detector can be calibrated again."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Confirmed:
     """The scores that a detector gave to images of the audit log.
 
     Attributes:
-        scores: (n,), of the images that were confirmed clean.
-        traffic: (N,), of all images but confirmed attacks.
+        scores: (n,), the scores of the images that were confirmed clean.
+        traffic: (N,), the scores of all images but confirmed attacks.
     """
 
     scores: np.ndarray
@@ -27,22 +27,23 @@ class Confirmed:
 def confirmed_clean(
     log: AuditLog, detector_sha256: str, precision: str = "float32", *, like_traffic: bool = True
 ) -> Confirmed:
-    """Finds the scores of images that feedback says are clean ("clean" or "false_alarm").
+    """Finds the scores of images whose feedback is that they are clean ("clean" or "false_alarm").
 
     Args:
         log: The audit log.
         detector_sha256: The hash of the file of the detector that gave the scores.
-        precision: What it computed in, a value of `pixeldefend.detectors.backends.PRECISION`.
-        like_traffic: Whether to refuse images that were not confirmed without regard to their verdict.
+        precision: The precision of these scores, a value of `pixeldefend.detectors.backends.PRECISION`.
+        like_traffic: Whether to refuse confirmed images whose verdicts are distributed differently from those of the
+            traffic.
 
     Returns:
-        The scores of these images and of the traffic that they stand for.
+        The scores of these images and of the traffic.
 
     Raises:
-        CalibrationError: If no image was confirmed clean. If like_traffic, also if the share of flagged images among
-            those confirmed differs from the traffic's by more than chance (1 in 1,000): whoever confirms alarms above
-            all would move the threshold up until attacks pass, and whoever confirms only what was not flagged would
-            move it down.
+        CalibrationError: If no image was confirmed clean. With like_traffic, also if the share of flagged images among
+            the confirmed ones differs from that of the traffic by more than chance (1 in 1,000). If mostly alarms were
+            confirmed, the threshold would rise until attacks pass; if only images that were not flagged were confirmed,
+            it would fall.
     """
     made_by = (detector_sha256, precision)
     rows = [row for row in log.rows() if (row["detector_sha256"], row["precision"]) == made_by]

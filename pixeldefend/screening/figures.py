@@ -1,4 +1,4 @@
-"""Pictures of verdicts: heat maps of surprisal, and sheets of many images. Pillow draws them all."""
+"""Figures of verdicts, drawn by Pillow: heat maps of surprisal, and sheets of many images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .purify import Purified
     from .screener import Screened
 
-SHEET = 400  # images that one contact sheet takes
+SHEET = 400  # the largest number of images on a contact sheet
 BRIGHTEST = 8.0  # nats; 256 equally probable values have a surprisal of 5.5
 COLOURS = {"clean": (44, 122, 75), "adversarial": (192, 57, 43)}
 INK, PAPER, MARGIN = (51, 51, 51), (255, 255, 255), 12
@@ -44,10 +44,10 @@ def save_heat_map(screened: Screened, folder: Path) -> Path:
 
     Args:
         screened: The image and its surprisal.
-        folder: Where the PNG goes, under `Record.picture_name`.
+        folder: The folder of the PNG, whose name is `Record.picture_name`.
 
     Returns:
-        Its path.
+        The path of the PNG.
     """
     assert screened.image is not None
     assert screened.surprisal_map is not None
@@ -62,9 +62,9 @@ def save_contact_sheet(results: Sequence[Screened], path: Path, columns: int = 8
     """Writes one PNG of all images that have a verdict: each with its heat map, name, verdict and p-value.
 
     Args:
-        results: The images and their surprisal; those without are left out.
+        results: The images and their surprisal. Images without surprisal are left out.
         path: The PNG.
-        columns: Images side by side.
+        columns: The number of images side by side.
     """
     shown = [result for result in results if result.image is not None and result.surprisal_map is not None]
     side, frame, gap = 84, 3, 3
@@ -92,11 +92,11 @@ def save_contact_sheet(results: Sequence[Screened], path: Path, columns: int = 8
 def save_purified_sheet(results: Sequence[Purified], path: Path) -> None:
     """Writes one PNG with a row for each image that was purified.
 
-    A row has the image, its heat map of surprisal, the purified image, and what changed (red: made brighter, blue:
+    A row shows the image, its heat map of surprisal, the purified image, and the changes (red is brighter, blue is
     darker), with p-values, and with labels if there are any.
 
     Args:
-        results: The images before and after; those without are left out.
+        results: The results of purification. Files without a purified image are left out.
         path: The PNG.
     """
     shown = [item for item in results if item.image is not None and item.screened.surprisal_map is not None]
@@ -151,7 +151,7 @@ def _rgb(image: np.ndarray) -> np.ndarray:
 
 
 def _fitted(panel: np.ndarray, side: int) -> Image.Image:
-    """Returns an image, or a map of surprisal in its colours, in the middle of a square: small ones in sharp pixels."""
+    """Returns an image or a coloured map in the middle of a square; small ones are enlarged without smoothing."""
     picture = Image.fromarray(panel if panel.dtype == np.uint8 else panel.astype(np.float32))
     scale = side / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
@@ -182,7 +182,7 @@ def _draw_legend(sheet: Image.Image, draw: ImageDraw.ImageDraw, left: int, top: 
 
 
 def _name(result: Screened, width: int) -> str:
-    """Returns the name of a file, as much of it as fits."""
+    """Returns the name of a file, cut to the width."""
     name = visible(os.fsencode(Path(result.record.path).stem).decode("utf-8", "replace"))  # it may be no text
     if _font(12).getlength(name) <= width:
         return name

@@ -1,4 +1,4 @@
-"""Many image files -> one record each, in order; one bad file never stops the rest."""
+"""Screens many image files into one record each, in order; one bad file never stops the rest."""
 
 from __future__ import annotations
 
@@ -25,16 +25,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class Statistics:
-    """What was seen in a screening, and where its time went.
+    """The counts and the times of a screening.
 
     Attributes:
-        seconds: The time by what was done: "decoding", as far as scoring had to wait for it, and "scoring".
-        verdicts: How many images got each verdict.
-        errors: How many images got an error of each kind.
-        skipped: What was passed over in folders: reason -> paths. The reasons are those of
-            `pixeldefend.images.files.SKIP_REASONS`.
-        martingales: With `screen(drift=True)`, by the names of detectors, whether the images still look like those
-            that calibrated them.
+        seconds: The seconds of "scoring", and of "decoding" as far as scoring had to wait for it.
+        verdicts: The number of images by verdict.
+        errors: The number of images by kind of error.
+        skipped: The paths that were skipped in folders, by reason, a key of `pixeldefend.images.files.SKIP_REASONS`.
+        martingales: With `screen(drift=True)`, by the names of detectors, tests of whether the images still look like
+            the calibration images.
     """
 
     seconds: dict[str, float] = field(default_factory=lambda: {"decoding": 0.0, "scoring": 0.0})
@@ -55,11 +54,11 @@ class Statistics:
             self.errors[record.error_kind or "other"] += 1
 
     def skip(self, path: str, reason: str) -> None:
-        """Notes what a search has passed over."""
+        """Notes a path that a search has skipped."""
         self.skipped.setdefault(reason, []).append(path)
 
     def summary(self) -> str:
-        """Returns one line: how many images got which verdict, and how many files were skipped for which reason."""
+        """Returns one line with the number of images by verdict and the number of skipped files by reason."""
         counts = ", ".join(f"{self.verdicts[verdict]} {verdict}" for verdict in ("clean", "adversarial", "error"))
         text = f"{self.verdicts.total()} files: {counts}"
         if self.internal_errors:
@@ -74,8 +73,8 @@ def find_files(sources: Iterable[str], statistics: Statistics | None = None) -> 
     """Finds image files, as `pixeldefend.images.files.find_files` does.
 
     Args:
-        sources: Files, folders, which are searched with all folders in them, and glob patterns.
-        statistics: Where files that are passed over are noted.
+        sources: Files, folders, which are searched with all their sub-folders, and glob patterns.
+        statistics: The object that counts skipped files.
 
     Yields:
         Paths, or an error record for a folder that cannot be read and for a folder or a pattern without images.
@@ -104,21 +103,21 @@ def screen(
         detector: A detector, the name of a shipped one, the path of a saved one, or None for the shipped one that
             takes each image.
         fpr: The rate of false alarms, in (0, 1); None for the detector's own.
-        batch_size: Images at once, at least 1.
+        batch_size: The number of images at once, at least 1.
         device: Where the detector runs, as torch names it.
-        maps: Whether to keep the surprisal of every pixel.
-        drift: Whether to keep `statistics.martingales`.
-        classifier: The classifier that the detector's statistic asks, if it asks one.
+        maps: Whether to compute the surprisal of every pixel, too.
+        drift: Whether to update `statistics.martingales`.
+        classifier: The classifier that the detector's statistic uses, if it needs one.
         backend: A key of `pixeldefend.detectors.backends.PRECISION`; None for the detector's own.
-        statistics: Where images, errors and seconds are counted.
+        statistics: The object that counts images, errors and seconds.
 
     Returns:
-        An iterator over one result a file, in order. Whatever is wrong with a file is its record's error. A stream of
-        files without an end is screened as it comes.
+        An iterator over one result per file, in order. If a file cannot be screened, its record holds the error. An
+        endless stream of files is screened as it comes.
 
     Raises:
-        PixelDefendError: Before the first result, if the detector cannot be loaded, cannot keep to fpr, or cannot be
-            watched for drift, or if batch_size is below 1.
+        PixelDefendError: If the detector cannot be loaded, has too few calibration images for fpr, or cannot test for
+            drift, or if batch_size is below 1. It is raised before the first result.
         FileNotFoundError: If there is no such detector file.
     """
     if batch_size < 1:
@@ -162,7 +161,7 @@ def _screen(
 
 
 def _ahead(decode: Callable[[], list[Screened]]) -> Iterator[list[Screened]]:
-    """Yields what decode returns until that is nothing; the next batch is decoded while this one is scored."""
+    """Yields the results of decode until one is empty, and decodes the next batch while this one is scored."""
     with ThreadPoolExecutor(1, "decoding") as pool:
         coming = pool.submit(decode)
         while batch := coming.result():

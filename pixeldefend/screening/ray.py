@@ -1,4 +1,4 @@
-"""Screening on several processes or machines, by Ray Data: files or tables of images in, Parquet out."""
+"""Screens files or tables of images on several processes or machines with Ray Data, and writes Parquet."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .pipeline import Statistics, find_files
 from .records import Record, to_arrow, to_storable
 from .screener import Screener
 
-ROWS_A_FILE = 4096  # of what is written: that much is lost at most when a run is cut off
-PATHS_A_BLOCK = 1024  # that one process works through before it asks for more, at most
-NOTE = "_pixeldefend.json"  # beside what is written: by which detectors; readers of Parquet pass over such names
+ROWS_A_FILE = 4096  # rows in a file of output, which are lost if a run is interrupted
+PATHS_A_BLOCK = 1024  # the largest number of paths that a process gets at a time
+NOTE = "_pixeldefend.json"  # names the detectors of the output; readers of Parquet skip such names
 
 
 @dataclass(frozen=True)
@@ -57,37 +57,37 @@ def screen_on_ray(
 ) -> dict[str, int]:
     """Screens images with Ray, on this machine or a cluster.
 
-    Bytes are decoded where they are scored, so that a broken file costs one record. A run that was interrupted goes
-    on: what output holds, by name and content, is not screened again.
+    Images are decoded by the process that scores them, so that a broken file costs one record. An interrupted run can
+    be continued: images that are already in output, by name and content, are not screened again.
 
     Args:
-        sources: Either images: files, folders and patterns, in which the same images are found as without Ray, and
-            URLs (s3://, gs:// ...), as `ray.data.read_binary_files` takes them. Or tables: Parquet files and folders,
-            here or by URL. Sources are tables if `column` is given, if their names end in .parquet, or if they are
-            local folders with such files.
-        output: A folder of Parquet, made if it is not there, or its URL: one row an image, the columns of
-            `screening.Record`, errors as rows. Paths of local files are absolute.
+        sources: Either images or tables. Images are files, folders and patterns, searched as without Ray, and URLs
+            (s3://, gs:// ...) as `ray.data.read_binary_files` takes them. Tables are Parquet files and folders, as
+            paths or URLs. Sources are tables if `column` is given, if their names end in .parquet, or if they are local
+            folders with such files.
+        output: A folder of Parquet, or its URL, which is made if it is missing. It gets one row per image, errors
+            included, with the columns of `screening.Record`. Paths of local files are absolute.
         detector: The name of a shipped detector, the path of a saved one, or None for the shipped one that takes each
             image.
         fpr: The rate of false alarms, in (0, 1); None for the detector's own.
         backend: A key of `pixeldefend.detectors.backends.PRECISION`; None for the detector's own.
         device: Where the detector runs, as torch names it.
-        batch_size: Images at once.
-        column: Of tables, what holds the bytes of an image file (or a struct with `bytes`, as Hugging Face writes
-            them), by default "image". A column `path` holds its name.
-        workers: Processes that score, one thread each; by default as many as there are CPUs, or with device "cuda"
-            GPUs.
+        batch_size: The number of images at once.
+        column: The column of tables that holds the bytes of image files (or structs with `bytes`, as Hugging Face
+            writes them); None for "image". A column `path` holds their names.
+        workers: The number of processes that score, with one thread each. None for the number of CPUs, or of GPUs with
+            device "cuda".
         address: The address of a cluster; None runs one here.
-        statistics: Where records and skipped files are counted.
+        statistics: The object that counts records and skipped files.
 
     Returns:
-        How many rows of each verdict this run wrote.
+        The number of rows that this run wrote, by verdict.
 
     Raises:
         ParameterError: If there is nothing to screen, if sources are of both kinds, if the tables lack the column, if
-            output holds other detectors' verdicts or rows that cannot be told from those that are missing, or for
-            more workers than there are processors.
-        PixelDefendError: If the detector cannot be loaded, or cannot keep to fpr.
+            output holds verdicts of other detectors or rows that cannot be matched to images, or if there are more
+            workers than processors.
+        PixelDefendError: If the detector cannot be loaded, or has too few calibration images for fpr.
         FileNotFoundError: If there is no such table or detector.
         MissingExtraError: If Ray is missing.
     """
@@ -126,7 +126,7 @@ def screen_on_ray(
 
 
 class _Run:
-    """One run that adds to a folder of Parquet."""
+    """A run that adds to a folder of Parquet."""
 
     def __init__(
         self,
@@ -181,7 +181,7 @@ class _Run:
         names = data.schema().names
         if column not in names:
             raise ParameterError(f"the tables have no column {column!r}; there are: {', '.join(names)}")
-        if self.parts and "path" not in names:  # an image that comes twice may have been written once
+        if self.parts and "path" not in names:  # of two equal images only one may have been written
             raise ParameterError(
                 f"the tables have no column 'path', so the run cannot tell which images {self.folder} already holds: "
                 "give another --output"
@@ -218,12 +218,12 @@ class _Run:
 
 
 class Worker:
-    """One process that decodes and scores.
+    """A process that decodes and scores.
 
     Args:
-        column: What holds the bytes of images; None if there are only paths of local files, in the column "file".
-        done: The keys of records that are there already.
-        settings: What its `Screener` is made of.
+        column: The column with the bytes of images; None if the column "file" holds paths of local files.
+        done: The keys of existing records.
+        settings: The arguments of its `Screener`.
     """
 
     def __init__(self, column: str | None, done: set[str], settings: Settings) -> None:
@@ -234,7 +234,7 @@ class Worker:
         self.screener = Screener(**asdict(settings))
 
     def __call__(self, table: Any) -> Any:
-        """Takes a pyarrow table of images, and returns one of records."""
+        """Screens a pyarrow table of images, and returns a table of records."""
         results = []
         if self.column is None:
             results = [self.screener.read_file(os.fsdecode(path)) for path in table["file"].to_pylist()]
@@ -263,7 +263,7 @@ def _key(record: Record) -> str:
 
 
 def _described(screener: Screener) -> dict[str, Any]:
-    """Returns what verdicts depend on."""
+    """Returns everything that verdicts depend on."""
     found = {}
     for name, made in screener.detectors.items():
         provenance = screener.detector_set.provenance(name)
@@ -276,14 +276,14 @@ def _described(screener: Screener) -> dict[str, Any]:
 
 
 def _parts(filesystem: Any, folder: str) -> list[str]:
-    """What earlier runs have written. Parts that were being written when they were cut off count as absent."""
+    """Returns the parts that earlier runs have written, without those that were interrupted."""
     from pyarrow.fs import FileSelector
 
     return [file.path for file in filesystem.get_file_info(FileSelector(folder)) if file.path.endswith(".parquet")]
 
 
 def _claim(filesystem: Any, folder: str, made_by: dict[str, Any], parts: list[str]) -> None:
-    """Notes whose verdicts the folder holds. Raises ParameterError if it holds others'."""
+    """Notes the detectors whose verdicts the folder holds; raises ParameterError if it holds those of others."""
     from pyarrow.fs import FileType
 
     if not parts:
@@ -302,7 +302,7 @@ def _claim(filesystem: Any, folder: str, made_by: dict[str, Any], parts: list[st
 
 
 def _written(filesystem: Any, parts: list[str]) -> set[str]:
-    """Returns the keys of their rows."""
+    """Returns the keys of the rows in the parts."""
     import pyarrow.dataset
 
     if not parts:
@@ -313,15 +313,15 @@ def _written(filesystem: Any, parts: list[str]) -> set[str]:
 
 @contextmanager
 def _whole(filesystem: Any, folder: str, name: str) -> Iterator[Any]:
-    """Yields a stream to a file that comes under its name when it is complete."""
-    partial = f"{folder}/.{name}.partial"  # readers of Parquet pass over names with a dot in front
+    """Yields a stream to a file that gets its name when it is complete."""
+    partial = f"{folder}/.{name}.partial"  # readers of Parquet skip names that begin with a dot
     with filesystem.open_output_stream(partial) as stream:
         yield stream
     filesystem.move(partial, f"{folder}/{name}")
 
 
 def _check_workers(workers: int | None, device: str) -> int:
-    """Returns how many processes score. Of a cluster's CPUs one is left to read, or scoring would wait for ever."""
+    """Returns the number of processes that score, which leaves one CPU of a cluster for reading."""
     import ray
 
     on_gpu = device.startswith("cuda")

@@ -1,4 +1,4 @@
-"""A detector calibrated again, on images of the traffic that were confirmed clean."""
+"""Calibrates a detector again, on images of the traffic that were confirmed clean."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .feedback import confirmed_clean
 
 @dataclass(frozen=True)
 class Recalibrated:
-    """What a recalibration made.
+    """The result of a recalibration.
 
     Attributes:
         detector: The detector with its new calibration.
-        confirmed: The number of images that calibrate it.
-        traffic: The number of images of the log by which the thresholds are compared.
+        confirmed: The number of images that calibrate the detector.
+        traffic: The number of images of the log on which the thresholds are compared.
         fpr: The rate of false alarms.
         thresholds: The anomaly scores above which images are flagged, before and after.
         flagged: The shares of the traffic that are flagged, before and after.
@@ -55,7 +55,7 @@ def recalibrate(
         like_traffic: Whether to refuse confirmed images that differ from the traffic by more than chance.
 
     Returns:
-        The detector, and how its threshold moved.
+        The detector, and its thresholds before and after.
 
     Raises:
         PixelDefendError: If the detector or the log cannot be used, or the confirmed images are too few or too unlike

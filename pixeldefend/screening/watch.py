@@ -1,4 +1,4 @@
-"""Watched folders: every new file is screened once, and flagged ones are moved if asked."""
+"""Watched folders: every new file is screened once, and flagged files can be moved to quarantine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .screener import Screener
 if TYPE_CHECKING:
     from ..detectors import Detector
 
-FULL_SEARCH_INTERVAL = 60.0  # seconds between looks at everything: a file system need not tell of every change
+FULL_SEARCH_INTERVAL = 60.0  # seconds between full searches, since a file system may not report every change
 
 
 def watch_folder(
@@ -40,24 +40,25 @@ def watch_folder(
     batch_size: int = 64,
     **options: Any,
 ) -> Iterator[Record]:
-    """Screens the images in a folder, and those that come into it.
+    """Screens the images in a folder and all images that are added to it.
 
-    Each content is scored once, across restarts: the log, which is written before a file is moved, knows it. A copy
-    under another name gets a row and a record with the known verdict, and is moved like the first. A file that was
-    judged but not yet moved when the last run was killed is moved now.
+    Each content is scored only once, even across restarts, because the log holds its verdict before the file is moved.
+    A copy under another name gets a row and a record with the known verdict, and is moved like the first. If the last
+    run was killed after it judged a file and before it moved it, the file is moved now.
 
     Args:
-        folder: The folder; the folders in it are watched, too. See `pixeldefend.images.files` for what is an image.
+        folder: The folder, which is watched with all its sub-folders. `pixeldefend.images.files` says which files are
+            images.
         log: The audit log, which gets a row for each record.
         detector: A detector, the name of a shipped one, the path of a saved one, or None for the shipped one that
             takes each image.
-        quarantine: A folder outside. Flagged files are moved there, atomically, under their name and the start of
-            their sha256.
-        settle: A file is taken when it has not changed for so many seconds.
-        once: Whether to end when all files that are there have been screened.
-        stop: Ends the watch when it is set; the file in hand is finished.
-        batch_size: Images at once.
-        options: As `Screener` takes them.
+        quarantine: A folder outside the watched one. Flagged files are moved there, atomically, and named by their name
+            and the start of their sha256.
+        settle: How many seconds a file must be unchanged before it is screened.
+        once: Whether to end when all present files have been screened.
+        stop: An event that ends the watch when it is set, after the current file.
+        batch_size: The number of images at once.
+        options: Further arguments of `Screener`.
 
     Yields:
         The records of new files. A file that was flagged but could not be moved has an error of kind "quarantine",
@@ -65,7 +66,7 @@ def watch_folder(
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ParameterError: If the quarantine lies in the folder.
+        ParameterError: If the quarantine is inside the folder.
         PixelDefendError: As `Screener` does.
         MissingExtraError: If watchfiles is missing, unless `once`.
     """
@@ -77,13 +78,13 @@ def watch_folder(
         if aside == root or root in aside.parents:
             raise ParameterError(f"quarantine {quarantine} must not be inside the watched folder {folder}")
         aside.mkdir(parents=True, exist_ok=True)
-    detectors = Screener(detector, **options).detector_set  # a wrong one is refused now
+    detectors = Screener(detector, **options).detector_set  # a wrong detector is refused now
     made_by = {name: detectors.provenance(name) for name in detectors.detectors}
     stop = stop or threading.Event()
     changes = None if once else _changes(root, settle, stop)
     files, searched = _Files(root, aside, settle, once), -FULL_SEARCH_INTERVAL
     while True:
-        # the watch begins before the first look: nothing can come between them
+        # the watch begins before the first search, so that no file is missed in between
         changed = set() if changes is None else next(changes, None)
         if changed is None or stop.is_set():
             return
@@ -112,8 +113,7 @@ def watch_folder(
 def _sorted_out(
     settled: Iterable[str], log: AuditLog, aside: Path | None
 ) -> tuple[list[str], dict[str, str], list[Record]]:
-    """Returns files with a new content, copies with the hash of a known one, and records of known files that should
-    have been moved and could not be."""
+    """Returns new files, copies of known files with their hash, and records of known files that could not be moved."""
     new: dict[str, str | None] = {}
     copies: dict[str, str] = {}
     unmoved: list[Record] = []
@@ -133,9 +133,10 @@ def _sorted_out(
 
 
 class _Files:
-    """What is known of the files in a folder.
+    """The known files in a folder.
 
-    waiting: files that may be incomplete, how they looked and since when. taken: how the other files looked.
+    `waiting` holds files that may be incomplete, with their state and the time since when they have had it. `taken`
+    holds the state of all other files.
     """
 
     def __init__(self, root: Path, aside: Path | None, settle: float, once: bool) -> None:
@@ -144,9 +145,9 @@ class _Files:
         self.taken: dict[str, tuple[int, ...]] = {}
 
     def settled(self, changed: Iterable[str]) -> list[str]:
-        """Returns the images that are complete now, which are taken with this.
+        """Returns the images that are now complete, and moves them to `taken`.
 
-        They are among those that waited and those that changed: files, and folders, which are searched.
+        Candidates are the waiting files and the changed files and folders, which are searched.
         """
         now, ready = time.monotonic(), []
         for path in dict.fromkeys([*self.waiting, *self._images(changed)]):
@@ -166,12 +167,12 @@ class _Files:
         return ready
 
     def look_again(self, path: str) -> None:
-        """Forgets a file, so that it is looked at as if it had just come."""
+        """Forgets a file, so that it counts as new."""
         self.waiting[path] = ((), time.monotonic())
         self.taken.pop(path, None)
 
     def _images(self, places: Iterable[str]) -> Iterator[str]:
-        """Yields what may be an image: the places themselves, or what is in them if they are folders."""
+        """Yields the paths that may be images: the places themselves, or the files in them if they are folders."""
         own: dict[str, str | None] = {}
         for place in places:
             found = find_files([place]) if os.path.isdir(place) else [place] if skip_reason(place) is None else []
@@ -192,8 +193,7 @@ class _Files:
 
 
 def _look(path: str) -> tuple[int, ...] | None:
-    """Returns size and times of a file, the last that of any change, permissions' included; None if it is none, or
-    gone. (A pipe would block whoever opens it.)"""
+    """Returns the size and times of a file, including its change of permissions; None if it is no regular file."""
     try:
         state = os.stat(path)
     except OSError:
@@ -202,7 +202,7 @@ def _look(path: str) -> tuple[int, ...] | None:
 
 
 def _changes(root: Path, settle: float, stop: threading.Event) -> Iterator[set[str]]:
-    """Yields what has changed, and now and then nothing: files that wait have to be looked at. Ends with stop."""
+    """Yields the changed paths until stop is set, and regularly none, so that waiting files are checked."""
     try:
         from watchfiles import watch
     except ModuleNotFoundError:
@@ -215,17 +215,17 @@ def _changes(root: Path, settle: float, stop: threading.Event) -> Iterator[set[s
 
 
 def _rows_of_copies(copies: dict[str, str], log: AuditLog, files: _Files) -> Iterator[dict[str, Any]]:
-    """Yields a row for each copy of a content that is in the log by now."""
+    """Yields a row for each copy of a file that is in the log by now."""
     for path, digest in copies.items():
         known = log.seen(digest)
-        if known is None:  # the other file was written to in between
+        if known is None:  # the other file has changed in the meantime
             files.look_again(path)
         else:
             yield {name: known[name] for name in known.keys() - {"id", "time", "feedback"}} | {"path": path}
 
 
 def _sha256(path: str) -> str | None:
-    """Returns None if the file is too large to be screened, cannot be read, or is gone."""
+    """Returns the sha256 of a file, or None if it is too large to be screened, cannot be read, or is gone."""
     try:
         return sha256_of(path) if os.path.getsize(path) <= MAX_BYTES else None
     except OSError:
@@ -233,7 +233,7 @@ def _sha256(path: str) -> str | None:
 
 
 def _quarantine(record: Record, aside: Path) -> None:
-    """Moves a flagged file; if that fails, its record says so."""
+    """Moves a flagged file; if that fails, its record gets the error."""
     source = Path(record.path)
     stem, suffix = (os.fsdecode(os.fsencode(part)[:most]) for part, most in ((source.stem, 180), (source.suffix, 40)))
     target = aside / f"{stem}-{(record.sha256 or '')[:8]}{suffix}"  # a name has 255 bytes at most
@@ -248,6 +248,6 @@ def _quarantine(record: Record, aside: Path) -> None:
             os.replace(partial, target)
             source.unlink()
     except OSError as error:
-        if not isinstance(error, FileNotFoundError) or os.path.lexists(source):  # else somebody was faster
+        if not isinstance(error, FileNotFoundError) or os.path.lexists(source):  # otherwise somebody else has moved it
             record.error = f"cannot be moved to quarantine: {error.strerror or error}"
             record.error_kind = "quarantine"

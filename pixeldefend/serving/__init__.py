@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["Service", "create_app"]
 
 
-def __getattr__(name: str) -> Any:  # `server.run` has something to do before torch is imported
+def __getattr__(name: str) -> Any:  # `server.run` has to set up threads before torch is imported
     if name == "create_app":
         from .app import create_app
 

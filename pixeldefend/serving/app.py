@@ -1,4 +1,4 @@
-"""The service over HTTP: its own interface under /v1, the Open Inference Protocol under /v2, the page at /."""
+"""The service over HTTP: its own API under /v1, the Open Inference Protocol under /v2, and the page at /."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def create_app(
     """Makes the ASGI application.
 
     Args:
-        service: What screens.
-        keys: Name of a client -> its key; None lets everybody in.
-        max_bytes: Of a body.
-        deadline: Seconds to an answer.
-        any_host: Whether to answer under any host name. Otherwise the service answers under those of the loopback
-            alone, so that no web page can reach it on its reader's machine under a name of its own (DNS rebinding).
+        service: The service that screens.
+        keys: The keys by the names of clients; None lets everybody in.
+        max_bytes: The largest number of bytes of a body.
+        deadline: The seconds within which a request must be answered.
+        any_host: Whether to answer under any host name. Otherwise the service answers only under the names of the
+            loopback address, so that no web page can reach it through a host name of its own (DNS rebinding).
 
     Returns:
         The application. Its lifespan starts and stops the service.
@@ -92,7 +92,7 @@ def _refusal(status: int, reason: str, headers: dict[str, str]) -> JSONResponse:
 
 
 def _describe_images(app: FastAPI) -> None:
-    """Adds the model of a body to the API's description. FastAPI does not know it: the route reads the body itself."""
+    """Adds the model of a body to the API's description, since FastAPI does not know what the route reads itself."""
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Does the traffic of the service still look like the images that calibrated its detectors?"""
+"""Tests whether the traffic of the service still looks like the calibration images of its detectors."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from ..calibration import ConformalMartingale
 from ..detectors import ConformalDetector
 from .metrics import Metrics
 
-LEVEL = 0.01  # the probability that clean traffic ever sets off the alarm in a stretch of images
-STRETCH = 100_000  # images; then a new stretch begins, so that the memory of it is bounded
+LEVEL = 0.01  # the probability of any false alarm on clean traffic within a stretch
+STRETCH = 100_000  # images; then a new stretch begins, which bounds the memory
 
 
 class DriftMonitors:
-    """Bets, for each detector, against the hypothesis that its images look like the calibration images.
+    """The tests of all detectors of whether their images still look like the calibration images.
 
-    A detector that is calibrated for corruptions has no monitor: no traffic looks like the worst of several variants
-    of each image.
+    A detector that is calibrated for corruptions has no monitor, because no traffic looks like the most anomalous of
+    several variants of each image.
 
     Args:
-        detectors: Detectors by the names that metrics and reports use.
-        metrics: Is told of every change and every alarm.
+        detectors: Detectors by their names in metrics and reports.
+        metrics: The metrics, which get every change and every alarm.
     """
 
     def __init__(self, detectors: Mapping[str, ConformalDetector], metrics: Metrics) -> None:
@@ -34,10 +34,10 @@ class DriftMonitors:
             self._begin_stretch(name)
 
     def update(self, name: str, score: float) -> None:
-        """Takes account of one more image.
+        """Adds one image to the stream of a detector.
 
         Args:
-            name: Of the detector that judged it.
+            name: The name of the detector that judged it.
             score: Its anomaly score.
         """
         martingale = self._martingales.get(name)
@@ -54,7 +54,7 @@ class DriftMonitors:
             self._begin_stretch(name)
 
     def report(self) -> dict[str, Any]:
-        """Returns for each detector how far its martingales have come, and whether one has raised the alarm."""
+        """Returns the wealth of each detector's martingales, and whether one of them has raised an alarm."""
         return {
             name: {
                 "images": self._images[name],

@@ -1,4 +1,4 @@
-"""Pictures of a verdict: which pixels are surprising, and what purification makes of the image."""
+"""Pictures that explain a verdict: the surprisal of pixels, and the purified image."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from ..screening.figures import heat_map
 def explain(
     image: np.ndarray, detector: ConformalDetector, classifier: nn.Module | None, eps: int
 ) -> dict[str, Any] | None:
-    """Draws what a detector sees in an image.
+    """Draws the surprisal of an image and the purified image.
 
     Args:
         image: (H, W) or (H, W, 3), uint8.
-        detector: One that accepts the image.
-        classifier: (N, C, H, W) in [0, 1] -> logits, or None. It is asked where it takes images of this shape.
+        detector: A detector that accepts the image.
+        classifier: (N, C, H, W) in [0, 1] -> logits, or None. It gives labels if it takes images of this shape.
         eps: How far purification may move a sub-pixel, in steps of the 8-bit grid, 0 to 255.
 
     Returns:
@@ -53,7 +53,7 @@ def explain(
 
 
 def _labels(classifier: nn.Module | None, x: Tensor) -> list[int] | list[None]:
-    """Returns the label of each image, or None for each if no classifier takes them."""
+    """Returns the label of each image, or None for each if there is no classifier for them."""
     if classifier is None or getattr(classifier, "image_shape", x.shape[1:]) != x.shape[1:]:
         return [None] * len(x)
     labels: list[int] = predict_labels(classifier, x).tolist()

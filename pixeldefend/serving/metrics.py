@@ -1,4 +1,4 @@
-"""What Prometheus sees of the service, and its log: one line of JSON an event, on standard error."""
+"""The metrics of the service for Prometheus, and its log: one line of JSON per event, on standard error."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from ..screening import Record
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 P_VALUES = (0.0001, 0.001, 0.01, *(i / 20 for i in range(1, 21)))
-INTERNAL = "internal"  # the `error_kind` of a record that a bug of ours left without a verdict
+INTERNAL = "internal"  # the `error_kind` of a record that a bug left without a verdict
 
 
 def log_line(event: str, **fields: Any) -> None:
     """Writes {"time": seconds since 1970, "event": ..., ...} to standard error.
 
     Args:
-        event: What happened.
-        **fields: More about it, plain JSON values.
+        event: The name of the event.
+        **fields: Details, as plain JSON values.
     """
     sys.stderr.write(json.dumps({"time": round(time.time(), 3), "event": event, **fields}) + "\n")
 
 
 class TracebackLines(logging.Handler):
-    """Turns the errors that the library logs into lines of the service's log, with their traceback."""
+    """A handler that writes errors which the library logs to the service's log, with their traceback."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes the traceback, but not the message: it may hold the name of a client's file."""
+        """Writes the traceback without the message, which may hold the name of a client's file."""
         if record.exc_info is not None:
             log_line("internal error", traceback=logging.Formatter().formatException(record.exc_info))
 
     @classmethod
     @contextmanager
     def installed(cls) -> Iterator[None]:
-        """Writes these lines inside the block."""
+        """Installs the handler for the time of the block."""
         logger, handler = logging.getLogger("pixeldefend"), cls(logging.ERROR)
         logger.addHandler(handler)
         try:
@@ -53,7 +53,7 @@ class TracebackLines(logging.Handler):
 class Metrics:
     """The counters, histograms and gauges of one service.
 
-    Labels take few values: what somebody sends must not make new time series.
+    Labels have few values, because what clients send must not make new time series.
     """
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ class Metrics:
 
         Args:
             record: The record of an image.
-            query_attack: Whether the image resembles several of the client's last ones.
+            query_attack: Whether the image resembles several of the client's last images.
         """
         name = record.detector or "none"
         self._verdicts.labels(record.verdict, name).inc()
@@ -100,7 +100,7 @@ class Metrics:
             self._query_attacks.inc()
 
     def internal_error(self, **fields: Any) -> None:
-        """Counts a bug of ours, and logs it.
+        """Counts an internal error, and logs it.
 
         Args:
             **fields: For the line in the log: the id of the request, and the error or its traceback.
@@ -112,9 +112,9 @@ class Metrics:
         """Counts one request.
 
         Args:
-            route: The path of the route, without what varies in it.
+            route: The path of the route, with placeholders.
             status: The HTTP status of the answer.
-            seconds: From the request to the end of the answer.
+            seconds: The time from the request to the end of the answer.
         """
         self._requests.labels(route, str(status)).inc()
         self._latency.labels(route).observe(seconds)
@@ -123,9 +123,9 @@ class Metrics:
         """Counts one batch.
 
         Args:
-            size: Its images.
-            waits: Seconds that each of them waited for it.
-            took: Seconds that scoring and logging took.
+            size: The number of its images.
+            waits: The seconds that each of them waited.
+            took: The seconds that scoring and logging took.
         """
         self._batches.observe(size)
         self._scoring.observe(took)
@@ -133,7 +133,7 @@ class Metrics:
             self._waits.observe(wait)
 
     def depth(self, images: int) -> None:
-        """Sets how many images wait."""
+        """Sets the number of waiting images."""
         self._depth.set(images)
 
     def drift(self, detector: str, martingale: ConformalMartingale, bound: float) -> None:
@@ -148,5 +148,5 @@ class Metrics:
         log_line("drift alarm", detector=detector, bet=bet, false_alarm_bound=bound)
 
     def text(self) -> bytes:
-        """Returns what /metrics answers."""
+        """Returns the metrics in the format of Prometheus."""
         return generate_latest(self.registry)

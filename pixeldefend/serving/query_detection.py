@@ -1,4 +1,4 @@
-"""Black-box attacks betray themselves: they send many near-duplicates and search by the answers.
+"""Detects black-box attacks by their queries, which are many near-duplicates of one image.
 
 Reference:
     Chen, Carlini and Wagner 2020, "Stateful detection of black-box adversarial attacks", arXiv:1907.05587.
@@ -17,7 +17,7 @@ from PIL import Image
 
 from ..errors import ParameterError
 
-SIDE = 16  # pixels; images are compared as grey ones of at most this height and width
+SIDE = 16  # pixels; images are compared in grey, with at most this height and width
 
 
 @dataclass
@@ -30,21 +30,21 @@ class _Client:
 
 
 class QueryAttacks:
-    """Says whether an image is a near-duplicate of several that the same client sent before.
+    """Detects images that are near-duplicates of several images which the same client sent before.
 
-    Black-box attacks ask about hundreds of variants of one image, ordinary clients do not. The last images of every
-    client are remembered, small and grey. Exact repetitions do not count: clients try again.
+    Black-box attacks send hundreds of variants of one image; ordinary clients do not. The last images of every client
+    are remembered, small and grey. Exact repetitions do not count, since clients may try again.
 
     Args:
-        window: Images of a client that are remembered.
-        neighbours: Number of these that a new image must resemble.
-        within: Root mean square distance, in units of [0, 1], up to which two images resemble each other. Among 1,000
-            images of Fashion-MNIST or CIFAR-10 the fifth nearest is never as near as twice the default
-            (`benchmarks/queries.py`).
-        clients: Number of clients that are remembered; the one that has been silent longest is forgotten.
+        window: The number of images that are remembered for each client.
+        neighbours: The number of remembered images that a new image must resemble.
+        within: The root mean square distance, in units of [0, 1], up to which two images resemble each other. Among
+            1,000 images of Fashion-MNIST or CIFAR-10, the fifth nearest neighbour is always further away than twice the
+            default (`benchmarks/queries.py`).
+        clients: The number of clients that are remembered. The client that has been silent longest is forgotten first.
 
     Raises:
-        ParameterError: If one of these is not positive, or window is below neighbours.
+        ParameterError: If an argument is not positive, or window is below neighbours.
     """
 
     def __init__(self, *, window: int = 1000, neighbours: int = 5, within: float = 0.03, clients: int = 1000) -> None:
@@ -60,7 +60,7 @@ class QueryAttacks:
         """Returns whether an image resembles `neighbours` of the client's last images, and remembers it.
 
         Args:
-            client: Who sends it.
+            client: The client that sends it.
             image: (H, W) or (H, W, 3), uint8.
         """
         key = (client, image.shape[:2])
@@ -87,7 +87,7 @@ class QueryAttacks:
 
 
 def fingerprint(image: np.ndarray) -> np.ndarray:
-    """Returns an image, grey and small.
+    """Returns a small grey version of an image.
 
     Args:
         image: (H, W) or (H, W, 3), uint8.

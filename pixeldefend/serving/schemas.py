@@ -1,4 +1,4 @@
-"""What clients send and get, as pydantic models."""
+"""The bodies of requests and answers, as pydantic models."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Verdict(Record):
 
     Attributes:
         id: The id of the verdict in the log.
-        query_attack: Whether the image resembles several of the client's last images, as the queries of a black-box
-            attack do.
+        query_attack: Whether the image resembles several of the client's last images, as queries of a black-box attack
+            do.
     """
 
     __pydantic_config__ = ConfigDict(json_schema_serialization_defaults_required=True)
@@ -65,7 +65,7 @@ class LoggedVerdict(Verdict):
 
     Attributes:
         time: Seconds since 1970, UTC.
-        feedback: What somebody said of the verdict, or None.
+        feedback: The feedback on the verdict, or None.
     """
 
     time: float
@@ -80,7 +80,7 @@ class Answer(BaseModel):
 
 
 class Pictures(BaseModel):
-    """PNGs, as data URIs; labels if the service has a classifier for such images."""
+    """PNGs as data URIs, and labels if the service has a classifier for such images."""
 
     image: str
     surprisal: str
@@ -92,7 +92,7 @@ class Pictures(BaseModel):
 
 
 class Explanation(BaseModel):
-    """A record and its pictures; none if there is no verdict, or if the detector's images cannot be purified."""
+    """A record and its pictures, which are null if there is no verdict or the image cannot be purified."""
 
     request_id: str
     record: Verdict
@@ -100,14 +100,14 @@ class Explanation(BaseModel):
 
 
 class Feedback(BaseModel):
-    """What a person says of a verdict."""
+    """The feedback of a person on a verdict."""
 
     id: str
     feedback: Literal["false_alarm", "attack", "missed", "clean"]
 
 
 class Refusal(BaseModel):
-    """Why a request was refused."""
+    """The reason for which a request was refused."""
 
     error: str
     status: str = ""
@@ -137,7 +137,7 @@ ONE_FILE_OR_SEVERAL = {
 
 
 def first_problem(error: ValidationError) -> str:
-    """Returns the first thing that is wrong with a request: its place and what was expected."""
+    """Returns the first problem of a request: its place and what was expected."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(map(str, first["loc"]))
     return f"{place}: {first['msg']}" if place else first["msg"]

@@ -28,31 +28,31 @@ def run(
     max_bytes: int,
     **options: Any,
 ) -> None:
-    """Serves until SIGTERM or SIGINT; what was accepted by then is answered.
+    """Serves until SIGTERM or SIGINT, and then answers all accepted requests.
 
     Args:
         detector: The name of a shipped detector, or the path of a saved one; None for the shipped one that takes each
             image.
         classifier: The name of a shipped classifier, or the path of a saved one; None for none.
         device: Where the models run.
-        host: The address to listen at.
-        port: 0 for a free one; the log says which.
+        host: The address to listen on.
+        port: The port to listen on. With 0 the system chooses a free port, which the log names.
         api_key_file: A file as `middleware.read_keys` reads it; None for no keys.
-        without_key: Whether to serve everybody at an address beyond the loopback.
+        without_key: Whether to serve everybody, without keys, on an address other than the loopback.
         log: The path of the audit log.
-        max_rows: Rows of the log, at most; None for no limit.
-        max_days: Days that a row stays in the log; None for no limit.
-        deadline: Seconds to an answer.
-        max_bytes: Of a body.
-        **options: As `Service` takes them.
+        max_rows: The largest number of rows in the log; None for no limit.
+        max_days: The number of days that a row stays in the log; None for no limit.
+        deadline: The seconds within which a request must be answered.
+        max_bytes: The largest number of bytes of a body.
+        **options: Further arguments of `Service`.
 
     Raises:
-        ParameterError: For an address beyond the loopback without a key.
+        ParameterError: If host is not the loopback address and there is neither a key file nor `without_key`.
         PixelDefendError: If a model, the key file or the log cannot be used.
-        OSError: If a file cannot be read, or the address cannot be listened at.
+        OSError: If a file cannot be read, or the service cannot listen on the address.
     """
     calm_waiting_threads()
-    import uvicorn  # these import torch, which must see what was just set
+    import uvicorn  # these import torch, which must see the settings above
 
     from ..screening.audit_log import AuditLog
     from ..zoo import load_classifier
@@ -92,7 +92,10 @@ def run(
         def stop(number: int, frame: Any) -> None:
             server.should_exit = True
 
-        for number in (signal.SIGTERM, signal.SIGINT):  # to stop is no failure; it raises the signal again at its end
+        for number in (
+            signal.SIGTERM,
+            signal.SIGINT,
+        ):  # uvicorn raises the signal again at its end, but a stop is no failure
             signal.signal(number, stop)
         log_line("listening", url=f"http://{shown}:{address[1]}", detectors=list(service.detectors), log=str(log))
         server.run([listening])

@@ -1,4 +1,4 @@
-"""What the service does, apart from HTTP: images in, verdicts out, each logged before it is given."""
+"""The service without HTTP: images in, verdicts out, each logged before it is given."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from .explanation import explain
 from .metrics import INTERNAL, Metrics, TracebackLines, log_line
 from .query_detection import QueryAttacks
 
-EXPLAINED_AT_ONCE = 4  # purification is expensive: further images wait for it, so that screening has its turns
-DECODING_THREADS = 2  # more of them would take the cores from scoring
-PRUNED_EVERY = 3600.0  # seconds; old rows leave the log of an idle service too
+EXPLAINED_AT_ONCE = 4  # purification is expensive: further requests wait, so that screening is not held up
+DECODING_THREADS = 2  # more threads would take cores from scoring
+PRUNED_EVERY = 3600.0  # seconds; old rows are deleted even if the service is idle
 Result = TypeVar("Result")
 
 
@@ -39,9 +39,9 @@ class Served:
 
     Attributes:
         name: Its name in URLs and metrics.
-        key: Its name in records: of a saved detector, the path of its file.
+        key: Its name in records; for a saved detector, the path of its file.
         detector: The detector.
-        image_shape: (C, H, W) of the images that it takes; None if it takes several sizes.
+        image_shape: The shape of the images that it takes, (C, H, W); None if it takes several sizes.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Question:
         request: The id of the request.
         data: The bytes of the file, for quarantine.
         query_attack: Whether the image resembles several of the client's last images.
-        id: Of its row in the log, once it is there.
+        id: The id of its row in the log, once it is there.
     """
 
     result: Screened
@@ -77,11 +77,11 @@ class Question:
 
     @property
     def failed(self) -> bool:
-        """Whether a bug of ours left it without a verdict."""
+        """Whether a bug of pixeldefend left it without a verdict."""
         return self.record.error_kind == INTERNAL
 
     def answer(self) -> dict[str, Any]:
-        """Returns the fields of `schemas.Verdict`. Of an internal error they tell nothing of the inside."""
+        """Returns the fields of `schemas.Verdict`, without details of internal errors."""
         record = self.record
         if self.failed:
             record = replace(
@@ -91,28 +91,28 @@ class Question:
 
 
 class Service:
-    """Screens what several clients send at the same time, in common batches.
+    """The service, which screens the images of several clients in common batches.
 
-    Use it as `async with`; leaving it finishes what was accepted. An image of a size that no detector takes is refused
-    by its header: many of them, decoded, would fill the memory.
+    Use it with `async with`: at the end of the block it finishes all images that it accepted. An image of a size that
+    no detector takes is refused by its header, because many such images, decoded, would fill the memory.
 
     Args:
-        log: Every verdict is written there before it is given.
+        log: The audit log, where every verdict is written before it is given.
         detector: A detector, the name of a shipped one, or the path of a saved one; None for the shipped one that takes
             each image.
-        fpr: The false-alarm rate, if not the detector's own.
+        fpr: The false-alarm rate; None for the detector's own.
         device: Where the detectors run.
-        classifier: (N, C, H, W) in [0, 1] -> logits. Explanations show its labels, and a detector whose statistic needs
-            a classifier asks it.
-        backend: What runs the density, if not the detector's own.
-        quarantine: A folder for the bytes of flagged images; by default no image is kept.
-        batch_size: Images scored at once, at most.
-        wait: Seconds that the first image of a batch waits for others.
-        capacity: Images that may wait or be decoded; beyond it `Full` is raised.
-        max_pixels: Of an image.
+        classifier: (N, C, H, W) in [0, 1] -> logits. Explanations show its labels, and statistics that need a
+            classifier use it.
+        backend: The backend that runs the density; None for the detector's own.
+        quarantine: A folder for the files of flagged images; None to keep no image.
+        batch_size: The largest number of images that are scored at once.
+        wait: How many seconds the first image of a batch waits for others.
+        capacity: The largest number of images that wait or are being decoded; beyond it `Full` is raised.
+        max_pixels: The largest number of pixels of an image.
 
     Raises:
-        PixelDefendError: If the detector cannot be loaded, or cannot promise fpr.
+        PixelDefendError: If the detector cannot be loaded, or has too few calibration images for fpr.
         OSError: If there is no such file.
     """
 
@@ -164,7 +164,7 @@ class Service:
         """Screens image files.
 
         Args:
-            files: Names and bytes.
+            files: The names and bytes of the files.
             client: Who asks.
             request: The id of the request.
 
@@ -172,7 +172,7 @@ class Service:
             A question for each file, in order, answered and logged.
 
         Raises:
-            Full: Before anything is decoded, if they do not all fit into the queue.
+            Full: If the images do not all fit into the queue. It is raised before any image is decoded.
         """
         with self.batcher.reserve(len(files)):
             questions = [await self._decode(name, data, client, request) for name, data in files]
@@ -183,7 +183,7 @@ class Service:
 
         Args:
             images: Each (H, W) or (H, W, 3), uint8.
-            name: Of the detector.
+            name: The name of the detector.
             client: Who asks.
             request: The id of the request.
 
@@ -191,7 +191,7 @@ class Service:
             A question for each image, in order, answered and logged.
 
         Raises:
-            Full: If they do not all fit into the queue.
+            Full: If the images do not all fit into the queue.
         """
         key = self.detectors[name].key
         return await self._score([Question(_as_screened(image, key), client, request) for image in images])
@@ -199,18 +199,18 @@ class Service:
     async def explain(
         self, name: str, data: bytes, client: str, request: str, eps: int
     ) -> tuple[Question, dict[str, Any] | None]:
-        """Screens one image file and draws why it was judged so.
+        """Screens one image file and draws pictures that explain the verdict.
 
         Args:
-            name: Of the file.
-            data: Its bytes.
+            name: The name of the file.
+            data: The bytes of the file.
             client: Who asks.
             request: The id of the request.
             eps: How far purification may move a sub-pixel, in steps of the 8-bit grid, 0 to 255.
 
         Returns:
-            The question, answered and logged, and the fields of `schemas.Pictures`; None instead of these if there is
-            no verdict, or no density that could purify the image.
+            The question, answered and logged, and the fields of `schemas.Pictures`. These are None if there is no
+            verdict, or no density that can purify the image.
 
         Raises:
             Full: If the queue is full.
@@ -224,7 +224,7 @@ class Service:
             return question, await self.batcher.run(lambda: explain(image, detector, self.classifier, eps))
 
     async def in_decoding_thread(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Returns what a function returns. It runs in one of the few threads that decode what clients send."""
+        """Runs a function in one of the few threads that decode images, and returns its result."""
         return await asyncio.get_running_loop().run_in_executor(self._decoding, function, *arguments)
 
     # -- inside ----------------------------------------------------------------------------------------------------
@@ -233,7 +233,7 @@ class Service:
         while True:
             try:
                 await asyncio.to_thread(self.log.prune)
-            except sqlite3.Error as error:  # the disk is full, say: answers fail by themselves, and this tries again
+            except sqlite3.Error as error:  # for example a full disk: answers report it, and this tries again
                 log_line("log not pruned", error=str(error))
             await asyncio.sleep(PRUNED_EVERY)
 
@@ -244,7 +244,7 @@ class Service:
     def _read(self, name: str, data: bytes) -> Screened:
         try:
             height, width = image_size(data, max_pixels=self.max_pixels)
-        except (PixelDefendError, OSError):  # `read` finds it too, and makes a record of it
+        except (PixelDefendError, OSError):  # `read` meets the same error, and puts it into the record
             return self.screener.read(name, data, max_pixels=self.max_pixels)
         if self._takes_size(height, width):
             return self.screener.read(name, data, max_pixels=self.max_pixels)
@@ -258,7 +258,7 @@ class Service:
     def _takes_size(self, height: int, width: int) -> bool:
         """Returns whether a detector may take an image whose header gives this size."""
         blank = np.broadcast_to(np.uint8(0), (height, width))
-        # EXIF may turn it
+        # EXIF orientation may turn the image
         return any(one.detector.accepts(image) for one in self.detectors.values() for image in (blank, blank.T))
 
     async def _score(self, questions: list[Question]) -> list[Question]:
@@ -267,7 +267,7 @@ class Service:
         return questions
 
     def _judge(self, questions: Sequence[Question]) -> None:
-        """Judges, watches and logs a batch, in the thread that scores."""
+        """Judges, checks and logs a batch, in the thread that scores."""
         self.screener.judge([question.result for question in questions])
         for question in questions:
             self._watch(question)
@@ -277,9 +277,9 @@ class Service:
         self.metrics.depth(self.batcher.depth)
 
     def _watch(self, question: Question) -> None:
-        """Looks at a verdict beside those before it, counts it, and keeps the bytes of a flagged image."""
+        """Checks a question for query attacks and drift, counts it, and keeps the file of a flagged image."""
         record, image = question.record, question.result.image
-        if image is not None and record.verdict != "error":  # what is refused must not displace what is remembered
+        if image is not None and record.verdict != "error":  # refused images must not displace remembered ones
             question.query_attack = self.queries.is_attack(question.client, image)
         if record.detector is not None and record.score is not None:
             self.drift.update(self._by_key[record.detector].name, record.score)
@@ -290,7 +290,7 @@ class Service:
         self.metrics.verdict(record, question.query_attack)
 
     def _row(self, question: Question) -> dict[str, Any]:
-        """Returns what the log holds of a verdict."""
+        """Returns the row of a verdict in the log."""
         row: dict[str, Any] = {
             **asdict(question.record),
             "client": question.client,
@@ -313,7 +313,7 @@ def _served(key: str, detector: ConformalDetector) -> Served:
 
 
 def _only_shape(detector: ConformalDetector) -> tuple[int, int, int] | None:
-    """Returns (C, H, W) if the detector takes images of one size alone."""
+    """Returns (C, H, W) if the detector takes only images of one size."""
     density = getattr(detector, "density", None)
     shape = None if density is None else density.event_shape
     if shape is None or len(shape) != 3:

@@ -1,4 +1,4 @@
-"""What stands before and after every request: plain ASGI middlewares, one concern a file.
+"""Plain ASGI middlewares around every request, one concern per file.
 
 `app.create_app` installs them. From the outermost: the access log, which sees every request and every refusal, the
 security headers, failures, keys, limits of bodies, and the deadline.

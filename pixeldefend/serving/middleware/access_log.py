@@ -1,4 +1,4 @@
-"""An id for every request; after it, a line in the log and a count in the metrics."""
+"""Gives every request an id, and afterwards logs and counts it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class AccessLog:
     """An ASGI middleware that names, times, counts and logs every request.
 
     It sets `scope["state"]["request_id"]`, sends it as `X-Request-ID`, and sets `scope["state"]["client"]` to the
-    client's address. What a handler puts into `scope["state"]["verdicts"]` becomes part of the line.
+    client's address. The line in the log includes what a handler puts into `scope["state"]["verdicts"]`.
 
     Args:
         app: The application inside.
-        metrics: Counts the requests.
+        metrics: The metrics, which count the requests.
     """
 
     def __init__(self, app: App, metrics: Metrics) -> None:

@@ -1,4 +1,4 @@
-"""Keys of clients."""
+"""The keys of clients."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import hmac
 from ...errors import ParameterError
 from .asgi import App, Receive, Scope, Send, headers_of, refuse
 
-# what says nothing about images: the page itself and its parts, the API's description, and whether the service lives
+# paths that reveal nothing about images: the page and its parts, the API's description, and the health of the service
 OPEN_PATHS = ("/", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready")
 OPEN_FOLDERS = ("/page/", "/static-offline-docs/")
 SHORTEST_KEY = 16  # characters
 
 
 class Auth:
-    """An ASGI middleware that lets in only those who send a key.
+    """An ASGI middleware that lets in only clients that send a key.
 
     A client sends its key as `Authorization: Bearer KEY` or `X-API-Key: KEY`. `scope["state"]["client"]` becomes the
-    name of the key. Who sends none, or a wrong one, is answered 401, except for the page and the API's description.
+    name of the key. The answer to a missing or wrong key is 401, except for the page and the API's description.
 
     Args:
         app: The application inside.
-        keys: Name of a client -> its key; None lets everybody in.
+        keys: The keys by the names of clients; None lets everybody in.
     """
 
     def __init__(self, app: App, keys: dict[str, str] | None) -> None:
@@ -46,10 +46,10 @@ def read_keys(text: str) -> dict[str, str]:
         text: A key a line, or the name of a client, a space and its key. Lines that begin with # are comments.
 
     Returns:
-        Name of a client -> its key. A key without a name is called after its line, "key3".
+        The keys by the names of clients. A key without a name is named by its line, such as "key3".
 
     Raises:
-        ParameterError: If a key has less than 16 characters, if a name occurs twice, or if there is no key.
+        ParameterError: If a key has fewer than 16 characters, if a name occurs twice, or if there is no key.
     """
     keys: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
@@ -75,7 +75,7 @@ def _holder(keys: dict[str, str], headers: dict[str, str]) -> str | None:
     scheme, _, sent = headers.get("authorization", "").partition(" ")
     sent = sent.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
     found = None
-    for name, key in keys.items():  # every key is compared, and in constant time: the time tells nothing
+    for name, key in keys.items():  # compares every key, in constant time, so that the time reveals nothing
         if hmac.compare_digest(key.encode(), sent.encode("utf-8", "surrogateescape")):
             found = name
     return found

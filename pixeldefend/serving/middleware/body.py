@@ -1,4 +1,4 @@
-"""How much may be sent: in one body, by one client, and at once."""
+"""Limits of the bytes in one body, of one client, and in all bodies at once."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ MAX_HELD_OF_ONE = 64 * 2**20  # ... of one client, so that it cannot keep the ot
 
 
 class _Refused(BaseException):
-    """The body is more than is taken. No Exception: the framework would answer 500 to it."""
+    """The body exceeds a limit. It is no Exception, to which the framework would answer 500."""
 
     def __init__(self, status: int, reason: str, headers: dict[str, str] | None = None) -> None:
         self.status, self.reason, self.headers = status, reason, headers
 
 
 class BodyLimits:
-    """An ASGI middleware that bounds the bytes of bodies in memory.
+    """An ASGI middleware that limits the bytes of bodies in memory.
 
-    A body above `max_bytes` is answered 413. If the bodies that are held exceed `max_held`, or those of one client
-    `max_held_of_one`, the answer is 503. Bytes count as they come in: a body that never ends is held as well.
+    The answer to a body above `max_bytes` is 413. If all bodies in memory exceed `max_held`, or those of one client
+    exceed `max_held_of_one`, the answer is 503. Bytes count as they arrive, so a body that never ends is limited as
+    well.
 
     Args:
         app: The application inside.
-        max_bytes: Of one body.
-        max_held: Bytes of all bodies that are held at once.
-        max_held_of_one: Bytes of the bodies of one client that are held at once.
+        max_bytes: The largest number of bytes of one body.
+        max_held: The largest number of bytes of all bodies in memory.
+        max_held_of_one: The largest number of bytes of one client's bodies in memory.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class BodyLimits:
                 came = len(message.get("body", b""))
                 body += came
                 self._held[client] += came
-                self._check(client, body)  # what it raises passes through the application
+                self._check(client, body)  # its exception passes through the application
             return message
 
         try:

@@ -1,4 +1,4 @@
-"""How long an answer may take."""
+"""The deadline of answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Deadline:
 
     Args:
         app: The application inside.
-        seconds: From the beginning of the request to the end of its answer.
+        seconds: The time allowed from the beginning of the request to the end of its answer.
     """
 
     def __init__(self, app: App, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""A bug of ours is an answer 500 that tells nothing of the inside, and a traceback in the log."""
+"""Answers bugs with status 500 without details, and logs their traceback."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Failures:
 
     Args:
         app: The application inside.
-        metrics: Counts and logs the internal errors.
+        metrics: The metrics, which count and log internal errors.
     """
 
     def __init__(self, app: App, metrics: Metrics) -> None:
