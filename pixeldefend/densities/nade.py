@@ -22,7 +22,7 @@ SITES_PER_BLOCK = 28  # whose hidden units are held at once: few enough for a ca
 
 
 class NADE(RowAutoregressive):
-    """Predicts every site from hidden units h_i = sigmoid(c + sum_j<i W_j x_j). All sites share the weights W.
+    """Predicts every site from hidden units h_i = sigmoid(c + sum_j<i W_j x_j) with weights W that all sites share.
 
     Args:
         event_shape: Shape of one event, (D,) or (C, H, W).
