@@ -187,7 +187,7 @@ def test_a_fused_score_may_ask_the_classifier_and_survives_a_file(tiny_density, 
     again = Detector.load(tmp_path / "detector.safetensors", classifier=Speckles())
     np.testing.assert_allclose(again.p_value(speckled(x[:9])), detector.p_value(speckled(x[:9])))
     without = Detector.load(tmp_path / "detector.safetensors")
-    with pytest.raises(ValueError, match="purified_disagreement asks the classifier"):
+    with pytest.raises(ValueError, match="purified_disagreement needs the classifier"):
         without.is_adversarial(x[:1])
 
 
