@@ -71,18 +71,18 @@ def test_rgb_arrays_become_channels_first(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"z": numbered(24)}, "holds z; an array x"),
+        ({"z": numbered(24)}, "holds z; wanted an array x"),
         ({"x": numbered(24) / 255}, "must be uint8"),
         ({"x": numbered(24)[0, 0]}, "must be uint8"),
         ({"x": numbered(24), "y": np.arange(3)}, "24 images and y 3 labels"),
-        ({"x": numbered(5)}, "5 images, at least 12"),
+        ({"x": numbered(5)}, "5 images; wanted at least 12"),
         ({"x": numbered(24)[:, :0]}, r"must be uint8 .* got uint8 \(24, 0, 8\)"),
         ({"x": numbered(24), "y": np.array(3)}, r"y in .* must be \(N,\) whole numbers, got int64 \(\)"),
         ({"x": numbered(24), "y": np.eye(24)}, r"must be \(N,\) whole numbers, got float64 \(24, 24\)"),
         ({"x": numbered(24), "y": np.arange(24) / 2}, "whole numbers, got float64"),
         ({"x": numbered(24), "y": np.full(24, np.nan)}, "whole numbers, got float64"),
         ({"x": numbered(24), "y": np.array(["shirt"] * 24)}, "whole numbers, got <U5"),
-        ({"x": numbered(24), "x_test": numbered(1)}, "1 test images, at least 2 are needed"),
+        ({"x": numbered(24), "x_test": numbered(1)}, "1 test images in x_test; wanted at least 2"),
     ],
 )
 def test_bad_npz_files_are_refused(tmp_path, arrays, message):
@@ -136,7 +136,7 @@ def npz_of(header: bytes, compression: int = 0) -> bytes:
 )
 def test_forged_archives_are_refused_and_closed(tmp_path, data):
     (tmp_path / "x.npz").write_bytes(data)
-    with pytest.raises(ValueError, match=r"x\.npz is damaged, or not of plain arrays that fit into memory"):
+    with pytest.raises(ValueError, match=r"x\.npz is damaged, holds pickled objects, or does not fit into memory"):
         load_dataset(str(tmp_path / "x.npz"))
 
 
@@ -151,7 +151,7 @@ def test_what_is_no_archive_is_closed_again(tmp_path):
 
 
 def test_other_sources_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=f"'nope' is no data set .{', '.join(DATASETS)}"):
+    with pytest.raises(ValueError, match=f"'nope' is neither a data set .{', '.join(DATASETS)}"):
         load_dataset("nope")
     with pytest.raises(ValueError, match="holds no image"):
         load_dataset(str(tmp_path))
@@ -228,7 +228,7 @@ def test_texts_that_cannot_be_modelled_are_refused(tmp_path):
     with pytest.raises(ValueError, match="not UTF-8 text"):
         load_dataset(str(tmp_path / "t.txt"))
     (tmp_path / "t.txt").write_text("aaaa")
-    with pytest.raises(ValueError, match="1 different characters; from 2 to 256"):
+    with pytest.raises(ValueError, match="1 different characters; wanted 2 to 256"):
         load_dataset(str(tmp_path / "t.txt"))
     (tmp_path / "t.txt").write_text("ab" * 50)
     with pytest.raises(ValueError, match="length must be at least 1, got 0"):

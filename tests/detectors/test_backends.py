@@ -38,7 +38,7 @@ def detector():
 def test_a_backend_says_what_the_reference_says(model, settings, backend):
     density = build({"model": model, "event_shape": [1, 8, 8], **settings}).eval()
     if (model, backend) == ("made", "openvino"):
-        with pytest.raises(ValueError, match="OpenVINO cannot run MADE: take another backend"):
+        with pytest.raises(ValueError, match="OpenVINO cannot run MADE: use another backend"):
             on_backend(density, backend)
         return
     x = torch.from_numpy(clean_images(5))[:, None] / 255

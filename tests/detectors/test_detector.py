@@ -154,7 +154,7 @@ def test_no_image_both_fits_and_calibrates(tiny_density):
     fit, calibration = noise(60, seed=1), noise(60, seed=2)
     detector = Detector(tiny_density, statistic="typicality", fpr=0.05)
     with pytest.raises(
-        ValueError, match=r"60 of the 60 images to fit the statistic on \(X_fit\) are calibration images too"
+        ValueError, match=r"60 of the 60 images to fit the statistic on \(X_fit\) are also calibration images"
     ):
         detector.fit(fit, X_fit=fit)
     honest = detector.fit(calibration, X_fit=fit).score_.center_

@@ -62,7 +62,7 @@ def test_weights_of_another_density_are_refused_by_the_name_of_the_file(tiny_det
     tensors, meta = load_tensors(path)
     save_tensors(path, tensors, {**meta, "density": {**meta["density"], "filters": 4}})
     for load in (Detector.load, load_density):
-        with pytest.raises(ValueError, match=r"d\.safetensors: its weights do not fit its density"):
+        with pytest.raises(ValueError, match=r"d\.safetensors: the weights do not fit the density"):
             load(path)
 
 
