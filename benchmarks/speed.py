@@ -133,7 +133,7 @@ def scoring(name: str, density: Autoregressive, n: int, turns: int) -> list[dict
 
 
 def peak(name: str, density: Autoregressive, n: int, turns: int) -> list[dict[str, Any]]:
-    """The share of the machine's own convolution peak that scoring reaches, both in the same arithmetic. Returns a row
+    """The share of the machine's own convolution peak that scoring reaches, both in the same precision. Returns a row
     for every backend."""
     operations = 0
 

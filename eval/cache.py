@@ -82,6 +82,9 @@ def detector_key(detector: Any) -> dict[str, Any]:
     key: dict[str, Any] = {"kind": type(detector).__name__, "statistic": statistic_of(detector)}
     key["calibration_scores"] = scores_digest(detector)
     key["fpr"], key["confidence"] = detector.fpr, getattr(detector, "confidence", None)
+    key["precision"], key["aggregate"] = getattr(detector, "precision", None), getattr(detector, "aggregate", None)
+    if (preprocessor := getattr(detector, "preprocessor", None)) is not None:
+        key["preprocessor"] = preprocessor.config()
     if (density := getattr(detector, "density", None)) is not None:
         key["density"] = module_key(density)
         key["config"] = density.config

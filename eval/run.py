@@ -113,13 +113,14 @@ def run_benchmark(
 
     Raises:
         ParameterError: If a name is unknown, or an attack cannot be made.
-        DataError: If the data have no labels, or other data have another shape.
+        DataError: If the data have no labels, if the detector does not take their images, or if other data have
+            another shape.
         MissingExtraError: If foolbox is not installed.
     """
     attacks = validate_names(attacks, ATTACKS)
     victims = labelled_test(data, limit)
     assert victims.y is not None
-    _check_other_data(data, other_data)
+    _check_shapes(detector, data, other_data)
     if getattr(detector, "classifier", classifier) is None:  # for the statistics that use it
         detector = copy.copy(detector)
         detector.classifier = classifier
@@ -248,7 +249,9 @@ def validate_names(names: list[str] | None, there: dict[str, Any]) -> list[str]:
     return names or list(there)
 
 
-def _check_other_data(data: DataSet, other_data: Sequence[DataSet]) -> None:
+def _check_shapes(detector: Any, data: DataSet, other_data: Sequence[DataSet]) -> None:
+    if not detector.accepts(data.test.x[0]):
+        raise DataError(f"{data.name} holds images of shape {data.test.shape}, the detector takes {detector.takes}")
     titles = [other.name for other in other_data]
     if len(set(titles)) < len(titles):
         raise ParameterError(f"other data sets must have different names, got {', '.join(titles)}")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import attacks as attacks_package
-from ... import densities, detectors, purification, scores
+from ... import densities, detectors, preprocessing, purification, scores
 from ... import images as images_package
 from ...attacks import Attack, craft
 from ...attacks.craft import weights_frozen
@@ -326,11 +326,12 @@ class Runner:
 
     def _key_of_models(self) -> dict[str, Any]:
         """Returns everything that the outcome of an attack depends on, besides its settings and the images."""
-        code = [attacks_package, densities, detectors, images_package, purification, scores, sys.modules[__name__]]
+        packages = [attacks_package, densities, detectors, images_package, preprocessing, purification, scores]
+        code = [*packages, sys.modules[__name__]]
         key: dict[str, Any] = {"classifier": module_key(self.classifier), "detector": detector_key(self.detector)}
         if self.surrogate is not None:
             key["surrogate"] = [module_key(self.surrogate[0]), detector_key(self.surrogate[1])]
-        return key | {"code": source_digest(*code), "versions": versions("torch", "foolbox")}
+        return key | {"code": source_digest(*code, sys.modules[__name__]), "versions": versions("torch", "foolbox")}
 
 
 def _budgets(eps: Iterable[int]) -> list[int]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import typer
 
+from ..batching import is_out_of_memory
 from ..errors import MissingExtraError, PixelDefendError
 
 DEBUG_VARIABLE = "PIXELDEFEND_DEBUG"
@@ -29,8 +30,8 @@ EXTRAS = {
 def reported(debug: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Reports bad input in one line on standard error and exits with status 2.
 
-    Bad input is a `PixelDefendError`, an `OSError`, or a missing package that an extra brings. Any other exception is a
-    bug and goes on to the caller.
+    Bad input is a `PixelDefendError`, an `OSError`, a missing package that an extra brings, or more than fits into
+    memory. Any other exception is a bug and goes on to the caller.
 
     Args:
         debug: A function that returns whether to show the traceback of bad input, too. It is called if there is an
@@ -48,6 +49,10 @@ def reported(debug: Callable[[], bool] = lambda: False) -> Iterator[None]:
         raise typer.Exit(2) from None
     except (PixelDefendError, OSError) as error:
         _report(error, message_of(error), debug())
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        _report(error, f"out of memory: {message_of(error)}", debug())
     except ModuleNotFoundError as error:
         extra = extra_of(error.name or "")
         if extra is None:

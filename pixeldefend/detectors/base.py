@@ -289,8 +289,9 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         if "score" in parameters:  # the name before 0.2
             parameters["statistic"] = parameters.pop("score")
         detector = cls._restore(path, tensors, {**meta, "parameters": parameters}, given)
+        # copies, not views of the file: whoever overwrites it would end the process
         calibrations = {
-            name.removeprefix(CALIBRATION).lstrip(".") or "float32": scores.numpy()
+            name.removeprefix(CALIBRATION).lstrip(".") or "float32": scores.numpy().copy()
             for name, scores in tensors.items()
             if name.startswith(CALIBRATION)
         }

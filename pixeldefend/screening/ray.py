@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import MissingExtraError, ParameterError
 from ..images import SUFFIXES
+from .audit_log import RENAMED
 from .pipeline import Statistics, find_files
 from .records import Record, to_arrow, to_storable
 from .screener import Screener
@@ -295,6 +296,7 @@ def _claim(filesystem: Any, folder: str, made_by: dict[str, Any], parts: list[st
         raise ParameterError(f"{folder} holds Parquet files that this command did not write: give another --output")
     with filesystem.open_input_stream(note) as stream:
         found = json.loads(stream.read())
+    found = {name: {RENAMED.get(key, key): value for key, value in made.items()} for name, made in found.items()}
     if found != made_by:
         raise ParameterError(
             f"{folder} holds verdicts by {json.dumps(found)}, not by {json.dumps(made_by)}: give another --output"

@@ -95,7 +95,7 @@ async def detectors(request: Request) -> list[dict[str, Any]]:
     return [
         {
             "name": one.name,
-            "sha256": service_of(request).screener.detector_set.sha256(one.key),
+            "sha256": one.provenance["detector_sha256"],
             "takes": one.detector.takes,
             "image_shape": one.image_shape,
             "score": getattr(one.detector, "statistic", None),

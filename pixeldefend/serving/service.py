@@ -42,12 +42,15 @@ class Served:
         key: Its name in records; for a saved detector, the path of its file.
         detector: The detector.
         image_shape: The shape of the images that it takes, (C, H, W); None if it takes several sizes.
+        provenance: What the log notes about it, as `zoo.DetectorSet.provenance` returned it at the start: the file may be
+            replaced while the service runs.
     """
 
     name: str
     key: str
     detector: ConformalDetector
     image_shape: tuple[int, int, int] | None
+    provenance: dict[str, Any]
 
 
 @dataclass(eq=False)
@@ -133,7 +136,11 @@ class Service:
     ) -> None:
         self.log, self.classifier, self.quarantine, self.max_pixels = log, classifier, quarantine, max_pixels
         self.screener = Screener(detector, fpr=fpr, device=device, classifier=classifier, backend=backend)
-        served = [_served(key, made) for key, made in self.screener.detectors.items()]
+        there = self.screener.detector_set
+        served = [
+            Served(Path(key).stem, key, made, _only_shape(made), there.provenance(key))
+            for key, made in there.detectors.items()
+        ]
         self.detectors = {one.name: one for one in served}
         self._by_key = {one.key: one for one in served}
         self.metrics = Metrics()
@@ -298,7 +305,7 @@ class Service:
             "query_attack": question.query_attack,
         }
         key = question.record.detector
-        return row if key is None else row | self.screener.detector_set.provenance(key)
+        return row if key is None else row | self._by_key[key].provenance
 
     def _keep(self, sha256: str | None, data: bytes) -> None:
         assert self.quarantine is not None
@@ -306,10 +313,6 @@ class Service:
         if not path.exists():
             with whole_file(path, "wb") as file:
                 file.write(data)
-
-
-def _served(key: str, detector: ConformalDetector) -> Served:
-    return Served(Path(key).stem, key, detector, _only_shape(detector))
 
 
 def _only_shape(detector: ConformalDetector) -> tuple[int, int, int] | None:

@@ -104,6 +104,15 @@ def test_a_bug_is_a_traceback_and_exits_with_2(monkeypatch, capsys):
     assert "RuntimeError: a bug" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")])
+def test_too_little_memory_is_no_bug(refused, monkeypatch, error):
+    def too_large(folder):
+        raise error
+
+    monkeypatch.setattr("pixeldefend.eval.leaderboard_table", too_large)
+    refused("leaderboard", names="out of memory")
+
+
 @pytest.mark.parametrize(("extra", "packages"), EXTRAS.items())
 def test_a_missing_package_names_its_extra(refused, monkeypatch, extra, packages):
     def missing(folder):

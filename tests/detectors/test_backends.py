@@ -65,7 +65,7 @@ def test_bfloat16_has_a_calibration_of_its_own(detector, tmp_path):
     other = reference.with_backend("bfloat16")
     assert not np.array_equal(other.calibration_scores_, reference.calibration_scores_)
     assert len(other.calibration_scores_) == len(reference.calibration_scores_)
-    # its scores are those of its own arithmetic
+    # its scores are those of its own precision
     alone = Detector(reference.density, fpr=0.1, backend="bfloat16").fit(fresh)
     assert set(alone.calibrations_) == {"bfloat16"}
     np.testing.assert_allclose(-alone.score_samples(fresh), -other.score_samples(fresh))

@@ -183,7 +183,7 @@ def test_constant_scores_are_refused(tiny_density):
         Detector(density, statistic="low_entropy_excess_surprisal", fpr=0.05).fit(noise(30))
 
 
-def test_the_rate_holds_under_any_of_the_transformations_calibrated_for(tiny_density):
+def test_the_rate_holds_under_any_of_the_corruptions_calibrated_for(tiny_density):
     names = ("noise-4", "jpeg-50")
     calibration, new = clean_images(300, seed=1), torch.from_numpy(clean_images(300, seed=2))[:, None] / 255
     plain = Detector(tiny_density, fpr=0.1).fit(calibration)

@@ -37,6 +37,7 @@ def test_save_and_load_give_the_same_verdicts(tiny_density, tmp_path, score):
     assert not hasattr(loaded, "score")  # scikit-learn would call it
     assert (loaded.statistic, loaded.fpr, loaded.confidence) == (score, 0.05, 0.9)
     assert loaded.offset_ == detector.offset_
+    assert loaded.calibration_scores_.flags.owndata  # a view of the file would end the process if it is overwritten
 
 
 def test_a_flipped_byte_is_noticed_wherever_it_is(tiny_detector, tmp_path):

@@ -12,6 +12,7 @@ from pixeldefend import Detector
 from pixeldefend.attacks import ATTACKS
 from pixeldefend.eval import ADAPTIVE, Cache, attack_all, run_adaptive, run_benchmark
 from pixeldefend.eval.cache import detector_key, module_key, source_digest
+from pixeldefend.preprocessing import Tiles
 
 
 def test_kept_things_are_told_apart_by_their_keys(tmp_path):
@@ -103,6 +104,13 @@ def test_structure_and_calibration_are_part_of_a_key(detector, data, tiny_densit
     again = Detector(tiny_density, fpr=0.05).fit(data.calibration.x)
     assert detector_key(again) == detector_key(detector)
     assert detector_key(Detector(tiny_density, fpr=0.05).fit(data.calibration.x[:150])) != detector_key(detector)
+
+
+def test_tiles_and_their_aggregate_are_part_of_a_key(data, tiny_density):
+    # one tile an image: the calibration scores of all are the same
+    options = [{}, {"preprocessor": Tiles(8)}, {"preprocessor": Tiles(8, 4)}, {"aggregate": "mean"}]
+    made = [Detector(tiny_density, fpr=0.05, **each).fit(data.calibration.x) for each in options]
+    assert len({str(detector_key(each)) for each in made}) == len(options)
 
 
 def test_two_runs_give_the_same_and_an_interrupted_one_continues(detector, data, tmp_path):

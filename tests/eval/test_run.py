@@ -124,6 +124,9 @@ def test_bad_arguments_are_refused_before_anything_is_attacked(detector, data, m
     refused(DataError, data=dataclasses.replace(data, test=Images(data.test.x, None, data.test.index)))
     small = dataclasses.replace(data.test, x=torch.zeros(3, 1, 9, 9, dtype=torch.uint8))
     refused(DataError, other_data=[dataclasses.replace(data, test=small)])
+    labelled = dataclasses.replace(small, y=torch.zeros(3).long())  # the detector takes 8 x 8
+    refused(DataError, data=dataclasses.replace(data, test=labelled), log=lines.append)
+    assert not lines
     refused(ParameterError, other_data=[data, data])
 
 

@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from serving.common import ATTACKED, CLEAN, PATIENCE, Gate, app_of, events, form, png
 
 from pixeldefend.screening.audit_log import AuditLog
+from pixeldefend.serialization import sha256_of
 from pixeldefend.serving import Service, create_app
 from pixeldefend.serving.query_detection import QueryAttacks
 
@@ -121,6 +122,19 @@ def test_only_flagged_images_are_kept_and_only_if_asked(tiny_detector, tmp_path)
         client.post("/v1/screen", files=form(CLEAN, ATTACKED, ATTACKED))
     (kept,) = (tmp_path / "quarantine").iterdir()
     assert kept.read_bytes() == png(ATTACKED)
+
+
+def test_the_log_names_the_file_that_the_detector_was_loaded_from(tiny_detector, tmp_path):
+    path = tmp_path / "mine.safetensors"
+    tiny_detector.save(path)
+    before = sha256_of(path)
+    app = app_of(str(path), tmp_path)
+    path.write_bytes(b"another detector, for the next start")
+    with TestClient(app, base_url="http://localhost") as client:
+        client.post("/v1/screen", content=png(CLEAN))
+        assert client.get("/v1/detectors").json()[0]["sha256"] == before
+    (row,) = AuditLog(tmp_path / "log.sqlite", read_only=True).rows()
+    assert row["detector_sha256"] == before
 
 
 def test_what_is_refused_does_not_displace_what_is_remembered(tiny_detector, tmp_path):
