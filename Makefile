@@ -13,11 +13,14 @@ demo: .venv/installed
 	@test -f demo.png
 	@echo "wrote demo.png"
 
+# two processes of one thread each: tests are many and small, and threads would only wait for one another
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
+
 test: .venv/developed
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-fast: .venv/developed
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: .venv/developed
 	$(BIN)/ruff check .

@@ -42,8 +42,8 @@ class Served:
         key: Its name in records; for a saved detector, the path of its file.
         detector: The detector.
         image_shape: The shape of the images that it takes, (C, H, W); None if it takes several sizes.
-        provenance: What the log notes about it, as `zoo.DetectorSet.provenance` returned it at the start: the file may be
-            replaced while the service runs.
+        provenance: What the log notes about it, as `zoo.DetectorSet.provenance` returned it at the start. The file may
+            be replaced while the service runs.
     """
 
     name: str
