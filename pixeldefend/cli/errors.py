@@ -87,7 +87,7 @@ def _report(error: Exception, message: str, debug: bool) -> None:
 
 
 def _close_standard_output() -> None:
-    """Whoever read standard output is gone: what is still buffered goes nowhere, without a second error at the end."""
+    """Discards what is still buffered, whose reader is gone; else Python reports a second error at the end."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError):  # it is no file

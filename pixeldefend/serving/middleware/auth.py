@@ -17,7 +17,8 @@ class Auth:
     """An ASGI middleware that lets in only those who send a key.
 
     A client sends its key as `Authorization: Bearer KEY` or `X-API-Key: KEY`. `scope["state"]["client"]` becomes the
-    name of the key. Who sends none, or a wrong one, is answered 401, except for the page and the API's description.
+    name of the key. A request without a key, or with a wrong one, is answered 401. The page and the API's description
+    need none.
 
     Args:
         app: The application inside.
