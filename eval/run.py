@@ -182,10 +182,10 @@ def run_benchmark(
             others += flagged_rows(scorer, functions, what, x, thresholds)
 
         p = conformal.p_values(counted[own], detector.calibration_scores_)
-        knowing = None
+        aware = None
         if adaptive is not None:
             log("attacks that know the detector")
-            knowing = run_adaptive(detector, classifier, data.test, **adaptive)
+            aware = run_adaptive(detector, classifier, data.test, **adaptive)
         pictures = examples(detector, classifier, victims, attacked)
 
     return {
@@ -228,7 +228,7 @@ def run_benchmark(
         "histograms": {name: histograms(values) for name, values in shown.items()},
         "p_values": p_value_counts(p),
         "calibration": calibration_curve(p),
-        "adaptive": knowing,
+        "adaptive": aware,
         "examples": pictures,
     }
 

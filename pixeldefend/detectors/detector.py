@@ -14,16 +14,17 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from ..calibration.conformal import Array
-from ..densities import Density, restored
+from ..densities import Density
 from ..devices import check_device
 from ..errors import CalibrationError, ImageError, ModelError, ParameterError
 from ..images import match_channels
-from ..preprocessing import Identity, Preprocessor, build
-from ..scores import Evidence, LearnedScore, bits_per_dim, make_score, with_noise
+from ..preprocessing import Identity, Preprocessor, TileBatch, aggregated, build
+from ..scores import LearnedScore, bits_per_dim, make_score, with_noise
 from .backends import PRECISION, check_backend, on_backend
 from .base import ConformalDetector, check_corruptions
+from .checkpoint import density_of
 from .samples import Samples, check_distinct, is_images, uint8_image, without_calibration_images
-from .scoring import ScoredTiles, surprisal_of_pixels, to_numbers
+from .scoring import Statistic, over_tiles, stitched, surprisal_of_pixels, to_numbers
 
 
 class Detector(ConformalDetector):
@@ -157,9 +158,9 @@ class Detector(ConformalDetector):
             (N,), higher = more anomalous; flagged above -offset_.
         """
         check_is_fitted(self)
-        return self._look(x).scores(self.score_, self.aggregate)
+        return self._per_image(x, self.score_)[0]
 
-    def evaluate(self, statistics: Mapping[str, Callable[[Evidence], Tensor]], X: Any) -> dict[str, Array]:
+    def evaluate(self, statistics: Mapping[str, Statistic], X: Any) -> dict[str, Array]:
         """Computes any statistics of images, all from one pass of the density.
 
         Args:
@@ -171,8 +172,7 @@ class Detector(ConformalDetector):
         """
 
         def batch(x: Tensor) -> tuple[np.ndarray, ...]:
-            tiles = self._look(x)
-            return tuple(to_numbers(tiles.scores(function, self.aggregate)) for function in statistics.values())
+            return tuple(to_numbers(values) for values in self._per_image(x, *statistics.values()))
 
         return dict(zip(statistics, self._each(batch, self._samples(X)), strict=True))
 
@@ -183,9 +183,7 @@ class Detector(ConformalDetector):
             ParameterError: If the density models rows of real numbers, which have no bits/dim.
         """
         check_is_fitted(self)
-        bits: Array = self._each(lambda x: (to_numbers(self._look(x).scores(bits_per_dim, "mean")),), self._samples(X))[
-            0
-        ]
+        bits: Array = self._each(lambda x: (to_numbers(self._mean_bits(x)),), self._samples(X))[0]
         return bits
 
     def surprisal_map(self, X: Any) -> Any:
@@ -196,27 +194,42 @@ class Detector(ConformalDetector):
             is the mean over these tiles.
         """
         check_is_fitted(self)
-        return self._each(lambda x: (to_numbers(self._map(x, self._look(x))),), self._samples(X))[0]
+        return self._each(lambda x: (to_numbers(self._maps(x)),), self._samples(X))[0]
 
     def _examine(self, x: Tensor, maps: bool) -> tuple[np.ndarray, ...]:
-        tiles = self._look(x)
-        scores, bits = to_numbers(tiles.scores(self.score_, self.aggregate)), tiles.bits_per_dim()
-        found = (scores, bits.detach().double().cpu().numpy())
-        return (*found, to_numbers(self._map(x, tiles))) if maps else found
+        density = self._density()
+        has_bits = density.has_bits(density.event_shape or tuple(x.shape[1:]))
+        statistics = [self.score_, *([bits_per_dim] if has_bits else []), *([surprisal_of_pixels] if maps else [])]
+        tiles, (scores, *rest) = self._of_tiles(x, *statistics)
+        found = [to_numbers(aggregated(scores, tiles.owner, self.aggregate))]
+        found.append(
+            to_numbers(aggregated(rest[0], tiles.owner, "mean")) if has_bits else np.full(len(found[0]), np.nan)
+        )
+        return (*found, to_numbers(self._stitched(rest[-1], tiles, x))) if maps else tuple(found)
 
-    def _look(self, x: Tensor) -> ScoredTiles:
-        """Returns the tiles of images, with the evidence about them."""
+    def _of_tiles(self, x: Tensor, *statistics: Statistic) -> tuple[TileBatch, list[Tensor]]:
+        """Returns the tiles of images, and statistics of them, (T, ...) each."""
         density = self._density()
         tiles = self._preprocessor()(x.to(density.device, density.dtype))
         fast = None if torch.is_grad_enabled() else self._on_backend(self.backend)
         # as many tiles at once as there are images; the caller passes fewer if memory is short
-        return ScoredTiles(tiles, density, max(self.batch_size, len(x)), self.classifier, fast)
+        size = max(self.batch_size, len(x))
+        return tiles, over_tiles(statistics, tiles.x, density, size, self.classifier, fast)
 
-    def _map(self, x: Tensor, tiles: ScoredTiles) -> Tensor:
-        """Returns the surprisal of every pixel of images, (N, H, W), or of every site of rows."""
-        if x.ndim != 4 or self.preprocessor is None:
-            return tiles.each(surprisal_of_pixels)
-        return tiles.surprisal_maps(len(x), *x.shape[2:])
+    def _per_image(self, x: Tensor, *statistics: Statistic) -> list[Tensor]:
+        tiles, found = self._of_tiles(x, *statistics)
+        return [aggregated(values, tiles.owner, self.aggregate) for values in found]
+
+    def _mean_bits(self, x: Tensor) -> Tensor:
+        tiles, (bits,) = self._of_tiles(x, bits_per_dim)
+        return aggregated(bits, tiles.owner, "mean")
+
+    def _maps(self, x: Tensor) -> Tensor:
+        tiles, (maps,) = self._of_tiles(x, surprisal_of_pixels)
+        return self._stitched(maps, tiles, x)
+
+    def _stitched(self, maps: Tensor, tiles: TileBatch, x: Tensor) -> Tensor:
+        return maps if x.ndim != 4 or self.preprocessor is None else stitched(maps, tiles, len(x), *x.shape[2:])
 
     # -- calibration ---------------------------------------------------------------------------------------------
 
@@ -300,8 +313,8 @@ class Detector(ConformalDetector):
         other._on_backend(backend)  # what cannot run it is refused now
         return other
 
-    def _scores(self, score: Callable[[Evidence], Tensor], samples: Samples) -> Array:
-        scores: Array = self._each(lambda x: (to_numbers(self._look(x).scores(score, self.aggregate)),), samples)[0]
+    def _scores(self, score: Statistic, samples: Samples) -> Array:
+        scores: Array = self._each(lambda x: (to_numbers(self._per_image(x, score)[0]),), samples)[0]
         return scores
 
     def _features_of(self, score: LearnedScore) -> Callable[[Samples], Tensor]:
@@ -311,7 +324,7 @@ class Detector(ConformalDetector):
             found: list[np.ndarray] = []
 
             def batch(x: Tensor) -> tuple[np.ndarray, ...]:
-                found.append(to_numbers(self._look(x).each(score.features)))
+                found.append(to_numbers(self._of_tiles(x, score.features)[1][0]))
                 return (np.zeros(len(x)),)
 
             self._each(batch, samples)
@@ -387,19 +400,3 @@ class Detector(ConformalDetector):
                 raise ModelError(f"{path}: {error}; calibrate its density again (pixeldefend calibrate)") from None
         detector.n_features_in_ = math.prod(detector._density().event_shape or (0,))
         return detector
-
-
-def density_of(path: str | os.PathLike[str], tensors: dict[str, Tensor], meta: dict[str, Any]) -> Density:
-    """Returns the density in a detector's file.
-
-    Args:
-        path: The file, for messages.
-        tensors: The tensors in the file.
-        meta: The metadata of the file.
-
-    Raises:
-        ModelError: If the weights do not belong to the density.
-    """
-    prefix = "density."
-    weights = {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
-    return restored(path, meta["density"], weights)
