@@ -119,7 +119,7 @@ def test_a_classifier_learns(data, tmp_path):
 
 def test_a_classifier_needs_labels(tmp_path):
     np.savez(tmp_path / "x.npz", x=clean_images(24))
-    with pytest.raises(DataError, match="x holds no labelled images"):
+    with pytest.raises(DataError, match="x has no labels"):
         train_classifier(str(tmp_path / "x.npz"), tmp_path, **QUICK)
 
 
