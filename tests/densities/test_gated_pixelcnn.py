@@ -67,11 +67,11 @@ def test_bad_labels_are_refused(by_class):
         by_class.conditioned(3)
     with pytest.raises(ParameterError, match="whole numbers"):
         by_class.conditioned(torch.tensor([0.5]))
-    with pytest.raises(ParameterError, match=r"2 labels.* 4 images"):
+    with pytest.raises(ParameterError, match="4 images, got 2"):
         by_class.conditioned(torch.tensor([0, 1])).log_prob(values(by_class, 4))
     for n in (1, 3):
         for method in ("fixed_point", "cached", "sequential"):
-            with pytest.raises(ParameterError, match=f"2 labels.* {n} images"):
+            with pytest.raises(ParameterError, match=f"{n} images, got 2"):
                 by_class.conditioned(torch.tensor([0, 1])).sample(n, method=method)
     with pytest.raises(ParameterError, match="classes, 0"):
         GatedPixelCNN((1, 4, 4), filters=4).conditioned(0)
