@@ -146,6 +146,11 @@ def grid_images(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(seed)) / 255
 
 
+def noise(n: int, seed: int = 0) -> np.ndarray:
+    """Random grey images, uint8 (n, 8, 8)."""
+    return np.random.RandomState(seed).randint(0, 256, (n, 8, 8), np.uint8)
+
+
 def clean_images(n: int, seed: int = 0) -> np.ndarray:
     """Smooth grey images, uint8 (n, 8, 8)."""
     random = np.random.RandomState(seed)
@@ -173,3 +178,17 @@ class Brightness(nn.Module):
     def forward(self, x):
         difference = x[..., : x.shape[3] // 2].mean((1, 2, 3)) - x[..., x.shape[3] // 2 :].mean((1, 2, 3))
         return torch.stack([-difference, difference], 1) * self.scale
+
+
+class Gaussian(Density):
+    """A standard normal over vectors of any length: what lets scikit-learn's own checks run on the detector."""
+
+    def __init__(self):
+        super().__init__(event_shape=None)
+
+    def log_prob(self, x):
+        self.check(x)
+        return torch.distributions.Normal(0, 1).log_prob(x).sum(1)
+
+    def sample(self, n, *, generator=None):
+        raise NotImplementedError

@@ -3,16 +3,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import SMALL, clean_images, randomised
+from helpers import SMALL, clean_images, noise, randomised
 
 from pixeldefend.data import load_dataset
 from pixeldefend.densities import OrderEnsemble, build
 from pixeldefend.detectors import Detector
-
-
-def noise(n: int, seed: int = 0) -> np.ndarray:
-    return np.random.RandomState(seed).randint(0, 256, (n, 8, 8), np.uint8)
-
 
 TINY_IMAGES = {
     name: {**cases[-1], "event_shape": (1, 8, 8), "head": "normals" if name == "rnade" else "logistics"}

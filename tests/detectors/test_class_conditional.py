@@ -1,15 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from helpers import clean_images
+from helpers import clean_images, noise
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from pixeldefend.detectors import ClassConditional, Detector
-
-
-def noise(n: int, seed: int = 0) -> np.ndarray:
-    return np.random.RandomState(seed).randint(0, 256, (n, 8, 8), np.uint8)
 
 
 def two_classes(n, seed):

@@ -3,30 +3,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import clean_images
+from helpers import Gaussian, clean_images, noise
 from sklearn.exceptions import NotFittedError
 
-from pixeldefend.densities import Density, PixelCNNPlusPlus
+from pixeldefend.densities import PixelCNNPlusPlus
 from pixeldefend.detectors import Detector
 from pixeldefend.images.corruptions import corrupt
-
-
-def noise(n: int, seed: int = 0) -> np.ndarray:
-    return np.random.RandomState(seed).randint(0, 256, (n, 8, 8), np.uint8)
-
-
-class Gaussian(Density):
-    """A standard normal over vectors of any length: what lets scikit-learn's own checks run on the detector."""
-
-    def __init__(self):
-        super().__init__(event_shape=None)
-
-    def log_prob(self, x):
-        self.check(x)
-        return torch.distributions.Normal(0, 1).log_prob(x).sum(1)
-
-    def sample(self, n, *, generator=None):
-        raise NotImplementedError
 
 
 def test_signs_and_thresholds_agree(tiny_detector):

@@ -1,28 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from helpers import clean_images
+from helpers import Gaussian, clean_images
 
-from pixeldefend.densities import Density
 from pixeldefend.detectors import Detector
 from pixeldefend.errors import ModelError
 from pixeldefend.preprocessing import Tiles
 from pixeldefend.serialization import load_tensors, save_tensors
 from pixeldefend.zoo import load_density
-
-
-class Gaussian(Density):
-    """A standard normal over vectors of any length: what lets scikit-learn's own checks run on the detector."""
-
-    def __init__(self):
-        super().__init__(event_shape=None)
-
-    def log_prob(self, x):
-        self.check(x)
-        return torch.distributions.Normal(0, 1).log_prob(x).sum(1)
-
-    def sample(self, n, *, generator=None):
-        raise NotImplementedError
 
 
 @pytest.mark.parametrize("score", ["bits_per_dim", "typicality", "excess_surprisal", "low_entropy_excess_surprisal"])
