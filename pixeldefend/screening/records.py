@@ -33,8 +33,9 @@ ERROR_KINDS = {
 }
 
 
-def _column(description: str, *, title: str | None = None, spec: str = "", **options: Any) -> Any:
-    return field(**options, metadata={"description": description, "title": title, "spec": spec})
+def _titled(title: str, spec: str = "", **options: Any) -> Any:
+    """Returns a field that tables for people show under a title, a number in the format of spec."""
+    return field(**options, metadata={"title": title, "spec": spec})
 
 
 @dataclass
@@ -55,23 +56,17 @@ class Record:
         error_kind: A key of `ERROR_KINDS`.
     """
 
-    path: str = _column("The name of the image, as it was given.", title="image")
-    verdict: Literal["clean", "adversarial", "error"] = _column(
-        "What the detector says, or that it could say nothing.", title="verdict", default="error"
-    )
-    p_value: float | None = _column(
-        "The share of clean images at least as anomalous.", title="p-value", spec=".4f", default=None
-    )
-    bits_per_dim: float | None = _column(
-        "The bits that the density needs for a sub-pixel.", title="bits/dim", spec=".3f", default=None
-    )
-    score: float | None = _column("The anomaly score.", title="score", spec=".2f", default=None)
-    detector: str | None = _column("The name of the detector.", default=None)
-    sha256: str | None = _column("The hash of the file's bytes.", default=None)
-    width: int | None = _column("The width in pixels.", default=None)
-    height: int | None = _column("The height in pixels.", default=None)
-    error: str | None = _column("What is wrong, in words.", title="error", default=None)
-    error_kind: str | None = _column("What is wrong, in one word or two.", default=None)
+    path: str = _titled("image")
+    verdict: Literal["clean", "adversarial", "error"] = _titled("verdict", default="error")
+    p_value: float | None = _titled("p-value", ".4f", default=None)
+    bits_per_dim: float | None = _titled("bits/dim", ".3f", default=None)
+    score: float | None = _titled("score", ".2f", default=None)
+    detector: str | None = None
+    sha256: str | None = None
+    width: int | None = None
+    height: int | None = None
+    error: str | None = _titled("error", default=None)
+    error_kind: str | None = None
 
     def picture_name(self) -> str:
         """Returns a name for a PNG of the image: the name of its file and the start of its sha256."""
@@ -81,23 +76,33 @@ class Record:
 
 @dataclass(kw_only=True)
 class _Request:
-    id: str = _column("The name of the row.", title="id")
-    time: float = _column("Seconds since 1970, UTC.", title="time (UTC)")
-    source: str = _column("What asked: serve or watch.")
-    client: str | None = _column("Who asked.", title="client", default=None)
-    request: str | None = _column("The name of the request.", default=None)
+    id: str = _titled("id")
+    time: float = _titled("time (UTC)")
+    source: str
+    client: str | None = _titled("client", default=None)
+    request: str | None = None
 
 
 @dataclass(kw_only=True)
 class LogRow(Record, _Request):
-    """A row of the audit log: a record, the request that it answers, and feedback on the verdict."""
+    """A row of the audit log: a record, the request that it answers, and feedback on the verdict.
 
-    detector_sha256: str | None = _column("The hash of the detector's file.", default=None)
-    precision: str | None = _column(
-        "What the detector computed in: scores of one precision are not comparable with another's.", default=None
-    )
-    query_attack: bool = _column("Whether it looks like a query of a black-box attack.", default=False)
-    feedback: str | None = _column("What somebody said of the verdict.", title="feedback", default=None)
+    Attributes:
+        id: The name of the row.
+        time: Seconds since 1970, UTC.
+        source: What asked: serve or watch.
+        client: Who asked.
+        request: The name of the request.
+        detector_sha256: The hash of the detector's file.
+        precision: What the detector computed in: scores of one precision are not comparable with another's.
+        query_attack: Whether the image looks like a query of a black-box attack.
+        feedback: What somebody said about the verdict.
+    """
+
+    detector_sha256: str | None = None
+    precision: str | None = None
+    query_attack: bool = False
+    feedback: str | None = _titled("feedback", default=None)
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,6 @@ class Column:
         type: str, float, int or bool.
         nullable: Whether None is allowed.
         choices: All possible values; empty if any value of the type is possible.
-        description: One sentence.
         title: The heading in a table for people; None if the table leaves the column out.
         spec: The format of a number in such a table.
     """
@@ -118,7 +122,6 @@ class Column:
     type: type
     nullable: bool
     choices: tuple[str, ...]
-    description: str
     title: str | None
     spec: str
 
@@ -142,7 +145,6 @@ def _described(name: str, hint: Any, metadata: Mapping[str, Any]) -> Column:
         str if choices else kind,
         type(None) in options,
         choices,
-        metadata.get("description", ""),
         metadata.get("title"),
         metadata.get("spec", ""),
     )
@@ -165,26 +167,6 @@ def to_row(record: Record | Mapping[str, Any], columns: Iterable[Column] = RECOR
     """
     held = record if isinstance(record, Mapping) else vars(record)
     return {column.name: held.get(column.name) for column in columns}
-
-
-def response_model(name: str, declaration: type = Record, **more: Any) -> Any:
-    """Makes the pydantic model of a record (needs pydantic).
-
-    Args:
-        name: The name of the model.
-        declaration: The dataclass whose fields the model has, all of them required.
-        **more: Further fields, as `pydantic.create_model` takes them.
-
-    Returns:
-        The model, a class.
-    """
-    from pydantic import Field, create_model
-
-    hints = get_type_hints(declaration)
-    described: dict[str, Any] = {
-        item.name: (hints[item.name], Field(description=item.metadata["description"])) for item in fields(declaration)
-    }
-    return create_model(name, __doc__=declaration.__doc__, **(described | more))
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
