@@ -6,16 +6,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..lazy import names_from
 from .attack import Attack
 from .craft import Attacked, craft
 from .presets import ATTACKS
 
 if TYPE_CHECKING:
-    from .criteria import NotFlagged
-    from .detector_aware import SPSA, DetectorAwarePGD, JointPGD, OrthogonalPGD, SelectivePGD
+    from .criteria import NotFlagged as NotFlagged
+    from .detector_aware import SPSA as SPSA
+    from .detector_aware import DetectorAwarePGD as DetectorAwarePGD
+    from .detector_aware import JointPGD as JointPGD
+    from .detector_aware import OrthogonalPGD as OrthogonalPGD
+    from .detector_aware import SelectivePGD as SelectivePGD
 
+# these are subclasses of foolbox's classes
+_MODULES = {
+    "SPSA": "detector_aware",
+    "DetectorAwarePGD": "detector_aware",
+    "JointPGD": "detector_aware",
+    "NotFlagged": "criteria",
+    "OrthogonalPGD": "detector_aware",
+    "SelectivePGD": "detector_aware",
+}
 __all__ = [
     "ATTACKS",
     "SPSA",
@@ -28,12 +42,4 @@ __all__ = [
     "SelectivePGD",
     "craft",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    # subclasses of foolbox's classes are imported when they are needed, since foolbox is an extra
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import criteria, detector_aware
-
-    return criteria.NotFlagged if name == "NotFlagged" else getattr(detector_aware, name)
+__getattr__ = names_from(__name__, _MODULES, extra="attacks")

@@ -9,8 +9,9 @@ detector.p_value(images)                    # (N,)
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from .lazy import names_from
 
 if TYPE_CHECKING:
     import os
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
-# name -> the module it is imported from when it is first used: torch takes seconds to import
-_HOMES = {
+_MODULES = {
     "ClassConditional": "detectors",
     "ConformalDetector": "detectors",
     "Detector": "detectors",
@@ -90,7 +90,4 @@ def is_adversarial(x: Any, detector: str | os.PathLike[str] | ConformalDetector 
     return bool(flagged[0]) if single else flagged
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = names_from(__name__, _MODULES)

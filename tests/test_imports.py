@@ -12,6 +12,7 @@ from source_code import imports, is_package, modules
 LAYERS = (
     "errors",
     "serialization batching devices markdown extras threads",
+    "lazy",
     "images classifier",
     "densities data",
     "scores preprocessing",
@@ -26,7 +27,7 @@ LAYERS = (
 )
 # further imports that are meant
 ALSO = {
-    "pixeldefend": {"detectors", "zoo", "purification", "images", "errors"},  # the public names
+    "pixeldefend": {"detectors", "zoo", "purification", "images", "errors", "lazy"},  # the public names
     "weights": set(),
 }
 MAY_IMPORT = {

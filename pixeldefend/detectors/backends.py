@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ..densities import Autoregressive, Density
-from ..errors import MissingExtraError, ParameterError
+from ..errors import ParameterError
+from ..extras import extra
 
 # backend -> its precision; backends of the same precision share a calibration
 PRECISION = {"float32": "float32", "bfloat16": "bfloat16", "openvino": "float32"}
@@ -73,12 +74,10 @@ def _in_bfloat16(density: Autoregressive) -> Callable[[Tensor], Tensor]:
 
 
 def _by_openvino(density: Autoregressive) -> Callable[[Tensor], Tensor]:
-    try:
+    with extra("fast"):
         import openvino
         from openvino.frontend import FrontEndManager
         from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
-    except ModuleNotFoundError:
-        raise MissingExtraError("openvino", "fast") from None
 
     example = torch.zeros(2, *density.event_shape)
     with torch.no_grad(), warnings.catch_warnings():

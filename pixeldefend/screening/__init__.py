@@ -1,7 +1,8 @@
 """Screens many images into one record each, in order; one bad file never stops the rest."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..lazy import names_from
 
 if TYPE_CHECKING:
     from .pipeline import Statistics as Statistics
@@ -11,11 +12,13 @@ if TYPE_CHECKING:
     from .screener import Screened as Screened
     from .screener import Screener as Screener
 
+_MODULES = {
+    "Record": "records",
+    "Screened": "screener",
+    "Screener": "screener",
+    "Statistics": "pipeline",
+    "find_files": "pipeline",
+    "screen": "pipeline",
+}
 __all__ = ["Record", "Screened", "Screener", "Statistics", "find_files", "screen"]
-PLACES = {"Record": "records", "Screened": "screener", "Screener": "screener"}
-
-
-def __getattr__(name: str) -> Any:  # torch takes seconds to import, and the audit log does not need it
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{PLACES.get(name, 'pipeline')}", __name__), name)
+__getattr__ = names_from(__name__, _MODULES)  # the audit log does not need torch

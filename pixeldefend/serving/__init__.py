@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..lazy import names_from
 
 if TYPE_CHECKING:
-    from .app import create_app
-    from .service import Service
+    from .app import create_app as create_app
+    from .service import Service as Service
 
-__all__ = ["Service", "create_app"]
-
-
-def __getattr__(name: str) -> Any:  # `server.run` has to set up threads before torch is imported
-    if name == "create_app":
-        from .app import create_app
-
-        return create_app
-    if name == "Service":
-        from .service import Service
-
-        return Service
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+_MODULES = {"Service": "service", "create_app": "app"}
+__all__ = list(_MODULES)
+__getattr__ = names_from(__name__, _MODULES)  # `server.run` has to set up threads before torch is imported

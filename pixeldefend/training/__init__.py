@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..extras import extra
+from ..lazy import names_from
 
 if TYPE_CHECKING:
     from .build import build_for as build_for
@@ -25,13 +25,4 @@ _MODULES = {
     "train_density": "models",
 }
 __all__ = list(_MODULES)
-
-
-def __getattr__(name: str) -> Any:  # calibration needs no Lightning
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    with extra("train"):
-        module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
-    return getattr(module, name)
+__getattr__ = names_from(__name__, _MODULES, extra="train")  # calibration needs no Lightning
