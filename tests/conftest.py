@@ -11,6 +11,11 @@ settings.register_profile("pixeldefend", deadline=None)
 settings.load_profile("pixeldefend")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Runs the slow tests first: of two processes none must end with minutes of work that the other cannot share."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Initial weights are drawn from torch's own generator: the same in every run, and in whatever order tests run."""

@@ -74,9 +74,8 @@ def screen(
     column: Annotated[
         str | None,
         typer.Option(
-            help="For ray: the column of Parquet sources that holds the image files. The default is 'image'. A "
-            "folder at a "
-            "URL is read as Parquet if this option is given or the name of the folder ends in .parquet."
+            help="For ray: the column of Parquet sources that holds the image files. The default is 'image'. A folder "
+            "at a URL is read as Parquet if this option is given or the name of the folder ends in .parquet."
         ),
     ] = None,
     workers: Annotated[
