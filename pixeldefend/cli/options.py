@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +26,13 @@ RENAMED = {
         "--dear-eps": "--expensive-eps",
     },
 }
+
+
+class FrameChoice(StrEnum):
+    """The frames of an animated image that are screened."""
+
+    first = "first"
+    all = "all"
 
 
 class Command(TyperCommand):
@@ -155,6 +163,22 @@ Fpr = Annotated[
 Backend = Annotated[
     str | None,
     typer.Option(help="The backend that runs the density: {backends}. The default is the backend of the detector."),
+]
+FramesOfAnimations = Annotated[
+    FrameChoice | None,
+    typer.Option(
+        "--frames",
+        help="Which frames of an animated image are screened. With all, the most suspicious frame gives the verdict. "
+        "By default, an animated image is an error.",
+    ),
+]
+Convert = Annotated[
+    bool,
+    typer.Option(
+        "--convert",
+        help="Convert images that are otherwise an error: 16-bit, CMYK and translucent images, and TIFF, AVIF and HEIC "
+        "files (HEIC needs the extra 'heic'). The record names the conversion.",
+    ),
 ]
 Device = Annotated[
     str, typer.Option(callback=checked_device, help="The device, as torch names it: cpu, cuda, cuda:1 and so on.")

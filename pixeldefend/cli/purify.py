@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import ParameterError
-from .options import BatchSize, DetectorName, Device, Paths, sources_of
+from .options import BatchSize, Convert, DetectorName, Device, FramesOfAnimations, Paths, sources_of
 from .output import check_picture, opened, progress
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ def purify(
             help="A PNG file to write, which shows images, surprisals, purified images and their differences."
         ),
     ] = None,
+    frames: FramesOfAnimations = None,
+    convert: Convert = False,
     batch_size: BatchSize = 64,
     device: Device = "cpu",
 ) -> None:
@@ -56,7 +58,8 @@ def purify(
         raise ParameterError("nothing to purify: standard input lists no file")
     asked = None if classifier is None else load_classifier(classifier, device=device)
     options: dict[str, Any] = dict(batch_size=batch_size, device=device, classifier=asked)
-    screened = screen_files(files, detector, maps=picture is not None, **options)
+    chosen: Any = dict(frames=None if frames is None else frames.value, convert=convert)
+    screened = screen_files(files, detector, maps=picture is not None, **chosen, **options)
     results = purify_screened(progress(screened, "Purifying", len(files)), eps, detector, adaptive=adaptive, **options)
     out.mkdir(parents=True, exist_ok=True)
     shown: list[Purified] = []

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from ..errors import ParameterError
-from .options import Backend, BatchSize, DetectorName, Device, Fpr, Paths, sources_of
+from .options import (
+    Backend,
+    BatchSize,
+    Convert,
+    DetectorName,
+    Device,
+    Fpr,
+    FramesOfAnimations,
+    Paths,
+    sources_of,
+)
 from .output import Format, Row, check_picture, column_of, opened, print_table, progress
 
 if TYPE_CHECKING:
@@ -54,6 +64,8 @@ def screen(
             "the path of a saved one."
         ),
     ] = None,
+    frames: FramesOfAnimations = None,
+    convert: Convert = False,
     backend: Backend = None,
     batch_size: BatchSize = 64,
     device: Device = "cpu",
@@ -100,6 +112,7 @@ def screen(
                 "--classifier"
             )
         options = dict(fpr=fpr, backend=backend, device=device, batch_size=batch_size, column=column, workers=workers)
+        options |= dict(frames=None if frames is None else frames.value, convert=convert)
         _screen_on_ray(paths, output, detector=detector, address=ray_address, **options)
     if column is not None or workers is not None or ray_address is not None:
         raise ParameterError("--column, --workers and --ray-address need --engine ray")
@@ -125,6 +138,8 @@ def screen(
         drift=drift,
         classifier=None if classifier is None else load_classifier(classifier, device=device),
         backend=backend,
+        frames=None if frames is None else frames.value,
+        convert=convert,
         statistics=statistics,
     )
     shown: list[Screened] = []
@@ -170,6 +185,7 @@ def _writer(format_: Format, output: Path | None) -> Iterator[Callable[[Row], No
         rows: list[Row] = []
         yield rows.append
         how: dict[str, Any] = {"verdict": {"style": lambda row: COLOURS[row["verdict"]]}, "error": {"optional": True}}
+        how["conversion"] = {"optional": True}
         shown = [column for column in RECORD_COLUMNS if column.title is not None]
         print_table(rows, [column_of(column, **how.get(column.name, {})) for column in shown], file)
 

@@ -12,7 +12,18 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import DEFAULT_LOG, BatchSize, DetectorName, Device, Fpr, Log, MaxDays, MaxRows
+from .options import (
+    DEFAULT_LOG,
+    BatchSize,
+    Convert,
+    DetectorName,
+    Device,
+    Fpr,
+    FramesOfAnimations,
+    Log,
+    MaxDays,
+    MaxRows,
+)
 
 
 def watch(
@@ -27,6 +38,8 @@ def watch(
         float, typer.Option(min=0, help="The time without changes after which a file is screened, in seconds.")
     ] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Screen the files that are there, and stop.")] = False,
+    frames: FramesOfAnimations = None,
+    convert: Convert = False,
     batch_size: BatchSize = 64,
     device: Device = "cpu",
 ) -> None:
@@ -49,6 +62,7 @@ def watch(
         signal.signal(number, finish)
     audit_log = AuditLog(log_, max_rows=max_rows, max_days=max_days)
     options: dict[str, Any] = dict(fpr=fpr, batch_size=batch_size, device=device, once=once, settle=settle, stop=stop)
+    options |= dict(frames=None if frames is None else frames.value, convert=convert)
     try:
         for record in watch_folder(folder, audit_log, detector=detector, quarantine=quarantine, **options):
             typer.echo(json.dumps(dataclasses.asdict(record)))

@@ -2,10 +2,15 @@
 
 from .batch import match_channels, quantize, to_batch, to_uint8
 from .decoding import (
+    CONVERTED_FORMATS,
     FORMATS,
     MAX_BYTES,
+    MAX_FRAMES,
     MAX_PIXELS,
     SUFFIXES,
+    DecodedImage,
+    Frames,
+    decode_image,
     image_size,
     looks_like_an_image,
     read_bytes,
@@ -13,10 +18,15 @@ from .decoding import (
 )
 
 __all__ = [
+    "CONVERTED_FORMATS",
     "FORMATS",
     "MAX_BYTES",
+    "MAX_FRAMES",
     "MAX_PIXELS",
     "SUFFIXES",
+    "DecodedImage",
+    "Frames",
+    "decode_image",
     "image_size",
     "looks_like_an_image",
     "match_channels",

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import ImageError
-from .decoding import read_image, strictly, to_array
+from .decoding import read_image, to_array
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,8 +41,7 @@ def to_batch(x: Any) -> tuple[Tensor, bool]:
     if isinstance(x, (str, os.PathLike, bytes)):
         x = read_image(x)
     elif isinstance(x, Image.Image):
-        with strictly():
-            x = to_array(x)
+        x = to_array(x)
     if isinstance(x, np.ndarray):
         tensor, single = _from_numpy(x)
     elif isinstance(x, torch.Tensor):

@@ -4,114 +4,216 @@ from __future__ import annotations
 
 import io
 import os
-import re
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
-from ..errors import ImageError
+from ..errors import ImageError, ParameterError
+from ..extras import extra
+from .conversion import to_8_bits
+from .essentials import essentials
+from .integrity import check_container, check_pixels
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+CONVERTED_FORMATS = ("TIFF", "AVIF", "HEIC")  # read only if conversions are allowed
+SUFFIXES = frozenset(
+    {".png", ".apng", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif"}
+)
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 16 * 2**20
-# A progressive JPEG has about ten scans. Each costs a pass over all pixels, however few bytes it has.
-MAX_SCANS = 100
-# Millions of empty segments in a JPEG would cost seconds.
-MAX_SEGMENTS = 10_000
+MAX_FRAMES = 256
 
-# A segment of a JPEG begins here. 00 stands for an FF among the data; 01 and D0 to D8 have no segment.
-MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
-SCAN, END = 0xDA, 0xD9
+# Pillow's classes are called directly: `Image.open` obeys a global limit of pixels, and only warns beyond it
+PLUGINS: dict[str, Any] = {
+    "PNG": PngImagePlugin.PngImageFile,
+    "JPEG": JpegImagePlugin.JpegImageFile,  # of a phone's MPO file it reads the first picture
+    "WEBP": WebPImagePlugin.WebPImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
+}
+TURNED = {  # EXIF orientation -> what makes it upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)  # their lengths in bytes
+TIFF_STRIPS, TIFF_STRIP_LENGTHS, TIFF_TILES, TIFF_TILE_LENGTHS = 273, 279, 324, 325  # tags
+HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+
+Frames = Literal["first", "all"]
 
 
-def read_image(file: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decodes one image file: PNG, JPEG, WebP or BMP.
+@dataclass(frozen=True)
+class DecodedImage:
+    """The pixels of an image file.
+
+    Attributes:
+        frames: The frames, each uint8 (H, W) or (H, W, 3). A still image has one.
+        conversion: The conversions that lost information, in words; None if there was none.
+    """
+
+    frames: tuple[np.ndarray, ...]
+    conversion: str | None = None
+
+
+def decode_image(
+    file: str | os.PathLike[str] | bytes,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    frames: Frames | None = None,
+    convert: bool = False,
+) -> DecodedImage:
+    """Decodes one image file: PNG, JPEG, WebP, BMP or GIF; or TIFF, AVIF or HEIC if conversions are allowed.
 
     The format is recognised by the content of the file, not by its name. EXIF orientation is applied, palettes and
-    1-bit images are expanded, and a fully opaque alpha channel is dropped. All limits of size are checked before
-    decoding.
+    1-bit images are expanded, and a fully opaque alpha channel is dropped. An MPO file of a phone gives its first
+    picture. All limits of size are checked before decoding. Checksums, lengths and the completeness of the compressed
+    data are checked by pixeldefend: Pillow's global switches change nothing.
+
+    Args:
+        file: A path, or the bytes of a file.
+        max_pixels: The largest width times height that is decoded, of all frames together.
+        frames: Which frames of an animation, or pages of a TIFF file, are decoded: "first", or "all" of at most
+            `MAX_FRAMES`. None refuses images with several.
+        convert: Whether to convert images that are otherwise refused. Of 16 bits the upper 8 are kept, CMYK becomes
+            RGB without a colour profile, translucent images are flattened onto white, and TIFF, AVIF and HEIC files are
+            decoded. HEIC needs the extra "heic".
+
+    Returns:
+        The frames, and the conversions.
+
+    Raises:
+        ImageError: If the file is empty, damaged, of another format, above `MAX_BYTES` or `max_pixels`, or a JPEG of
+            too many scans or segments; or if the image is animated, translucent, 16-bit, CMYK or of another mode, and
+            the arguments do not allow for it.
+        MissingExtraError: If the file is HEIC, and pillow-heif is missing.
+        ParameterError: If `frames` has another value.
+        OSError: If the file cannot be read.
+    """
+    if frames not in (None, "first", "all"):
+        raise ParameterError(f"frames must be 'first', 'all' or None, got {frames!r}")
+    data = file if isinstance(file, bytes) else read_bytes(file)
+    format = _checked_format(data, convert)
+    with _strictly():
+        pixels_only, orientation = essentials(data, format)
+        image = _opened(pixels_only, format, max_pixels)
+        check_container(data, format)
+        notes = [f"{format} decoded to 8 bits"] if format in CONVERTED_FORMATS else []
+        found = []
+        for number in range(_number_of_frames(image, frames, max_pixels)):
+            image.seek(number)
+            _check_size(*image.size, max_pixels)  # the pages of a TIFF differ in size
+            if isinstance(image, TiffImagePlugin.TiffImageFile):
+                _check_strips(image, len(data))
+            image.load()
+            if format == "JPEG":
+                check_pixels(pixels_only, format, np.asarray(image))
+            upright = ImageOps.exif_transpose(image) if format in CONVERTED_FORMATS else _turned(image, orientation)
+            pixels, lost = to_8_bits(upright, convert=convert, halved=_halved(pixels_only, format))
+            found.append(pixels)
+            notes += [note for note in lost if note not in notes]
+    return DecodedImage(tuple(found), "; ".join(notes) or None)
+
+
+def read_image(
+    file: str | os.PathLike[str] | bytes,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    frames: Literal["first"] | None = None,
+    convert: bool = False,
+) -> np.ndarray:
+    """Decodes one image file, as `decode_image` does.
 
     Args:
         file: A path, or the bytes of a file.
         max_pixels: The largest width times height that is decoded.
+        frames: "first" for the first frame of an animation; None refuses animations.
+        convert: Whether to convert images that are otherwise refused, as `decode_image` does.
 
     Returns:
         uint8, (H, W) for a grey image or (H, W, 3) for an RGB one.
 
     Raises:
-        ImageError: If the file is empty, damaged, of another format, above `MAX_BYTES` or `max_pixels`, or a JPEG of
-            too many scans or segments; or if the image is animated, translucent, 16-bit, CMYK or of another mode. Such
-            images need a conversion that only the owner of the classifier can choose.
-        OSError: If the file cannot be read.
+        ImageError, MissingExtraError, ParameterError, OSError: As `decode_image` does.
     """
-    data = file if isinstance(file, bytes) else read_bytes(file)
-    with _opened(data, max_pixels) as image:
-        return to_array(image)
+    return decode_image(file, max_pixels=max_pixels, frames=frames, convert=convert).frames[0]
 
 
-def image_size(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def image_size(data: bytes, *, max_pixels: int = MAX_PIXELS, convert: bool = False) -> tuple[int, int]:
     """Reads the size of an image from its header, without decoding it.
 
     Args:
         data: The bytes of an image file.
         max_pixels: The largest width times height that is accepted.
+        convert: Whether to accept formats that need a conversion.
 
     Returns:
         Height and width, before EXIF orientation is applied.
 
     Raises:
-        ImageError: As `read_image` does before it decodes.
+        ImageError: As `decode_image` does before it decodes.
     """
-    with _opened(data, max_pixels) as image:
+    format = _checked_format(data, convert)
+    with _strictly():
+        image = _opened(essentials(data, format)[0], format, max_pixels)
         return image.height, image.width
 
 
-@contextmanager
-def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
-    """Yields the image, not yet decoded, if its bytes and its header allow it."""
-    if not data:
-        raise ImageError("the file is empty (0 bytes)", "empty")
-    if len(data) > MAX_BYTES:
-        raise ImageError(f"the file has {len(data)} bytes, the limit is {MAX_BYTES} bytes", "too large")
-    if data.startswith(b"\x89PNG") and b"IEND" not in data:  # Pillow ignores a missing end
-        raise ImageError("truncated or damaged: the PNG has no end", "damaged")
-    if data.startswith(b"\xff\xd8"):
-        _check_jpeg(data)
-    try:
-        with strictly(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > max_pixels:
-                size = f"{image.width} x {image.height}"
-                raise ImageError(f"the image is {size}, the limit is {max_pixels} pixels", "too large")
-            if any(";16" in str(tile[3]) for tile in image.tile):  # Pillow would drop the lower 8 bits of RGB silently
-                raise ImageError("16-bit PNGs are not screened; convert to 8-bit grey or RGB first", "mode")
-            yield image
-    except UnidentifiedImageError:
-        if looks_like_an_image(data):
-            raise ImageError("truncated or damaged: its header cannot be read", "damaged") from None
-        raise ImageError(f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image") from None
+def format_of(start: bytes) -> str | None:
+    """Returns the format of an image file, one of `FORMATS` or `CONVERTED_FORMATS`, or None for other files.
 
-
-def _check_jpeg(data: bytes) -> None:
-    """Raises ImageError if there are more scans or segments than the limits allow.
-
-    Both are counted up to the end of the image. Segments are skipped whole: thumbnails and profiles may contain the
-    bytes of a marker.
+    Args:
+        start: The first 32 bytes of the file, or more.
     """
-    scans, place = 0, 2
-    for _ in range(MAX_SEGMENTS):
-        found = MARKER.search(data, place)
-        if found is None or found[0][1] == END:
-            return
-        scans += found[0][1] == SCAN
-        if scans > MAX_SCANS:
-            raise ImageError(f"the JPEG has more than {MAX_SCANS} scans; save it as a plain JPEG", "too large")
-        place = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2], "big"))
-    raise ImageError(f"the JPEG has more than {MAX_SEGMENTS} segments; save it as a plain JPEG", "too large")
+    if start.startswith(b"\x89PNG"):
+        return "PNG"
+    if start.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        return "WEBP"
+    if start[:2] == b"BM" and int.from_bytes(start[14:18], "little") in BMP_HEADERS:
+        return "BMP"
+    if start[:6] in (b"GIF87a", b"GIF89a"):
+        return "GIF"
+    if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "TIFF"
+    if start[4:8] == b"ftyp":
+        brands = [start[8:12], *(start[place : place + 4] for place in range(16, 32, 4))]
+        if b"avif" in brands or b"avis" in brands:
+            return "AVIF"
+        if start[8:12] in HEIC_BRANDS:
+            return "HEIC"
+    return None
+
+
+def looks_like_an_image(start: bytes) -> bool:
+    """Returns whether a file begins like an image of a format that has a name in `FORMATS` or `CONVERTED_FORMATS`.
+
+    Args:
+        start: The first 32 bytes of the file, or more.
+    """
+    return format_of(start) is not None
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
@@ -133,64 +235,106 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         return handle.read(MAX_BYTES + 1)
 
 
-@contextmanager
-def strictly() -> Iterator[None]:
-    """Turns every error of Pillow inside the block into an `ImageError`.
-
-    Raises:
-        ImageError: If the image is damaged, or is a decompression bomb (of which Pillow only warns).
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            yield
-    except (UnidentifiedImageError, ImageError):
-        raise
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ImageError(f"refused as a decompression bomb: {error}", "too large") from None
-    except Exception as error:  # decoders of damaged files raise OSError, SyntaxError, struct.error, EOFError ...
-        raise ImageError(f"truncated or damaged: {error}", "damaged") from None
-
-
-def looks_like_an_image(start: bytes) -> bool:
-    """Returns whether a file begins like a PNG, JPEG, WebP or BMP.
-
-    Args:
-        start: The first 32 bytes of the file, or more.
-    """
-    webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
-    bmp = start[:2] == b"BM" and int.from_bytes(start[14:18], "little") in (12, 40, 52, 56, 64, 108, 124)
-    return webp or bmp or start.startswith((b"\x89PNG", b"\xff\xd8\xff"))
-
-
 def to_array(image: Image.Image) -> np.ndarray:
     """Converts a PIL image, as `read_image` converts files.
 
     Args:
-        image: A still image of any mode.
+        image: A still image of any mode. Of an MPO file, the picture at which it stands.
 
     Returns:
         uint8, (H, W) for a grey image or (H, W, 3) for an RGB one.
 
     Raises:
-        ImageError: If the image is animated, translucent, 16-bit, CMYK or of another mode.
+        ImageError: If the image is damaged, animated, translucent, 16-bit, CMYK or of another mode.
     """
-    if getattr(image, "n_frames", 1) > 1:
-        raise ImageError(f"the image is animated ({image.n_frames} frames)", "mode")  # type: ignore[attr-defined]
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("P", "PA"):
-        image = image.convert("RGBA" if "transparency" in image.info or image.mode == "PA" else "RGB")
-    elif "transparency" in image.info:
-        image = image.convert("LA" if image.mode in ("1", "L") else "RGBA")
-    if image.mode == "1":
-        image = image.convert("L")
-    if image.mode in ("LA", "RGBA"):
-        if image.getchannel("A").getextrema() != (255, 255):
-            raise ImageError("the image is translucent (alpha below 255); flatten it onto its background first", "mode")
-        image = image.convert("L" if image.mode == "LA" else "RGB")
-    if image.mode not in ("L", "RGB"):
-        depth = " (16-bit or deeper)" if image.mode.startswith(("I", "F")) else ""
+    with _strictly():
+        if image.format != "MPO":
+            _number_of_frames(image, None, MAX_PIXELS)
+        halved = not image.mode.startswith("I") and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+        return to_8_bits(ImageOps.exif_transpose(image), halved="16-bit colour" if halved else None)[0]
+
+
+def _checked_format(data: bytes, convert: bool) -> str:
+    """Returns the format of a file whose bytes allow it to be opened."""
+    if not data:
+        raise ImageError("the file is empty (0 bytes)", "empty")
+    if len(data) > MAX_BYTES:
+        raise ImageError(f"the file has more than {MAX_BYTES} bytes, which is the limit", "too large")
+    format = format_of(data[:32])
+    if format is None:
+        raise ImageError(f"the file is not an image of these formats: {', '.join((*FORMATS, *CONVERTED_FORMATS))}")
+    if format in CONVERTED_FORMATS and not convert:
         raise ImageError(
-            f"images of mode {image.mode}{depth} are not screened; convert to 8-bit grey or RGB first", "mode"
+            f"the file is a {format} image; save it as PNG as your classifier reads it, or allow the conversion "
+            "(--convert)"
         )
-    return np.asarray(image)
+    return format
+
+
+def _opened(data: bytes, format: str, max_pixels: int) -> Image.Image:
+    """Returns the image, not yet decoded unless it is HEIC."""
+    if format == "HEIC":
+        with extra("heic"):
+            import pillow_heif
+        file = pillow_heif.open_heif(data)
+        _check_size(file.size[0], file.size[1], max_pixels)
+        image: Image.Image = file.to_pillow()
+    else:
+        image = PLUGINS[format](io.BytesIO(data))
+        _check_size(*image.size, max_pixels)
+    return image
+
+
+def _check_size(width: int, height: int, max_pixels: int, frames: int = 1) -> None:
+    if width * height * frames > max_pixels:
+        size = f"{width} x {height}" + (f" with {frames} frames" if frames > 1 else "")
+        raise ImageError(f"the image is {size}, the limit is {max_pixels} pixels", "too large")
+
+
+def _number_of_frames(image: Image.Image, frames: Frames | None, max_pixels: int) -> int:
+    """Returns the number of frames to decode."""
+    if frames == "first" or (number := getattr(image, "n_frames", 1)) == 1:
+        return 1
+    if frames is None:
+        what = "pages" if image.format == "TIFF" else "frames"
+        raise ImageError(
+            f"the image has {number} {what}; screen the first or all of them (--frames first, --frames all)", "mode"
+        )
+    if number > MAX_FRAMES:
+        raise ImageError(f"the image has {number} frames, the limit is {MAX_FRAMES}", "too large")
+    _check_size(*image.size, max_pixels, number)
+    return int(number)
+
+
+def _check_strips(image: TiffImagePlugin.TiffImageFile, length: int) -> None:
+    """Raises ImageError if the pixels of a page do not lie within the file: Pillow can be told to forgive that."""
+    for places, lengths in ((TIFF_STRIPS, TIFF_STRIP_LENGTHS), (TIFF_TILES, TIFF_TILE_LENGTHS)):
+        parts = zip(image.tag_v2.get(places, ()), image.tag_v2.get(lengths, ()), strict=True)
+        if any(place + count > length for place, count in parts):
+            raise ImageError("truncated or damaged: the file ends before its pixels do", "damaged")
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(TURNED[orientation]) if orientation in TURNED else image
+
+
+def _halved(data: bytes, format: str) -> str | None:
+    """Returns what Pillow's decoder shortens to 8 bits, in words; None for nothing."""
+    if format == "PNG" and data[24] == 16 and data[25] != 0:  # grey ones keep their 16 bits
+        return "16-bit colour" if data[25] & 2 else "16-bit grey with transparency"
+    if format == "BMP" and int.from_bytes(data[24:26] if data[14] == 12 else data[28:30], "little") == 16:
+        return "16-bit BMP (5 or 6 bits a colour)"
+    return None
+
+
+@contextmanager
+def _strictly() -> Iterator[None]:
+    """Turns every error of Pillow inside the block into an `ImageError`."""
+    try:
+        yield
+    except (ImageError, ModuleNotFoundError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"refused as a decompression bomb: {error}", "too large") from None
+    except Exception as error:  # decoders of damaged files raise OSError, SyntaxError, struct.error, EOFError ...
+        raise ImageError(f"truncated or damaged: {error}", "damaged") from None

@@ -15,6 +15,7 @@ from torch import nn
 
 from ..calibration import ConformalMartingale
 from ..errors import ParameterError
+from ..images import Frames
 from ..images import files as image_files
 from .records import Record
 from .screener import Screened, Screener
@@ -94,6 +95,8 @@ def screen(
     drift: bool = False,
     classifier: nn.Module | None = None,
     backend: str | None = None,
+    frames: Frames | None = None,
+    convert: bool = False,
     statistics: Statistics | None = None,
 ) -> Iterator[Screened]:
     """Screens image files.
@@ -109,6 +112,8 @@ def screen(
         drift: Whether to update `statistics.martingales`.
         classifier: The classifier that the detector's statistic uses, if it needs one.
         backend: A key of `pixeldefend.detectors.backends.PRECISION`; None for the detector's own.
+        frames: Which frames of an animation are judged, "first" or "all"; None refuses animations.
+        convert: Whether images that need a conversion are converted, or refused.
         statistics: The object that counts images, errors and seconds.
 
     Returns:
@@ -122,7 +127,9 @@ def screen(
     """
     if batch_size < 1:
         raise ParameterError(f"batch_size must be at least 1, got {batch_size}")
-    screener = Screener(detector, fpr=fpr, device=device, classifier=classifier, backend=backend)
+    screener = Screener(
+        detector, fpr=fpr, device=device, classifier=classifier, backend=backend, frames=frames, convert=convert
+    )
     if drift:
         for made in screener.detectors.values():
             made.drift_monitor()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MissingExtraError, ParameterError
-from ..images import SUFFIXES
+from ..images import SUFFIXES, Frames
 from .audit_log import RENAMED
 from .pipeline import Statistics, find_files
 from .records import Record, to_arrow, to_storable
@@ -34,12 +34,16 @@ class Settings:
         fpr: The rate of false alarms, in (0, 1); None for the detector's own.
         backend: A key of `pixeldefend.detectors.backends.PRECISION`; None for the detector's own.
         device: Where the detector runs, as torch names it.
+        frames: Which frames of an animation are judged, "first" or "all"; None refuses animations.
+        convert: Whether images that need a conversion are converted, or refused.
     """
 
     detector: str | None
     fpr: float | None
     backend: str | None
     device: str
+    frames: Frames | None = None
+    convert: bool = False
 
 
 def screen_on_ray(
@@ -50,6 +54,8 @@ def screen_on_ray(
     fpr: float | None = None,
     backend: str | None = None,
     device: str = "cpu",
+    frames: Frames | None = None,
+    convert: bool = False,
     batch_size: int = 64,
     column: str | None = None,
     workers: int | None = None,
@@ -73,6 +79,8 @@ def screen_on_ray(
         fpr: The rate of false alarms, in (0, 1); None for the detector's own.
         backend: A key of `pixeldefend.detectors.backends.PRECISION`; None for the detector's own.
         device: Where the detector runs, as torch names it.
+        frames: Which frames of an animation are judged, "first" or "all"; None refuses animations.
+        convert: Whether images that need a conversion are converted, or refused.
         batch_size: The number of images at once.
         column: The column of tables that holds the bytes of image files (or structs with `bytes`, as Hugging Face
             writes them); None for "image". A column `path` holds their names.
@@ -102,8 +110,9 @@ def screen_on_ray(
         raise ParameterError("there is nothing to screen")
     if detector is not None and Path(detector).is_file():
         detector = os.path.abspath(detector)
-    settings = Settings(detector, fpr, backend, device)
-    made_by = _described(Screener(detector, fpr=fpr, backend=backend))  # a wrong one is refused here, not by workers
+    settings = Settings(detector, fpr, backend, device, frames, convert)
+    # a wrong detector is refused here, not by workers
+    made_by = _described(Screener(detector, fpr=fpr, backend=backend, frames=frames, convert=convert))
     folder = str(output) if _is_url(str(output)) else os.path.abspath(output)
     started = not ray.is_initialized()
     if started:
@@ -273,6 +282,10 @@ def _described(screener: Screener) -> dict[str, Any]:
             "fpr": made.fpr,
             "precision": provenance["precision"],
         }
+        if screener.frames is not None:
+            found[Path(name).stem]["frames"] = screener.frames
+        if screener.convert:
+            found[Path(name).stem]["convert"] = True
     return found
 
 

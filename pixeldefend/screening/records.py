@@ -52,6 +52,8 @@ class Record:
         sha256: The hash of the file's bytes, in hexadecimal.
         width: The width in pixels.
         height: The height in pixels.
+        frame: The number of the frame that the verdict is on, from 0, if all frames of an animation were judged.
+        conversion: How the image was converted before it was judged, in words, if information was lost.
         error: What is wrong, in words.
         error_kind: A key of `ERROR_KINDS`.
     """
@@ -65,6 +67,8 @@ class Record:
     sha256: str | None = None
     width: int | None = None
     height: int | None = None
+    frame: int | None = None
+    conversion: str | None = _titled("conversion", default=None)
     error: str | None = _titled("error", default=None)
     error_kind: str | None = None
 

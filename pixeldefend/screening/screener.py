@@ -6,8 +6,9 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import nn
 
 from ..batching import is_out_of_memory
 from ..errors import PixelDefendError
-from ..images import MAX_BYTES, MAX_PIXELS, read_bytes, read_image, to_batch
+from ..images import MAX_BYTES, MAX_PIXELS, Frames, decode_image, read_bytes, to_batch
 from ..zoo import DetectorSet
 from .records import Record
 
@@ -32,13 +33,16 @@ class Screened:
 
     Attributes:
         record: The record.
-        image: uint8 (H, W) or (H, W, 3), None if it could not be read.
+        image: uint8 (H, W) or (H, W, 3), None if it could not be read. Of several frames, the one that the record is
+            about.
         surprisal_map: (H, W), the surprisal of each pixel in nats; None if it was not asked for.
+        others: The further frames, until they are judged.
     """
 
     record: Record
     image: np.ndarray | None = None
     surprisal_map: np.ndarray | None = None
+    others: tuple[np.ndarray, ...] = ()
 
 
 class Screener:
@@ -51,6 +55,9 @@ class Screener:
         device: Where the detector runs, as torch names it.
         classifier: The classifier that the detector's statistic uses, if it needs one.
         backend: A key of `pixeldefend.detectors.backends.PRECISION`; None for the detector's own.
+        frames: Which frames of an animation are judged, "first" or "all"; None refuses animations. Of all frames, the
+            most suspicious one gives the verdict.
+        convert: Whether images that need a conversion are converted, as `decode_image` does, or refused.
 
     Attributes:
         detector_set: The detectors, and the choice of one for an image.
@@ -69,7 +76,10 @@ class Screener:
         device: str = "cpu",
         classifier: nn.Module | None = None,
         backend: str | None = None,
+        frames: Frames | None = None,
+        convert: bool = False,
     ) -> None:
+        self.frames, self.convert = frames, convert
         self.detector_set = DetectorSet(detector, fpr=fpr, device=device, classifier=classifier, backend=backend)
         self.detectors = self.detector_set.detectors
 
@@ -98,13 +108,16 @@ class Screener:
         try:
             if len(data) <= MAX_BYTES:  # otherwise it is not the whole file
                 record.sha256 = hashlib.sha256(data).hexdigest()
-            image = read_image(data, max_pixels=max_pixels)
+            decoded = decode_image(data, max_pixels=max_pixels, frames=self.frames, convert=self.convert)
+            image, *others = decoded.frames
             record.height, record.width = image.shape[:2]
+            record.frame = 0 if others else None
+            record.conversion = decoded.conversion
             record.detector = self.detector_set.choose(image)
         except Exception as error:
             note_error(record, error)
             return Screened(record)
-        return Screened(record, image)
+        return Screened(record, image, others=tuple(others))
 
     def judge(self, results: Iterable[Screened], *, maps: bool = False) -> None:
         """Fills in the records of the images that were read.
@@ -113,12 +126,32 @@ class Screener:
             results: The results of `read`.
             maps: Whether to compute the surprisal of every pixel, too.
         """
+        results = list(results)
+        frames = {id(result): self._further_frames(result) for result in results if result.others}
         groups: dict[tuple[str, tuple[int, ...]], list[Screened]] = {}
-        for result in results:
+        for result in [*results, *chain(*frames.values())]:
             if result.image is not None and result.record.detector is not None:
                 groups.setdefault((result.record.detector, result.image.shape), []).append(result)
         for (name, _), group in groups.items():
             together_or_alone(group, partial(_judge, detector=self.detectors[name], maps=maps), _record_of)
+        for result in results:
+            if result.others:
+                worst = min([result, *frames[id(result)]], key=_suspicion)
+                result.record, result.image, result.surprisal_map = worst.record, worst.image, worst.surprisal_map
+                result.others = ()
+
+    def _further_frames(self, result: Screened) -> list[Screened]:
+        """Returns each further frame as an image of its own, with a record."""
+        found = []
+        for number, image in enumerate(result.others, 1):
+            height, width = image.shape[:2]
+            record = replace(result.record, frame=number, height=height, width=width)
+            try:
+                record.detector = self.detector_set.choose(image)
+            except PixelDefendError as error:
+                note_error(record, error)
+            found.append(Screened(record, None if record.error else image))
+        return found
 
 
 def together_or_alone(group: list[T], work: Callable[[list[T]], None], record_of: Callable[[T], Record]) -> None:
@@ -162,6 +195,13 @@ def note_error(record: Record, error: Exception) -> None:
 
 def _record_of(result: Screened) -> Record:
     return result.record
+
+
+def _suspicion(result: Screened) -> tuple[int, float, float]:
+    """Returns a key by which the most suspicious frame comes first; one without a verdict comes before clean ones."""
+    record = result.record
+    order = ("adversarial", "error", "clean").index(record.verdict)
+    return order, record.p_value or 0.0, -(record.score or 0.0)
 
 
 def _judge(group: list[Screened], detector: Detector, maps: bool) -> None:

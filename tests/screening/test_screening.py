@@ -73,6 +73,44 @@ def test_one_record_a_file_in_order_whatever_happens(folder, tiny_detector):
     assert (size.width, size.height) == (8, 9)
 
 
+def animation(path, *frames):
+    first, *others = [Image.fromarray(frame) for frame in frames]
+    first.save(path, save_all=True, append_images=others)
+    return str(path)
+
+
+def test_the_most_suspicious_frame_of_an_animation_counts(tmp_path, tiny_detector):
+    clean = clean_images(4, seed=9)
+    noise = np.random.RandomState(0).randint(0, 256, (8, 8), np.uint8)
+    files = [
+        animation(tmp_path / "hidden.png", clean[0], clean[1], noise, clean[2]),
+        animation(tmp_path / "clean.gif", *clean),
+        animation(tmp_path / "noise.tiff", noise, clean[0]),
+        animation(tmp_path / "sizes.tiff", clean[0], np.zeros((9, 9), np.uint8)),
+    ]
+    refused = [result.record for result in screen(files, tiny_detector)]
+    assert [record.error_kind for record in refused] == ["mode", "mode", "format", "format"]
+    first = [result.record for result in screen(files, tiny_detector, frames="first", convert=True)]
+    assert [record.verdict for record in first] == ["clean", "clean", "adversarial", "clean"]
+    assert [record.frame for record in first] == [None] * 4
+    for batch_size in (1, 64):
+        hidden, animated, noisy, sizes = screen(
+            files, tiny_detector, frames="all", convert=True, maps=True, batch_size=batch_size
+        )
+        assert (hidden.record.verdict, hidden.record.frame) == ("adversarial", 2)
+        assert np.array_equal(hidden.image, noise)
+        assert hidden.surprisal_map.shape == (8, 8)
+        assert hidden.record.score == pytest.approx(float(-tiny_detector.score_samples(noise[None])[0]), rel=1e-4)
+        assert animated.record.verdict == "clean"
+        p_values = tiny_detector.p_value(clean)
+        assert animated.record.p_value == pytest.approx(p_values.min())
+        assert animated.record.frame == int(np.argmax(-tiny_detector.score_samples(clean)))
+        assert (noisy.record.verdict, noisy.record.frame) == ("adversarial", 0)
+        assert noisy.record.conversion == "TIFF decoded to 8 bits"
+        assert (sizes.record.verdict, sizes.record.frame, sizes.record.error_kind) == ("error", 1, "size")
+        assert (sizes.record.width, sizes.record.height) == (9, 9)
+
+
 def test_one_colour_image_does_not_spoil_its_batch(folder, tiny_detector):
     grey = np.repeat(clean_images(1)[0][..., None], 3, 2)
     for name, pixels in {
