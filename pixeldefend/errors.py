@@ -45,7 +45,8 @@ IMAGE_ERROR_KINDS = {
     "damaged": "the file is truncated or damaged",
     "empty": "the file has no bytes",
     "too large": "the file has too many bytes, or the image has too many pixels, scans or segments",
-    "mode": "its pixels are of a type that is not examined: animated, translucent, 16-bit, CMYK, integers but uint8",
+    "mode": "its pixels are of a type that is not examined unless an option says how: animated, translucent, 16-bit, "
+    "CMYK, integers but uint8",
     "range": "its pixel values do not lie in [0, 1]",
     "size": "no detector takes images of its size or colours",
 }

@@ -22,6 +22,7 @@ EXTRAS = {
     "eval": ("foolbox", "eagerpy", "matplotlib", "jinja2"),
     "serve": ("fastapi", "fastapi_offline", "uvicorn", "prometheus_client", "python_multipart", "watchfiles"),
     "scale": ("ray", "pyarrow"),
+    "heic": ("pillow_heif",),
     "fast": ("openvino",),
 }
 

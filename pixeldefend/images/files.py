@@ -15,7 +15,7 @@ from .decoding import SUFFIXES, looks_like_an_image
 
 # reason for which the search skips a path in a folder -> its meaning
 SKIP_REASONS = {
-    "not an image": "neither its name nor its first bytes are those of a PNG, JPEG, WebP or BMP file",
+    "not an image": "neither its name nor its first bytes are those of an image file",
     "not a file": "it is a pipe, a socket or a device",
     "broken link": "it is a link to something that does not exist",
     "unreadable": "its name is not that of an image, and its first bytes cannot be read",
@@ -45,8 +45,8 @@ def find_files(sources: Iterable[str], on_skip: OnSkip | None = None) -> Iterato
     """Finds image files.
 
     A file that is itself a source, or that matches a pattern, is always found, whatever it is. Folders are searched
-    with all their sub-folders. A file in a folder counts as an image if its name has a known suffix (.png, .jpg, .jpeg,
-    .webp, .bmp), or else by its first bytes. Special characters of patterns mean nothing in the names of these files,
+    with all their sub-folders. A file in a folder counts as an image if its name has a known suffix (`images.SUFFIXES`),
+    or else by its first bytes. Special characters of patterns mean nothing in the names of these files,
     and names that begin with a dot are found too. Links are followed, but each folder is searched only once per source,
     under its own path if the source contains it.
 

@@ -49,6 +49,28 @@ def test_a_flagged_image_exits_with_1_in_every_format(pixeldefend, detector, cle
     assert [row["verdict"] for row in rows] == ["clean"] * 3 + ["adversarial"]
 
 
+def test_animations_and_conversions_are_options(pixeldefend, detector, clean, noise):
+    attacked, first = Image.open(noise), Image.open(clean / "0.png")
+    noise.unlink()
+    first.save(clean / "animated.gif", save_all=True, append_images=[attacked])
+    first.save(clean / "scan.tif")
+    arguments = ("screen", clean, "--detector", detector, "--format", "jsonl")
+
+    def found(*options: str) -> tuple[int, dict[str, dict]]:
+        result = pixeldefend(*arguments, *options)
+        return result.exit_code, {Path(record["path"]).name: record for record in records(result.stdout)}
+
+    status, refused = found()
+    assert status == 2
+    assert (refused["animated.gif"]["error_kind"], refused["scan.tif"]["error_kind"]) == ("mode", "format")
+    status, judged = found("--frames", "first", "--convert")
+    assert status == 0
+    assert judged["scan.tif"]["conversion"] == "TIFF decoded to 8 bits"
+    status, judged = found("--frames", "all", "--convert")
+    assert status == 1
+    assert (judged["animated.gif"]["verdict"], judged["animated.gif"]["frame"]) == ("adversarial", 1)
+
+
 def test_a_list_of_files_comes_from_standard_input(pixeldefend, refused, detector, clean, noise, tmp_path):
     listed = "\n".join(str(path) for path in sorted(clean.glob("*.png")))
     pictures = ("--heatmaps", tmp_path / "maps", "--picture", tmp_path / "sheet.png", "--timing")

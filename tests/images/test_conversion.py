@@ -99,7 +99,7 @@ def test_the_conversions_are_those_that_are_stated():
 
 def test_what_has_no_conversion_is_refused_all_the_same():
     for image in (np.ones((8, 8), np.float32), np.ones((8, 8), np.int32)):
-        with pytest.raises(ImageError, match="mode [IF]") as refused:
+        with pytest.raises(ImageError, match=r"mode [IF]") as refused:
             read_image(encoded(image, "TIFF"), convert=True)
         assert refused.value.kind == "mode"
 

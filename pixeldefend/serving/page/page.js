@@ -198,7 +198,7 @@ async function models() {
   try {
     const found = await ask("v1/detectors");
     const takes = found.map((one) => `${one.takes} (${one.name})`);
-    $("models").textContent = `This service screens PNG, JPEG, WebP and BMP files: ${takes.join(" or ")}.`;
+    $("models").textContent = `This service screens PNG, JPEG, WebP, BMP and GIF files: ${takes.join(" or ")}.`;
   } catch (error) { /* look() shows it */ }
 }
 
