@@ -71,6 +71,31 @@ def accuracy_purified(data: str, attack: str, eps: str) -> str:
     return f"{100 * pick(load('purification'), data=data, attack=attack, eps=int(eps))['accuracy']:.0f} %"
 
 
+def hostile() -> str:
+    """What became of hostile files in each engine."""
+    found = load("hostile")
+    names = {"local": "`pixeldefend screen`", "ray": "`--engine ray`", "service": "`pixeldefend serve`"}
+    rows = [
+        [
+            names[name],
+            f"{engine['records']:,}",
+            *(str(engine[key]) for key in ("crashes", "hangs")),
+            *(str(engine.get(key, "")) for key in ("missing", "repeated", "verdicts_that_differ")),
+            f"{engine['seconds']:.0f}",
+        ]
+        for name, engine in found["engines"].items()
+    ]
+    head = ["engine", "records", "crashes", "hangs", "missing", "repeated", "other verdicts than `screen`", "seconds"]
+    verdicts, kinds = (
+        ", ".join(f"{n:,} {name}" for name, n in sorted(found[key].items(), key=lambda item: -item[1]))
+        for key in ("verdicts", "kinds_of_error")
+    )
+    return (
+        f"{found['machine']}. Made by `{found['made_by']}`. Of {found['files']:,} files, {found['not_images']} are images "
+        f"neither by name nor by content. Verdicts: {verdicts}. Errors by kind: {kinds}.\n\n{table(head, rows, 'lrrrrrrr')}"
+    )
+
+
 def report(name: str) -> str:
     """What a benchmark script wrote, without its title, its headings a level lower."""
     text = measured(name, ".md").read_text()
@@ -85,5 +110,6 @@ BLOCKS: tuple[Callable[..., str], ...] = (
     family,
     purified,
     accuracy_purified,
+    hostile,
     report,
 )

@@ -45,10 +45,10 @@ def find_files(sources: Iterable[str], on_skip: OnSkip | None = None) -> Iterato
     """Finds image files.
 
     A file that is itself a source, or that matches a pattern, is always found, whatever it is. Folders are searched
-    with all their sub-folders. A file in a folder counts as an image if its name has a known suffix (`images.SUFFIXES`),
-    or else by its first bytes. Special characters of patterns mean nothing in the names of these files,
-    and names that begin with a dot are found too. Links are followed, but each folder is searched only once per source,
-    under its own path if the source contains it.
+    with all their sub-folders. A file in a folder counts as an image if its name has a suffix of `SUFFIXES`, or else by
+    its first bytes. Special characters of patterns mean nothing in the names of these files, and names that begin with
+    a dot are found too. Links are followed, but each folder is searched only once per source, under its own path if the
+    source contains it.
 
     Args:
         sources: Files, folders and patterns (`*`, `?`, `[...]`, and `**` for folders of any depth). A source that
