@@ -9,11 +9,13 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from ..calibration.conformal import rank
-from ..errors import PixelDefendError
+from ..errors import ImageError, PixelDefendError
 from .schemas import (
     MAX_IMAGES,
     MAX_NAME,
@@ -21,17 +23,19 @@ from .schemas import (
     ONE_FILE_OR_SEVERAL,
     REFUSED,
     REFUSED_BODY,
+    REFUSED_QUERY,
     Answer,
     Explanation,
     Feedback,
-    Images,
+    ImageList,
     LoggedVerdict,
     Pictures,
     Refusal,
     Verdict,
     first_problem,
+    to_file,
 )
-from .service import Question, Service
+from .service import File, Question, Service
 
 PAGE = Path(__file__).parent / "page"
 LOGGED = TypeAdapter(list[LoggedVerdict])
@@ -57,12 +61,13 @@ router = APIRouter()
 async def screen(request: Request) -> Answer:
     """Screen one image, sent as the body, or up to 256 images, sent as a form or as JSON.
 
-    The answer has a record for each image, in order. If one of several images cannot be screened, its record says why.
+    The answer has a record for each image, in order. If an image of a form or of JSON cannot be screened, its record
+    says why, and the status is 200. If the only image, sent as the body, cannot be screened, the status is 422.
     """
     files, alone = await _files(request)
     questions = await service_of(request).screen(files, **sender(request))
-    note_verdicts(request, questions)
     answer = Answer(request_id=request.state.request_id, records=[Verdict(**q.answer()) for q in questions])
+    note_verdicts(request, questions)
     return _with_status(answer, questions[0] if alone else None)
 
 
@@ -83,9 +88,9 @@ async def explain(
     """
     data = await request.body()
     question, found = await service_of(request).explain(name, data, eps=eps, **sender(request))
-    note_verdicts(request, [question])
     pictures = None if found is None else Pictures(**found)
     answer = Explanation(request_id=request.state.request_id, record=Verdict(**question.answer()), pictures=pictures)
+    note_verdicts(request, [question])
     return _with_status(answer, question)
 
 
@@ -109,7 +114,7 @@ async def detectors(request: Request) -> list[dict[str, Any]]:
     ]
 
 
-@router.get("/v1/verdicts", responses=REFUSED)
+@router.get("/v1/verdicts", responses=REFUSED_QUERY)
 async def verdicts(request: Request, limit: Annotated[int, Query(ge=1, le=1000)] = 20) -> list[LoggedVerdict]:
     """List the last verdicts, the newest first."""
     rows = await to_thread(lambda: list(service_of(request).log.rows(limit=limit)))
@@ -117,7 +122,8 @@ async def verdicts(request: Request, limit: Annotated[int, Query(ge=1, le=1000)]
 
 
 @router.post(
-    "/v1/feedback", responses={**REFUSED, 404: {"model": Refusal}, 409: {"model": Refusal}, 422: {"model": Any}}
+    "/v1/feedback",
+    responses={**REFUSED_BODY, 404: {"model": Refusal}, 409: {"model": Refusal}, 422: {"model": Refusal}},
 )
 async def feedback(request: Request, said: Feedback) -> Feedback:
     """Give feedback on a verdict.
@@ -182,27 +188,62 @@ def _with_status(answer: Model, question: Question | None) -> Model:
     return JSONResponse(answer.model_dump(), 500 if question.failed else 422)  # type: ignore[return-value]
 
 
-async def _files(request: Request) -> tuple[list[tuple[str, bytes]], bool]:
+async def _files(request: Request) -> tuple[list[File], bool]:
     """Returns the names and bytes of the images, and whether a single image was sent as the body."""
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise HTTPException(415, "compressed bodies are not read")
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        form = await request.form(max_files=MAX_IMAGES, max_fields=MAX_IMAGES)
-        uploads = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
-        files = [((upload.filename or "")[:MAX_NAME], await upload.read()) for upload in uploads]
-        if not files:
-            raise HTTPException(400, "the form holds no file")
-        return files, False
+        return await _from_form(request), False
     body = await request.body()
     if kind == "application/json":
         return await service_of(request).in_decoding_thread(_from_json, body), False
-    return [(request.query_params.get("name", "")[:MAX_NAME], body)], True
+    return [_named(request.query_params.get("name", ""), body)], True
 
 
-def _from_json(body: bytes) -> list[tuple[str, bytes]]:
+def _from_json(body: bytes) -> list[File]:
     try:
-        listed = Images.model_validate_json(body)
+        listed = ImageList.model_validate_json(body)
     except ValidationError as error:
         raise HTTPException(400, f"not {{'images': [{{'name', 'data'}}]}}: {first_problem(error)}") from None
-    return [(item.name, item.data) for item in listed.images]
+    return [to_file(item) for item in listed.images]
+
+
+class _Form(MultiPartParser):
+    """A parser that knows whether the form has come to its end."""
+
+    complete = False
+
+    def on_end(self) -> None:
+        self.complete = True
+
+
+async def _from_form(request: Request) -> list[File]:
+    charset = parse_options_header(request.headers["content-type"])[1].get(b"charset", b"utf-8")
+    if charset.lower() not in (b"utf-8", b"us-ascii"):  # others give text that is no Unicode, or take long to decode
+        raise HTTPException(415, f"the charset of a form must be utf-8, got {charset.decode('latin-1')!r}")
+    parser = _Form(request.headers, request.stream(), max_files=MAX_IMAGES, max_fields=MAX_IMAGES)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise HTTPException(400, f"not a form: {error.message}") from None
+    try:
+        files: list[File] = []
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                files.append(_named(value.filename or "", await value.read()))
+            elif name == "image":
+                files.append(("", ImageError("the field 'image' is text, not a file: send it with a file name")))
+    finally:
+        await form.close()
+    if not parser.complete:
+        raise HTTPException(400, "the form is cut off: it has no end")
+    if not files:
+        raise HTTPException(400, "the form holds no file")
+    if len(files) > MAX_IMAGES:
+        raise HTTPException(400, f"at most {MAX_IMAGES} images a request, got {len(files)}")
+    return files
+
+
+def _named(name: str, data: bytes) -> File:
+    if len(name) > MAX_NAME:
+        return name[:MAX_NAME], ImageError(f"the name has {len(name)} characters; at most {MAX_NAME} are taken")
+    return name, data
