@@ -191,7 +191,9 @@ async def infer(request: Request, name: str) -> Response:
         questions = await service.screen_arrays(asked.arrays, name, **sender(request))
     note_verdicts(request, questions)
     if all(question.record.verdict == "error" for question in questions):
-        raise HTTPException(500 if questions[0].failed else 400, questions[0].answer()["error"])
+        raise HTTPException(
+            500 if any(question.failed for question in questions) else 400, questions[0].answer()["error"]
+        )
     return _response(name, asked, questions)
 
 

@@ -16,6 +16,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from ..calibration.conformal import rank
 from ..errors import ImageError, PixelDefendError
+from ..screening.records import to_storable
 from .schemas import (
     MAX_IMAGES,
     MAX_NAME,
@@ -48,7 +49,7 @@ router = APIRouter()
     "/v1/screen",
     responses={
         **REFUSED_BODY,
-        422: {"model": Answer | Refusal, "description": "The image cannot be screened; the record says why"},
+        422: {"model": Answer | Refusal, "description": "No image can be screened; the records say why"},
     },
     openapi_extra={
         "requestBody": {
@@ -61,14 +62,14 @@ router = APIRouter()
 async def screen(request: Request) -> Answer:
     """Screen one image, sent as the body, or up to 256 images, sent as a form or as JSON.
 
-    The answer has a record for each image, in order. If an image of a form or of JSON cannot be screened, its record
-    says why, and the status is 200. If the only image, sent as the body, cannot be screened, the status is 422.
+    The answer has a record for each image, in order. If an image cannot be screened, its record says why. The status is
+    then 200 if another image can be screened, and 422 if none can.
     """
-    files, alone = await _files(request)
+    files = await _files(request)
     questions = await service_of(request).screen(files, **sender(request))
     answer = Answer(request_id=request.state.request_id, records=[Verdict(**q.answer()) for q in questions])
     note_verdicts(request, questions)
-    return _with_status(answer, questions[0] if alone else None)
+    return _with_status(answer, questions)
 
 
 @router.post(
@@ -91,7 +92,7 @@ async def explain(
     pictures = None if found is None else Pictures(**found)
     answer = Explanation(request_id=request.state.request_id, record=Verdict(**question.answer()), pictures=pictures)
     note_verdicts(request, [question])
-    return _with_status(answer, question)
+    return _with_status(answer, [question])
 
 
 @router.get("/v1/detectors", responses=REFUSED)
@@ -132,7 +133,7 @@ async def feedback(request: Request, said: Feedback) -> Feedback:
     an image that is not flagged is `clean` or `missed` (it is attacked).
     """
     try:
-        await to_thread(service_of(request).log.feedback, said.id, said.feedback)  # it waits for the disk
+        await to_thread(service_of(request).log.feedback, to_storable(said.id), said.feedback)  # it waits for the disk
     except KeyError:
         raise HTTPException(404, f"there is no verdict {said.id!r}") from None
     except PixelDefendError as error:
@@ -181,22 +182,22 @@ def note_verdicts(request: Request, questions: list[Question]) -> None:
     request.state.verdicts = counts | {"query_attack": sum(question.query_attack for question in questions)}
 
 
-def _with_status(answer: Model, question: Question | None) -> Model:
-    """Returns the answer, with an error status if it is about a single image that cannot be screened."""
-    if question is None or question.record.verdict != "error":
+def _with_status(answer: Model, questions: list[Question]) -> Model:
+    """Returns the answer, with an error status if no image has a verdict."""
+    if any(question.record.verdict != "error" for question in questions):
         return answer
-    return JSONResponse(answer.model_dump(), 500 if question.failed else 422)  # type: ignore[return-value]
+    return JSONResponse(answer.model_dump(), 500 if any(question.failed for question in questions) else 422)  # type: ignore[return-value]
 
 
-async def _files(request: Request) -> tuple[list[File], bool]:
-    """Returns the names and bytes of the images, and whether a single image was sent as the body."""
+async def _files(request: Request) -> list[File]:
+    """Returns the names and bytes of the images."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        return await _from_form(request), False
+        return await _from_form(request)
     body = await request.body()
     if kind == "application/json":
-        return await service_of(request).in_decoding_thread(_from_json, body), False
-    return [_named(request.query_params.get("name", ""), body)], True
+        return await service_of(request).in_decoding_thread(_from_json, body)
+    return [_named(request.query_params.get("name", ""), body)]
 
 
 def _from_json(body: bytes) -> list[File]:

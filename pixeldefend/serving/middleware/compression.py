@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from .asgi import App, Message, Receive, Refused, Scope, Send
 
 FORMATS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # coding -> the format as zlib numbers it
+MAX_MEMBERS = 1000  # of a file of gzip; millions of empty ones would cost seconds
 PIECE = 64 * 2**10  # bytes that are inflated at once
 
 
@@ -61,6 +62,7 @@ class _Inflating:
     def __init__(self, codings: list[str]) -> None:
         self.codings = codings
         self._stream: zlib._Decompress | None = None  # None as long as nothing has come
+        self._members = 0
 
     def messages(self, data: bytes, more: bool) -> Iterator[Message]:
         """Yields the messages of ASGI that a part of the compressed body becomes."""
@@ -85,8 +87,11 @@ class _Inflating:
 
     def _begun(self) -> zlib._Decompress:
         if len(self.codings) > 1 or self.codings[0] not in FORMATS:
-            reason = f"bodies of content-encoding {', '.join(self.codings)} are not read; send {' or '.join(FORMATS)}"
-            raise Refused(415, reason, {"accept-encoding": ", ".join(FORMATS)})
+            reason = f"bodies of content-encoding {', '.join(self.codings)} are not read; send gzip or deflate"
+            raise Refused(415, reason, {"accept-encoding": "gzip, deflate"})
+        self._members += 1
+        if self._members > MAX_MEMBERS:
+            raise Refused(400, f"the body has more than {MAX_MEMBERS} members of gzip")
         return zlib.decompressobj(FORMATS[self.codings[0]])
 
 
