@@ -8,7 +8,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from ..calibration import ConformalMartingale
 from ..screening import Record
-from ..screening.records import to_storable
 from .log_lines import log_line
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -56,7 +55,7 @@ class Metrics:
             record: The record of an image.
             query_attack: Whether the image resembles several of the client's last images.
         """
-        name = to_storable(record.detector or "none")
+        name = record.detector or "none"
         self._verdicts.labels(record.verdict, name).inc()
         if record.p_value is not None:
             self._p.labels(name).observe(record.p_value)

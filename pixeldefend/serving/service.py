@@ -171,7 +171,7 @@ class Service:
         self.screener = Screener(detector, fpr=fpr, device=device, classifier=classifier, backend=backend)
         there = self.screener.detector_set
         served = [
-            Served(to_storable(Path(key).stem), key, made, _only_shape(made), there.provenance(key))
+            Served(Path(key).stem, key, made, _only_shape(made), there.provenance(key))
             for key, made in there.detectors.items()
         ]
         self.detectors = {one.name: one for one in served}
