@@ -51,7 +51,10 @@ Base64 = Annotated[
 
 
 class ImageFile(BaseModel):
-    """An image file, in base64. White space, the URL-safe alphabet and data URIs are taken, too."""
+    """An image file, in base64.
+
+    The base64 may hold white space, use the URL-safe alphabet, lack its padding, or be a data URI.
+    """
 
     name: str = Field("", max_length=MAX_NAME)
     data: Base64

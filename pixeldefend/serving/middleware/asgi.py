@@ -17,7 +17,9 @@ LONGEST_REASON = 1000  # characters
 
 
 class Refused(BaseException):
-    """The body of a request is refused while it is being received. It is no Exception, to which FastAPI answers 500.
+    """The body of a request is refused while it is being received.
+
+    It is no Exception, because FastAPI would answer to that itself.
 
     Args:
         status: The HTTP status of the answer.
