@@ -65,10 +65,14 @@ def serve(
         typer.Option(min=0.001, help="The time limit of an answer, in seconds. After this time, the answer is 504."),
     ] = 30.0,
     max_bytes: Annotated[
-        int, typer.Option(min=1, help="The largest request body, in bytes. The answer to a larger one is 413.")
+        int,
+        typer.Option(
+            min=1,
+            help="The largest request body, in bytes, also after decompression. The answer to a larger one is 413.",
+        ),
     ] = 8 * 2**20,
     max_pixels: Annotated[
-        int, typer.Option(min=1, help="The largest number of pixels of an image. The answer to a larger image is 422.")
+        int, typer.Option(min=1, help="The largest number of pixels of an image. A larger image is not screened.")
     ] = 2**20,
 ) -> None:
     """Serve a web page and an API that screen images (needs the extra 'serve').

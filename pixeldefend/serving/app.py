@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from . import open_inference, routes
 from .batching import Full
-from .middleware import AccessLog, Auth, BodyLimits, Deadline, Failures, SecurityHeaders
-from .schemas import Images
+from .middleware import AccessLog, Auth, BodyLimits, Deadline, Decompression, Failures, Head, Hosts, SecurityHeaders
+from .middleware.asgi import refusal
+from .schemas import Images, first_problem
 from .service import Service
 
 LOOPBACK = ["localhost", "127.0.0.1", "[::1]"]
@@ -54,14 +54,16 @@ def create_app(
 
     middleware = [  # from the outermost
         Middleware(AccessLog, metrics=service.metrics),
+        Middleware(Head),
         Middleware(SecurityHeaders),
         Middleware(Failures, metrics=service.metrics),
         Middleware(Auth, keys=keys),
+        Middleware(Decompression, max_bytes=max_bytes),
         Middleware(BodyLimits, max_bytes=max_bytes),
         Middleware(Deadline, seconds=deadline),
     ]
     if not any_host:
-        middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK))
+        middleware.append(Middleware(Hosts, allowed=LOOPBACK))
     app = FastAPIOffline(
         redoc_url=None,
         title="pixeldefend",
@@ -76,19 +78,23 @@ def create_app(
     app.mount("/page", StaticFiles(directory=routes.PAGE))
 
     @app.exception_handler(Full)
-    async def full(request: Request, error: Full) -> JSONResponse:
+    async def full(request: Request, error: Full) -> Response:
         return _refusal(503, "the queue is full; try again later", {"Retry-After": "1"})
 
     @app.exception_handler(HTTPException)
-    async def refused(request: Request, error: HTTPException) -> JSONResponse:
+    async def refused(request: Request, error: HTTPException) -> Response:
         return _refusal(error.status_code, str(error.detail), dict(error.headers or {}))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        return _refusal(422, first_problem(error), {})
 
     _describe_images(app)
     return app
 
 
-def _refusal(status: int, reason: str, headers: dict[str, str]) -> JSONResponse:
-    return JSONResponse({"error": reason, "status": HTTPStatus(status).phrase}, status, headers)
+def _refusal(status: int, reason: str, headers: dict[str, str]) -> Response:
+    return Response(refusal(status, reason), status, headers, media_type="application/json")
 
 
 def _describe_images(app: FastAPI) -> None:

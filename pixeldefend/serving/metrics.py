@@ -1,53 +1,18 @@
-"""The metrics of the service for Prometheus, and its log: one line of JSON per event, on standard error."""
+"""The metrics of the service for Prometheus."""
 
 from __future__ import annotations
 
-import json
-import logging
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from ..calibration import ConformalMartingale
 from ..screening import Record
+from .log_lines import log_line
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 P_VALUES = (0.0001, 0.001, 0.01, *(i / 20 for i in range(1, 21)))
 INTERNAL = "internal"  # the `error_kind` of a record that a bug left without a verdict
-
-
-def log_line(event: str, **fields: Any) -> None:
-    """Writes {"time": seconds since 1970, "event": ..., ...} to standard error.
-
-    Args:
-        event: The name of the event.
-        **fields: Details, as plain JSON values.
-    """
-    sys.stderr.write(json.dumps({"time": round(time.time(), 3), "event": event, **fields}) + "\n")
-
-
-class TracebackLines(logging.Handler):
-    """A handler that writes errors which the library logs to the service's log, with their traceback."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Writes the traceback without the message, which may hold the name of a client's file."""
-        if record.exc_info is not None:
-            log_line("internal error", traceback=logging.Formatter().formatException(record.exc_info))
-
-    @classmethod
-    @contextmanager
-    def installed(cls) -> Iterator[None]:
-        """Installs the handler for the time of the block."""
-        logger, handler = logging.getLogger("pixeldefend"), cls(logging.ERROR)
-        logger.addHandler(handler)
-        try:
-            yield
-        finally:
-            logger.removeHandler(handler)
 
 
 class Metrics:

@@ -12,6 +12,7 @@ import json
 import math
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import chain
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -20,12 +21,13 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
 
+from ..errors import ImageError
 from .routes import note_verdicts, sender, service_of
-from .schemas import MAX_IMAGES, Base64, first_problem
-from .service import Question, Served
+from .schemas import MAX_IMAGES, first_problem, from_base64
+from .service import File, Question, Served
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
-OUTPUTS = {"is_adversarial": "BOOL", "p_value": "FP64", "bits_per_dim": "FP64", "score": "FP64"}
+OUTPUTS = {"is_adversarial": "BOOL", "p_value": "FP64", "bits_per_dim": "FP64", "score": "FP64", "error": "BYTES"}
 DTYPES = {"BOOL": np.dtype("<?"), "FP64": np.dtype("<f8")}
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
@@ -39,7 +41,7 @@ class TensorParameters(BaseModel):
 
 class _Tensor(BaseModel):
     name: str = "images"
-    shape: Annotated[list[Annotated[int, Field(strict=True, ge=1)]], Field(min_length=1)]
+    shape: Annotated[list[Annotated[int, Field(strict=True, ge=1, lt=2**31)]], Field(min_length=1, max_length=4)]
     parameters: TensorParameters | None = None
 
 
@@ -51,7 +53,7 @@ class PixelTensor(_Tensor):
 
     def images(self, binary: bytes | None) -> list[np.ndarray]:
         """Returns the images, each (H, W) or (H, W, 3) uint8."""
-        pixels = np.asarray(_whole_numbers(self.data)) if binary is None else np.frombuffer(binary, np.uint8)
+        pixels = np.frombuffer(_flat(self.data) if binary is None else binary, np.uint8)
         _check_count(self, pixels.size)
         if len(self.shape) not in (3, 4) or (len(self.shape) == 4 and self.shape[3] not in (1, 3)):
             raise HTTPException(400, f"shape must be [N, height, width, 1 or 3], got {self.shape}")
@@ -63,13 +65,13 @@ class FileTensor(_Tensor):
     """Image files, (N,); `data` are the files in base64."""
 
     datatype: Literal["BYTES"]
-    data: list[Base64] | None = None
+    data: list[Any] | None = None
 
-    def files(self, binary: bytes | None) -> list[bytes]:
-        """Returns the bytes of the files."""
-        files = self.data or [] if binary is None else _elements(binary)
+    def files(self, binary: bytes | None) -> list[File]:
+        """Returns the bytes of the files, or what is wrong with them; they have no names."""
+        files = [_file(text) for text in self.data or []] if binary is None else _elements(binary)
         _check_count(self, len(files))
-        return files
+        return [("", data) for data in files]
 
 
 class OutputParameters(BaseModel):
@@ -81,7 +83,7 @@ class OutputParameters(BaseModel):
 class RequestedOutput(BaseModel):
     """An output that the client asks for."""
 
-    name: Literal["is_adversarial", "p_value", "bits_per_dim", "score"]
+    name: Literal["is_adversarial", "p_value", "bits_per_dim", "score", "error"]
     parameters: OutputParameters | None = None
 
     def is_binary(self, default: bool) -> bool:
@@ -125,7 +127,7 @@ class _Asked:
     id: str | None
     outputs: dict[str, bool]  # by name, whether the output is binary
     arrays: list[np.ndarray]
-    files: list[bytes]
+    files: list[File]
 
 
 @router.get("")
@@ -176,24 +178,22 @@ async def infer(request: Request, name: str) -> Response:
     """Screen the images of one input tensor, `images`.
 
     The tensor holds pixels, UINT8 (N, H, W, C), or image files, BYTES (N,), which are base64 within JSON. The outputs
-    are is_adversarial, p_value, bits_per_dim and score, each (N,). If one image cannot be screened the whole request
-    fails, with status 400.
+    are is_adversarial, p_value, bits_per_dim, score and error, each (N,). If an image cannot be screened, `error` says
+    why (otherwise it is empty), its numbers are null or NaN, and `is_adversarial` is true: what has not been screened
+    does not pass. If no image can be screened, the request fails, with status 400.
     """
     served, service = _served(request, name), service_of(request)
     length = request.headers.get(HEADER_LENGTH)
     asked = await service.in_decoding_thread(_read, await request.body(), length, served)
     if asked.files:
-        questions = await service.screen([("", data) for data in asked.files], **sender(request))
+        questions = await service.screen(asked.files, **sender(request), name=name)
     else:
         questions = await service.screen_arrays(asked.arrays, name, **sender(request))
     note_verdicts(request, questions)
-    for question in questions:
-        answer = question.answer()
-        if answer["error"] is not None:
-            raise HTTPException(500 if question.failed else 400, answer["error"])
-        if answer["detector"] != served.key:
-            got = f"{answer['height']} x {answer['width']}"
-            raise HTTPException(400, f"an image is {got} (height x width), but {name} takes {served.detector.takes}")
+    if all(question.record.verdict == "error" for question in questions):
+        raise HTTPException(
+            500 if any(question.failed for question in questions) else 400, questions[0].answer()["error"]
+        )
     return _response(name, asked, questions)
 
 
@@ -205,7 +205,7 @@ def _served(request: Request, name: str) -> Served:
 
 
 def _read(body: bytes, length: str | None, served: Served) -> _Asked:
-    if length is not None and not (length.isdecimal() and int(length) <= len(body)):
+    if length is not None and not (length.isdecimal() and len(length) < 20 and int(length) <= len(body)):
         raise HTTPException(400, f"{HEADER_LENGTH} {length!r} is no length within the body's {len(body)} bytes")
     end = len(body) if length is None else int(length)
     try:
@@ -227,19 +227,32 @@ def _read(body: bytes, length: str | None, served: Served) -> _Asked:
     return _Asked(asked.id, asked.wanted(), images, [])
 
 
-def _whole_numbers(data: Any) -> np.ndarray:
+def _flat(data: Any) -> bytes:
+    """Returns the pixels of nested or flat lists. numpy would take memory for the longest text in every place."""
+    values = data
+    while isinstance(values, list) and values and isinstance(values[0], list):
+        if not all(isinstance(row, list) and len(row) == len(values[0]) for row in values):
+            values = None
+        else:
+            values = list(chain.from_iterable(values))
+    if not isinstance(values, list) or not set(map(type, values)) <= {int}:
+        raise HTTPException(400, "data must be whole numbers from 0 to 255, flat or nested like an array")
     try:
-        given = np.asarray(data)
-    except (ValueError, OverflowError):
-        given = np.array([None])
-    if given.dtype.kind not in "iu" or given.min(initial=0) < 0 or given.max(initial=0) > 255:
-        raise HTTPException(400, "data must be whole numbers from 0 to 255")
-    return given.astype(np.uint8)
+        return bytes(values)
+    except ValueError:
+        raise HTTPException(400, "data must be whole numbers from 0 to 255") from None
 
 
-def _elements(binary: bytes) -> list[bytes]:
+def _file(text: Any) -> bytes | ImageError:
+    try:
+        return from_base64(text)
+    except ImageError as error:
+        return error
+
+
+def _elements(binary: bytes) -> list[bytes | ImageError]:
     """Splits the data of a BYTES tensor, in which the length of each element, four bytes, precedes it."""
-    elements: list[bytes] = []
+    elements: list[bytes | ImageError] = []
     place = 0
     while place < len(binary) and len(elements) <= MAX_IMAGES:
         start = place + 4
@@ -258,13 +271,10 @@ def _check_count(tensor: _Tensor, values: int) -> None:
 def _response(name: str, asked: _Asked, questions: list[Question]) -> Response:
     outputs, binary = [], b""
     for output, is_binary in asked.outputs.items():
-        values = [
-            question.record.verdict == "adversarial" if output == "is_adversarial" else getattr(question.record, output)
-            for question in questions
-        ]
-        made: dict[str, Any] = {"name": output, "datatype": OUTPUTS[output], "shape": [len(values)]}
+        kind, values = OUTPUTS[output], [_value(question, output) for question in questions]
+        made: dict[str, Any] = {"name": output, "datatype": kind, "shape": [len(values)]}
         if is_binary:
-            data = np.array(values, DTYPES[OUTPUTS[output]]).tobytes()
+            data = _to_bytes(values, kind)
             made["parameters"] = {"binary_data_size": len(data)}
             binary += data
         else:
@@ -278,3 +288,19 @@ def _response(name: str, asked: _Asked, questions: list[Question]) -> Response:
     header = json.dumps(answer).encode()
     headers = {HEADER_LENGTH: str(len(header))}
     return Response(header + binary, media_type="application/octet-stream", headers=headers)
+
+
+def _value(question: Question, output: str) -> Any:
+    answer = question.answer()
+    if output == "is_adversarial":
+        return answer["verdict"] != "clean"
+    if output == "error":
+        return answer["error"] or ""
+    return answer[output] if answer[output] is not None and math.isfinite(answer[output]) else None
+
+
+def _to_bytes(values: list[Any], kind: str) -> bytes:
+    if kind == "BYTES":
+        elements = [value.encode() for value in values]
+        return b"".join(len(element).to_bytes(4, "little") + element for element in elements)
+    return np.array(values, DTYPES[kind]).tobytes()

@@ -9,11 +9,14 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from ..calibration.conformal import rank
-from ..errors import PixelDefendError
+from ..errors import ImageError, PixelDefendError
+from ..screening.records import to_storable
 from .schemas import (
     MAX_IMAGES,
     MAX_NAME,
@@ -21,17 +24,19 @@ from .schemas import (
     ONE_FILE_OR_SEVERAL,
     REFUSED,
     REFUSED_BODY,
+    REFUSED_QUERY,
     Answer,
     Explanation,
     Feedback,
-    Images,
+    ImageList,
     LoggedVerdict,
     Pictures,
     Refusal,
     Verdict,
     first_problem,
+    to_file,
 )
-from .service import Question, Service
+from .service import File, Question, Service
 
 PAGE = Path(__file__).parent / "page"
 LOGGED = TypeAdapter(list[LoggedVerdict])
@@ -44,7 +49,7 @@ router = APIRouter()
     "/v1/screen",
     responses={
         **REFUSED_BODY,
-        422: {"model": Answer | Refusal, "description": "The image cannot be screened; the record says why"},
+        422: {"model": Answer | Refusal, "description": "No image can be screened; the records say why"},
     },
     openapi_extra={
         "requestBody": {
@@ -57,13 +62,14 @@ router = APIRouter()
 async def screen(request: Request) -> Answer:
     """Screen one image, sent as the body, or up to 256 images, sent as a form or as JSON.
 
-    The answer has a record for each image, in order. If one of several images cannot be screened, its record says why.
+    The answer has a record for each image, in order. If an image cannot be screened, its record says why. The status is
+    then 200 if another image can be screened, and 422 if none can.
     """
-    files, alone = await _files(request)
+    files = await _files(request)
     questions = await service_of(request).screen(files, **sender(request))
-    note_verdicts(request, questions)
     answer = Answer(request_id=request.state.request_id, records=[Verdict(**q.answer()) for q in questions])
-    return _with_status(answer, questions[0] if alone else None)
+    note_verdicts(request, questions)
+    return _with_status(answer, questions)
 
 
 @router.post(
@@ -83,10 +89,10 @@ async def explain(
     """
     data = await request.body()
     question, found = await service_of(request).explain(name, data, eps=eps, **sender(request))
-    note_verdicts(request, [question])
     pictures = None if found is None else Pictures(**found)
     answer = Explanation(request_id=request.state.request_id, record=Verdict(**question.answer()), pictures=pictures)
-    return _with_status(answer, question)
+    note_verdicts(request, [question])
+    return _with_status(answer, [question])
 
 
 @router.get("/v1/detectors", responses=REFUSED)
@@ -109,7 +115,7 @@ async def detectors(request: Request) -> list[dict[str, Any]]:
     ]
 
 
-@router.get("/v1/verdicts", responses=REFUSED)
+@router.get("/v1/verdicts", responses=REFUSED_QUERY)
 async def verdicts(request: Request, limit: Annotated[int, Query(ge=1, le=1000)] = 20) -> list[LoggedVerdict]:
     """List the last verdicts, the newest first."""
     rows = await to_thread(lambda: list(service_of(request).log.rows(limit=limit)))
@@ -117,7 +123,8 @@ async def verdicts(request: Request, limit: Annotated[int, Query(ge=1, le=1000)]
 
 
 @router.post(
-    "/v1/feedback", responses={**REFUSED, 404: {"model": Refusal}, 409: {"model": Refusal}, 422: {"model": Any}}
+    "/v1/feedback",
+    responses={**REFUSED_BODY, 404: {"model": Refusal}, 409: {"model": Refusal}, 422: {"model": Refusal}},
 )
 async def feedback(request: Request, said: Feedback) -> Feedback:
     """Give feedback on a verdict.
@@ -126,7 +133,7 @@ async def feedback(request: Request, said: Feedback) -> Feedback:
     an image that is not flagged is `clean` or `missed` (it is attacked).
     """
     try:
-        await to_thread(service_of(request).log.feedback, said.id, said.feedback)  # it waits for the disk
+        await to_thread(service_of(request).log.feedback, to_storable(said.id), said.feedback)  # it waits for the disk
     except KeyError:
         raise HTTPException(404, f"there is no verdict {said.id!r}") from None
     except PixelDefendError as error:
@@ -175,34 +182,69 @@ def note_verdicts(request: Request, questions: list[Question]) -> None:
     request.state.verdicts = counts | {"query_attack": sum(question.query_attack for question in questions)}
 
 
-def _with_status(answer: Model, question: Question | None) -> Model:
-    """Returns the answer, with an error status if it is about a single image that cannot be screened."""
-    if question is None or question.record.verdict != "error":
+def _with_status(answer: Model, questions: list[Question]) -> Model:
+    """Returns the answer, with an error status if no image has a verdict."""
+    if any(question.record.verdict != "error" for question in questions):
         return answer
-    return JSONResponse(answer.model_dump(), 500 if question.failed else 422)  # type: ignore[return-value]
+    return JSONResponse(answer.model_dump(), 500 if any(question.failed for question in questions) else 422)  # type: ignore[return-value]
 
 
-async def _files(request: Request) -> tuple[list[tuple[str, bytes]], bool]:
-    """Returns the names and bytes of the images, and whether a single image was sent as the body."""
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise HTTPException(415, "compressed bodies are not read")
+async def _files(request: Request) -> list[File]:
+    """Returns the names and bytes of the images."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        form = await request.form(max_files=MAX_IMAGES, max_fields=MAX_IMAGES)
-        uploads = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
-        files = [((upload.filename or "")[:MAX_NAME], await upload.read()) for upload in uploads]
-        if not files:
-            raise HTTPException(400, "the form holds no file")
-        return files, False
+        return await _from_form(request)
     body = await request.body()
     if kind == "application/json":
-        return await service_of(request).in_decoding_thread(_from_json, body), False
-    return [(request.query_params.get("name", "")[:MAX_NAME], body)], True
+        return await service_of(request).in_decoding_thread(_from_json, body)
+    return [_named(request.query_params.get("name", ""), body)]
 
 
-def _from_json(body: bytes) -> list[tuple[str, bytes]]:
+def _from_json(body: bytes) -> list[File]:
     try:
-        listed = Images.model_validate_json(body)
+        listed = ImageList.model_validate_json(body)
     except ValidationError as error:
         raise HTTPException(400, f"not {{'images': [{{'name', 'data'}}]}}: {first_problem(error)}") from None
-    return [(item.name, item.data) for item in listed.images]
+    return [to_file(item) for item in listed.images]
+
+
+class _Form(MultiPartParser):
+    """A parser that knows whether the form has come to its end."""
+
+    complete = False
+
+    def on_end(self) -> None:
+        self.complete = True
+
+
+async def _from_form(request: Request) -> list[File]:
+    charset = parse_options_header(request.headers["content-type"])[1].get(b"charset", b"utf-8")
+    if charset.lower() not in (b"utf-8", b"us-ascii"):  # others give text that is no Unicode, or take long to decode
+        raise HTTPException(415, f"the charset of a form must be utf-8, got {charset.decode('latin-1')!r}")
+    parser = _Form(request.headers, request.stream(), max_files=MAX_IMAGES, max_fields=MAX_IMAGES)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise HTTPException(400, f"not a form: {error.message}") from None
+    try:
+        files: list[File] = []
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                files.append(_named(value.filename or "", await value.read()))
+            elif name == "image":
+                files.append(("", ImageError("the field 'image' is text, not a file: send it with a file name")))
+    finally:
+        await form.close()
+    if not parser.complete:
+        raise HTTPException(400, "the form is cut off: it has no end")
+    if not files:
+        raise HTTPException(400, "the form holds no file")
+    if len(files) > MAX_IMAGES:
+        raise HTTPException(400, f"at most {MAX_IMAGES} images a request, got {len(files)}")
+    return files
+
+
+def _named(name: str, data: bytes) -> File:
+    if len(name) > MAX_NAME:
+        return name[:MAX_NAME], ImageError(f"the name has {len(name)} characters; at most {MAX_NAME} are taken")
+    return name, data

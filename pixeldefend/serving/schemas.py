@@ -2,36 +2,59 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
-from ..errors import ParameterError
+from ..errors import ImageError
 from ..screening import Record
+from .service import File
 
 MAX_IMAGES = 256  # a request
 MAX_NAME = 1024  # characters
+DATA_URI = re.compile("data:[^,]*;base64,", re.IGNORECASE)
+STANDARD = bytes.maketrans(b"-_", b"+/")  # from the URL-safe alphabet
 
 
-def _decoded(text: object) -> bytes:
+def from_base64(text: object) -> bytes:
+    """Decodes base64 in any of its usual forms.
+
+    Args:
+        text: Base64 in its standard or its URL-safe alphabet, with or without white space, padding, and the beginning
+            "data:...;base64," of a data URI.
+
+    Returns:
+        The bytes.
+
+    Raises:
+        ImageError: If it is no such text.
+    """
     if not isinstance(text, str):
-        raise ParameterError("a string is required: base64 of an image file")
+        raise ImageError("a string is required: base64 of an image file")
+    start = DATA_URI.match(text)
     try:
-        return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise ParameterError(f"not base64: {error}") from None
+        data = b"".join(text[0 if start is None else start.end() :].encode("ascii").split()).translate(STANDARD)
+        return binascii.a2b_base64(data + b"=" * (-len(data) % 4), strict_mode=True)
+    except (UnicodeEncodeError, binascii.Error) as error:
+        raise ImageError(f"not base64: {error}") from None
 
 
 Base64 = Annotated[
-    bytes, BeforeValidator(_decoded), WithJsonSchema({"type": "string", "contentEncoding": "base64"}, mode="validation")
+    bytes,
+    BeforeValidator(from_base64),
+    WithJsonSchema({"type": "string", "contentEncoding": "base64"}, mode="validation"),
 ]
 
 
 class ImageFile(BaseModel):
-    """An image file, in base64."""
+    """An image file, in base64.
+
+    The base64 may hold white space, use the URL-safe alphabet, lack its padding, or be a data URI.
+    """
 
     name: str = Field("", max_length=MAX_NAME)
     data: Base64
@@ -41,6 +64,29 @@ class Images(BaseModel):
     """Several image files."""
 
     images: list[ImageFile] = Field(min_length=1, max_length=MAX_IMAGES)
+
+
+class ImageList(BaseModel):
+    """`Images` before each image is read by `to_file`."""
+
+    images: list[Any] = Field(min_length=1, max_length=MAX_IMAGES)
+
+
+def to_file(item: Any) -> File:
+    """Reads one item of `Images`.
+
+    Args:
+        item: What should be an `ImageFile`, as plain JSON values.
+
+    Returns:
+        The name and the bytes, or in their place the error of this image.
+    """
+    try:
+        image = ImageFile.model_validate(item)
+    except ValidationError as error:
+        name = item.get("name") if isinstance(item, dict) else None
+        return (name[:MAX_NAME] if isinstance(name, str) else ""), ImageError(first_problem(error))
+    return image.name, image.data
 
 
 @dataclass(kw_only=True)
@@ -118,10 +164,18 @@ REFUSED: dict[int | str, dict[str, Any]] = {
     503: {"model": Refusal, "description": "The queue is full: try again after Retry-After seconds"},
     504: {"model": Refusal, "description": "No answer within the deadline"},
 }
+REFUSED_QUERY: dict[int | str, dict[str, Any]] = {
+    **REFUSED,
+    422: {"model": Refusal, "description": "A parameter of the query has a wrong value"},
+}
 REFUSED_BODY: dict[int | str, dict[str, Any]] = {
     **REFUSED,
-    400: {"model": Refusal, "description": "The body is not what its content type says"},
-    413: {"model": Refusal, "description": "The body is too large"},
+    400: {"model": Refusal, "description": "The body is not what its content type or its coding says"},
+    413: {"model": Refusal, "description": "The body is too large, before or after decompression"},
+    415: {
+        "model": Refusal,
+        "description": "The coding of the body is neither gzip nor deflate, or its charset not UTF-8",
+    },
 }
 ONE_FILE = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _FORM = {
@@ -136,8 +190,9 @@ ONE_FILE_OR_SEVERAL = {
 }
 
 
-def first_problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError | RequestValidationError) -> str:
     """Returns the first problem of a request: its place and what was expected."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = ".".join(map(str, first["loc"]))
-    return f"{place}: {first['msg']}" if place else first["msg"]
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"] if part != "body")
+    reason = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
+    return f"{place}: {reason}" if place else reason

@@ -10,8 +10,10 @@ from typing import Any
 
 from ..errors import ParameterError
 from ..threads import calm_waiting_threads
+from .log_lines import json_only, log_line
 
 
+@json_only()
 def run(
     detector: str | None,
     *,
@@ -29,6 +31,8 @@ def run(
     **options: Any,
 ) -> None:
     """Serves until SIGTERM or SIGINT, and then answers all accepted requests.
+
+    While it runs, every line that Python code writes to standard error is JSON.
 
     Args:
         detector: The name of a shipped detector, or the path of a saved one; None for the shipped one that takes each
@@ -57,11 +61,11 @@ def run(
     from ..screening.audit_log import AuditLog
     from ..zoo import load_classifier
     from .app import create_app
-    from .metrics import log_line
+    from .http_protocol import HttpProtocol
     from .middleware import read_keys
     from .service import Service
 
-    keys = None if api_key_file is None else read_keys(api_key_file.read_text())
+    keys = None if api_key_file is None else read_keys(_text(api_key_file))
     loopback = _is_loopback(host)
     if keys is None and not loopback and not without_key:
         raise ParameterError(
@@ -81,6 +85,9 @@ def run(
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
         config = uvicorn.Config(
             app,
+            http=HttpProtocol,
+            ws="none",
+            log_config=None,
             log_level="warning",
             access_log=False,
             timeout_keep_alive=30,
@@ -102,6 +109,13 @@ def run(
         log_line("stopped")
     finally:
         audit.close()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ParameterError(f"{path} is not text in UTF-8: {error}") from None
 
 
 def _is_loopback(host: str) -> bool:

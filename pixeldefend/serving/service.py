@@ -5,32 +5,37 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
 from torch import nn
 
 from ..detectors import ConformalDetector
-from ..errors import NoDetectorError, PixelDefendError
+from ..errors import ImageError, NoDetectorError, PixelDefendError
 from ..images import image_size
 from ..screening import Record, Screened, Screener
 from ..screening.audit_log import AuditLog
+from ..screening.records import to_storable
+from ..screening.screener import note_error
 from ..serialization import whole_file
 from .batching import Batcher
 from .drift import DriftMonitors
 from .explanation import explain
-from .metrics import INTERNAL, Metrics, TracebackLines, log_line
+from .log_lines import TracebackLines, log_line
+from .metrics import INTERNAL, Metrics
 from .query_detection import QueryAttacks
 
 EXPLAINED_AT_ONCE = 4  # purification is expensive: further requests wait, so that screening is not held up
 DECODING_THREADS = 2  # more threads would take cores from scoring
 PRUNED_EVERY = 3600.0  # seconds; old rows are deleted even if the service is idle
 Result = TypeVar("Result")
+File = tuple[str, bytes | ImageError]  # its name, and its bytes or why there are none
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ class Question:
         client: The name of the client's key, or its address.
         request: The id of the request.
         data: The bytes of the file, for quarantine.
+        judged: Whether the record is complete.
         query_attack: Whether the image resembles several of the client's last images.
         id: The id of its row in the log, once it is there.
     """
@@ -70,6 +76,7 @@ class Question:
     client: str
     request: str
     data: bytes | None = None
+    judged: bool = False
     query_attack: bool = False
     id: str | None = None
 
@@ -84,13 +91,39 @@ class Question:
         return self.record.error_kind == INTERNAL
 
     def answer(self) -> dict[str, Any]:
-        """Returns the fields of `schemas.Verdict`, without details of internal errors."""
+        """Returns the fields of `schemas.Verdict`, without details of internal errors, in valid Unicode."""
         record = self.record
         if self.failed:
             record = replace(
                 record, error="internal error: the log of the service holds the reason under the id of the request"
             )
-        return {"id": self.id, **asdict(record), "query_attack": self.query_attack}
+        values = {name: to_storable(value) for name, value in asdict(record).items()}
+        return {"id": self.id, **values, "query_attack": self.query_attack}
+
+
+class Inquiry:
+    """The questions of one request.
+
+    They are logged together, once all are judged, or not at all if the request is given up before: because of its
+    deadline, because its client has gone, or because something failed.
+
+    Args:
+        questions: The questions.
+        at_once: Whether they are logged as soon as they are judged.
+    """
+
+    def __init__(self, questions: list[Question], *, at_once: bool = True) -> None:
+        self.questions, self.at_once = questions, at_once
+        self._decided = Lock()
+
+    def decide(self) -> bool:
+        """Decides to log the questions, or to give them up; returns whether nobody had decided before."""
+        return self._decided.acquire(blocking=False)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all questions are judged."""
+        return all(question.judged for question in self.questions)
 
 
 class Service:
@@ -167,13 +200,16 @@ class Service:
             await self._pruning
         await self._stack.aclose()
 
-    async def screen(self, files: Sequence[tuple[str, bytes]], client: str, request: str) -> list[Question]:
+    async def screen(
+        self, files: Sequence[File], client: str, request: str, *, name: str | None = None
+    ) -> list[Question]:
         """Screens image files.
 
         Args:
-            files: The names and bytes of the files.
+            files: The names of the files, and their bytes or why there are none.
             client: Who asks.
             request: The id of the request.
+            name: The name of the only detector that may judge them; None for any.
 
         Returns:
             A question for each file, in order, answered and logged.
@@ -182,8 +218,8 @@ class Service:
             Full: If the images do not all fit into the queue. It is raised before any image is decoded.
         """
         with self.batcher.reserve(len(files)):
-            questions = [await self._decode(name, data, client, request) for name, data in files]
-        return await self._score(questions)
+            questions = [await self._decode(file, client, request, name) for file in files]
+        return await self._score(Inquiry(questions))
 
     async def screen_arrays(self, images: Sequence[np.ndarray], name: str, client: str, request: str) -> list[Question]:
         """Screens decoded images.
@@ -201,7 +237,7 @@ class Service:
             Full: If the images do not all fit into the queue.
         """
         key = self.detectors[name].key
-        return await self._score([Question(_as_screened(image, key), client, request) for image in images])
+        return await self._score(Inquiry([Question(_as_screened(image, key), client, request) for image in images]))
 
     async def explain(
         self, name: str, data: bytes, client: str, request: str, eps: int
@@ -222,13 +258,18 @@ class Service:
         Raises:
             Full: If the queue is full.
         """
-        (question,) = await self.screen([(name, data)], client, request)
+        with self.batcher.reserve(1):
+            question = await self._decode((name, data), client, request, None)
+        inquiry, pictures = Inquiry([question], at_once=False), None
+        await self._score(inquiry)
         image, key = question.result.image, question.record.detector
-        if question.record.verdict == "error" or image is None or key is None:
-            return question, None
-        detector = self._by_key[key].detector
-        async with self._explaining:
-            return question, await self.batcher.run(lambda: explain(image, detector, self.classifier, eps))
+        if question.record.verdict != "error" and image is not None and key is not None:
+            detector = self._by_key[key].detector
+            async with self._explaining:
+                pictures = await self.batcher.run(lambda: explain(image, detector, self.classifier, eps))
+        # only now, because the pictures may fail or take too long, and then there is no answer
+        await _unless_given_up(inquiry, self.batcher.run(lambda: self._log([inquiry])))
+        return question, pictures
 
     async def in_decoding_thread(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Runs a function in one of the few threads that decode images, and returns its result."""
@@ -240,12 +281,20 @@ class Service:
         while True:
             try:
                 await asyncio.to_thread(self.log.prune)
-            except sqlite3.Error as error:  # for example a full disk: answers report it, and this tries again
+            except (sqlite3.Error, OSError) as error:  # for example a full disk: answers report it; this tries again
                 log_line("log not pruned", error=str(error))
             await asyncio.sleep(PRUNED_EVERY)
 
-    async def _decode(self, name: str, data: bytes, client: str, request: str) -> Question:
+    async def _decode(self, file: File, client: str, request: str, only: str | None) -> Question:
+        name, data = file
+        if isinstance(data, ImageError):
+            result = Screened(Record(name))
+            note_error(result.record, data)
+            return Question(result, client, request)
         result = await self.in_decoding_thread(self._read, name, data)
+        if only is not None and result.record.detector not in (None, self.detectors[only].key):
+            _refuse_size(result.record, f"{only} takes {self.detectors[only].detector.takes}")
+            result.image = result.record.detector = None
         return Question(result, client, request, data if self.quarantine is not None else None)
 
     def _read(self, name: str, data: bytes) -> Screened:
@@ -255,12 +304,9 @@ class Service:
             return self.screener.read(name, data, max_pixels=self.max_pixels)
         if self._takes_size(height, width):
             return self.screener.read(name, data, max_pixels=self.max_pixels)
-        taken = " or ".join(one.detector.takes for one in self.detectors.values())
-        error = NoDetectorError(f"the image is {height} x {width} (height x width); wanted {taken}")
-        sha256 = hashlib.sha256(data).hexdigest()
-        return Screened(
-            Record(name, sha256=sha256, width=width, height=height, error=str(error), error_kind=error.kind)
-        )
+        record = Record(name, sha256=hashlib.sha256(data).hexdigest(), width=width, height=height)
+        _refuse_size(record, f"wanted {' or '.join(one.detector.takes for one in self.detectors.values())}")
+        return Screened(record)
 
     def _takes_size(self, height: int, width: int) -> bool:
         """Returns whether a detector may take an image whose header gives this size."""
@@ -268,30 +314,39 @@ class Service:
         # EXIF orientation may turn the image
         return any(one.detector.accepts(image) for one in self.detectors.values() for image in (blank, blank.T))
 
-    async def _score(self, questions: list[Question]) -> list[Question]:
-        self.metrics.depth(self.batcher.depth + len(questions))
-        await self.batcher(questions)
-        return questions
+    async def _score(self, inquiry: Inquiry) -> list[Question]:
+        self.metrics.depth(self.batcher.depth + len(inquiry.questions))
+        await _unless_given_up(inquiry, self.batcher([(question, inquiry) for question in inquiry.questions]))
+        return inquiry.questions
 
-    def _judge(self, questions: Sequence[Question]) -> None:
-        """Judges, checks and logs a batch, in the thread that scores."""
-        self.screener.judge([question.result for question in questions])
+    def _judge(self, batch: Sequence[tuple[Question, Inquiry]]) -> None:
+        """Judges a batch, and logs the requests that it completes, in the thread that scores."""
+        self.screener.judge([question.result for question, _ in batch])
+        for question, _ in batch:
+            question.judged = True
+        self._log([one for one in dict.fromkeys(inquiry for _, inquiry in batch) if one.at_once and one.complete])
+        self.metrics.depth(self.batcher.depth)
+
+    def _log(self, inquiries: Sequence[Inquiry]) -> None:
+        """Logs and counts the verdicts of the requests that have not been given up."""
+        questions = [question for inquiry in inquiries if inquiry.decide() for question in inquiry.questions]
+        if not questions:
+            return
         for question in questions:
-            self._watch(question)
+            record, image = question.record, question.result.image
+            if image is not None and record.verdict != "error":  # refused images must not displace remembered ones
+                question.query_attack = self.queries.is_attack(question.client, image)
+            if record.verdict == "adversarial" and question.data is not None:
+                self._keep(record.sha256, question.data)
         ids = self.log.add([self._row(question) for question in questions], source="serve")
         for question, id in zip(questions, ids, strict=True):
             question.id = id
-        self.metrics.depth(self.batcher.depth)
+            self._count(question)
 
-    def _watch(self, question: Question) -> None:
-        """Checks a question for query attacks and drift, counts it, and keeps the file of a flagged image."""
-        record, image = question.record, question.result.image
-        if image is not None and record.verdict != "error":  # refused images must not displace remembered ones
-            question.query_attack = self.queries.is_attack(question.client, image)
+    def _count(self, question: Question) -> None:
+        record = question.record
         if record.detector is not None and record.score is not None:
             self.drift.update(self._by_key[record.detector].name, record.score)
-        if record.verdict == "adversarial" and question.data is not None:
-            self._keep(record.sha256, question.data)
         if question.failed:
             self.metrics.internal_error(request=question.request, error=record.error)
         self.metrics.verdict(record, question.query_attack)
@@ -313,6 +368,25 @@ class Service:
         if not path.exists():
             with whole_file(path, "wb") as file:
                 file.write(data)
+
+
+async def _unless_given_up(inquiry: Inquiry, work: Coroutine[Any, Any, None]) -> None:
+    """Does work that may log the questions, and gives them up if it fails or is cancelled before that."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if inquiry.decide():
+            task.cancel()
+            raise
+        await task  # the rows are there, or are being written: the client gets its answer
+    except BaseException:
+        inquiry.decide()
+        raise
+
+
+def _refuse_size(record: Record, wanted: str) -> None:
+    note_error(record, NoDetectorError(f"the image is {record.height} x {record.width} (height x width); {wanted}"))
 
 
 def _only_shape(detector: ConformalDetector) -> tuple[int, int, int] | None:

@@ -1,6 +1,10 @@
 """Each middleware around a small application of its own, and all of them around the service."""
 
 import asyncio
+import base64
+import gzip
+import json
+import zlib
 
 import pytest
 from fastapi.testclient import TestClient
@@ -14,6 +18,7 @@ from pixeldefend.serving.middleware import (
     AccessLog,
     BodyLimits,
     Deadline,
+    Decompression,
     Failures,
     SecurityHeaders,
     read_keys,
@@ -109,6 +114,16 @@ def test_a_key_is_required_where_there_are_keys(tiny_detector, tmp_path):
     assert row["client"] == "shop"
 
 
+def test_a_key_may_hold_any_characters(tiny_detector, tmp_path):
+    key = "ключ-schlüssel-0123"
+    with TestClient(
+        app_of(tiny_detector, tmp_path, keys=read_keys(f"shop {key}")), base_url="http://localhost"
+    ) as client:
+        for sent, status in ((key.encode(), 200), (key.encode("utf-16"), 401), (b"\xff" * 20, 401)):
+            headers = {"x-api-key": bytes(byte for byte in sent if byte >= 32)}
+            assert client.get("/v2", headers=headers).status_code == status
+
+
 @pytest.mark.parametrize("text", ["", "short", f"a {KEY}\na {KEY}g", f"a b {KEY}"])
 def test_a_bad_key_file_is_refused(text):
     with pytest.raises(ParameterError):
@@ -132,6 +147,105 @@ def test_a_body_that_is_too_large_is_refused_with_and_without_its_length():
         assert answer.status_code == 413
         assert answer.headers["connection"] == "close"
         assert answer.json()["error"]
+
+
+async def echo(scope, receive, send):
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message["body"], message.get("more_body", False)
+    await PlainTextResponse(body)(scope, receive, send)
+
+
+def decompressing(max_bytes=100_000):
+    return around(lambda app: Decompression(BodyLimits(app, max_bytes), max_bytes), echo)
+
+
+BODY = bytes(range(256)) * 300
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [
+        ("gzip", gzip.compress(BODY)),
+        (" GZip ", gzip.compress(BODY)),
+        ("x-gzip", gzip.compress(BODY)),
+        ("identity, gzip", gzip.compress(BODY)),
+        ("gzip", gzip.compress(BODY[:100]) + gzip.compress(BODY[100:])),
+        ("deflate", zlib.compress(BODY)),
+        ("identity", BODY),
+        ("", BODY),
+    ],
+)
+def test_compressed_bodies_are_inflated(coding, body):
+    client = decompressing()
+    for sent in (body, (body[i : i + 7] for i in range(0, len(body), 7))):  # at once, and in small parts
+        answer = client.post("/", content=sent, headers={"content-encoding": coding})
+        assert (answer.status_code, answer.content) == (200, BODY)
+
+
+@pytest.mark.parametrize("size", [64 * 2**10, 64 * 2**10 + 1, 99_999])
+def test_nothing_is_lost_where_a_piece_ends(size):
+    body = gzip.compress(bytes(size))
+    answer = decompressing().post("/", content=body, headers={"content-encoding": "gzip"})
+    assert answer.content == bytes(size)
+
+
+@pytest.mark.parametrize(
+    ("status", "coding", "body"),
+    [
+        (415, "br", b"x"),
+        (415, "zstd", b"x"),
+        (415, "ÿ", b"x"),
+        (415, "gzip, gzip", gzip.compress(gzip.compress(BODY))),
+        (415, "gzip, br", b"x"),
+        (400, "gzip", BODY),
+        (400, "gzip", gzip.compress(BODY)[:-1]),
+        (400, "gzip", gzip.compress(BODY)[:3]),
+        (400, "gzip", gzip.compress(BODY)[:-8] + bytes(8)),
+        (400, "gzip", gzip.compress(BODY) + b"x"),
+        (400, "gzip", gzip.compress(b"") * 2000),
+        (400, "deflate", gzip.compress(BODY)),
+        (413, "gzip", gzip.compress(bytes(100_001))),
+        (413, "deflate", zlib.compress(bytes(100_001), 0)),
+        (413, "gzip", gzip.compress(b"") * 6000),
+    ],
+)
+def test_other_codings_damaged_bodies_and_bombs_are_refused(status, coding, body):
+    answer = decompressing().post("/", content=body, headers={"content-encoding": coding.encode("latin-1")})
+    assert answer.status_code == status
+    assert answer.json()["error"]
+    assert ("accept-encoding" in answer.headers) == (status == 415)
+
+
+def test_a_bomb_is_not_inflated_whole():
+    given = []
+
+    async def count(scope, receive, send):
+        while True:
+            given.append(len((await receive())["body"]))
+
+    client = around(lambda app: Decompression(BodyLimits(app, 10**6), 10**6), count)
+    bomb = gzip.compress(bytes(10**8))
+    assert client.post("/", content=bomb, headers={"content-encoding": "gzip"}).status_code == 413
+    assert sum(given) <= 10**6
+
+
+@pytest.mark.parametrize("route", ["/v1/screen", "/v1/explain", "/v1/feedback", "/v2/models/custom/infer"])
+def test_every_route_takes_compressed_bodies_and_refuses_other_codings(client, route):
+    file = base64.b64encode(png(CLEAN)).decode()
+    tensor = {"name": "images", "shape": [1], "datatype": "BYTES", "data": [file]}
+    (row,) = client.post("/v1/screen", content=png(CLEAN)).json()["records"]
+    said = {"id": row["id"], "feedback": row["verdict"]}
+    body = png(CLEAN) if route in ("/v1/screen", "/v1/explain") else json.dumps({"inputs": [tensor], **said}).encode()
+    kind = {"content-type": "image/png" if body.startswith(b"\x89") else "application/json"}
+    for coding, packed in (("gzip", gzip.compress(body)), ("deflate", zlib.compress(body))):
+        assert client.post(route, content=packed, headers={**kind, "content-encoding": coding}).status_code == 200
+    for coding in ("br", "gzip, gzip"):
+        answer = client.post(route, content=body, headers={**kind, "content-encoding": coding})
+        assert answer.status_code == 415
+        assert answer.json()["error"]
+    assert client.get("/v2", headers={"content-encoding": "br"}).status_code == 200
 
 
 def test_bodies_are_counted_as_they_come_in_and_by_client():
@@ -190,6 +304,50 @@ def test_what_takes_too_long_is_stopped_and_answered_504():
     assert stopped
 
 
+def test_a_request_is_stopped_when_its_client_goes():
+    stopped, sent = [], []
+    messages = [{"type": "http.disconnect"}, {"type": "http.request", "body": b"", "more_body": False}]
+
+    async def wait(scope, receive, send):
+        await receive()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            stopped.append(True)
+            raise
+
+    async def receive():
+        return messages.pop()
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(Deadline(wait, seconds=PATIENCE)({"type": "http"}, receive, send))
+    assert stopped
+    assert not sent
+
+
+@pytest.mark.parametrize("route", ["/v1/screen", "/v1/feedback", "/v2/models/custom/infer"])
+def test_a_client_that_goes_before_the_end_of_its_body_is_no_failure(tiny_detector, tmp_path, capsys, route):
+    app = app_of(tiny_detector, tmp_path)
+    messages = [{"type": "http.disconnect"}, {"type": "http.request", "body": b"x", "more_body": True}]
+
+    async def ask():
+        async def receive():
+            return messages.pop()
+
+        async def send(message):
+            pass
+
+        headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "path": route, "query_string": b"", "headers": headers}
+        async with app.router.lifespan_context(app):
+            await app(scope, receive, send)
+
+    asyncio.run(ask())
+    assert not events(capsys.readouterr().err, "internal error")
+
+
 def test_a_time_out_of_something_else_is_not_the_deadline():
     async def fail(scope, receive, send):
         raise TimeoutError
@@ -209,3 +367,48 @@ def test_browsers_are_told_to_trust_nothing_else():
     assert answer.headers["cache-control"] == "no-store"
     assert "default-src 'self'" in answer.headers["content-security-policy"]
     assert "content-security-policy" not in client.get("/docs").headers
+
+
+# -- HEAD, and names of hosts --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/", "/docs", "/openapi.json", "/metrics", "/page/page.js", "/v1/detectors", "/v1/verdicts", "/v1/drift"),
+        *("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/custom", "/v2/models/custom/ready"),
+    ],
+)
+def test_head_is_answered_as_get_without_the_body(client, capsys, path):
+    answer = client.head(path)
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-type"] == client.get(path).headers["content-type"]
+    assert events(capsys.readouterr().err, "request")[0]["method"] == "HEAD"
+
+
+def test_other_methods_are_refused_with_those_that_are_allowed(client):
+    for method, path in [
+        ("OPTIONS", "/v2"),
+        ("DELETE", "/v1/verdicts"),
+        ("HEAD", "/v1/screen"),
+        ("PUT", "/page/page.js"),
+    ]:
+        answer = client.request(method, path)
+        assert answer.status_code == 405
+        assert answer.headers["allow"]
+        assert method == "HEAD" or answer.json()["error"]
+    assert 'route="/v2",status="200"' not in client.get("/metrics").text
+    client.head("/v2")
+    assert 'route="/v2",status="200"' in client.get("/metrics").text
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.0.0.1:1", "[::1]", "[::1]:80"])
+def test_the_service_answers_under_its_own_names(client, host):
+    assert client.get("/v2", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["", "elsewhere.example", "localhost.example", "[::1", "::1", "ÿ", "localhost:x"])
+def test_another_name_is_refused_with_a_reason(client, host):
+    answer = client.get("/v2", headers={"host": host.encode("latin-1")})
+    assert answer.status_code == 400
+    assert answer.json()["error"]

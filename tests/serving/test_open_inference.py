@@ -41,6 +41,30 @@ def test_triton_client(triton, tiny_detector):
     np.testing.assert_allclose(client.infer("tiny", [files]).as_numpy("score"), expected.score, rtol=1e-5)
 
 
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_triton_client_may_compress(triton, algorithm):
+    module, client = triton
+    pixels = module.InferInput("images", [1, 8, 8, 1], "UINT8")
+    for binary in (True, False):
+        pixels.set_data_from_numpy(ATTACKED[None, ..., None], binary_data=binary)
+        result = client.infer("tiny", [pixels], request_compression_algorithm=algorithm)
+        assert result.as_numpy("is_adversarial").tolist() == [True]
+
+
+def test_one_bad_file_of_several_is_an_error_of_that_file(triton):
+    module, client = triton
+    files = module.InferInput("images", [3], "BYTES")
+    files.set_data_from_numpy(np.array([png(CLEAN), b"no image", png(ATTACKED)], dtype=object))
+    for binary in (True, False):
+        names = ("is_adversarial", "p_value", "error")
+        outputs = [module.InferRequestedOutput(name, binary_data=binary) for name in names]
+        result = client.infer("tiny", [files], outputs=outputs)
+        assert result.as_numpy("is_adversarial").tolist() == [False, True, True]
+        assert np.isnan(result.as_numpy("p_value")).tolist() == [False, True, False]
+        errors = [str(error) for error in result.as_numpy("error")]
+        assert [bool(error.strip("b'")) for error in errors] == [False, True, False]
+
+
 def test_triton_client_is_told_what_is_wrong(triton):
     module, client = triton
     with pytest.raises(module.InferenceServerException, match="other"):
@@ -53,7 +77,13 @@ def test_triton_client_is_told_what_is_wrong(triton):
 
 def test_all_outputs_come_as_json_unless_it_is_asked_for_binary(client):
     found = client.post(INFER, json={"inputs": [GOOD]}).json()
-    assert [output["name"] for output in found["outputs"]] == ["is_adversarial", "p_value", "bits_per_dim", "score"]
+    assert [output["name"] for output in found["outputs"]] == [
+        "is_adversarial",
+        "p_value",
+        "bits_per_dim",
+        "score",
+        "error",
+    ]
     assert all(len(output["data"]) == 1 for output in found["outputs"])
     asked = {"inputs": [GOOD], "parameters": {"binary_data_output": True}, "outputs": [{"name": "score"}]}
     answer = client.post(INFER, json=asked)
@@ -79,6 +109,9 @@ def test_grey_images_may_come_without_their_one_channel(client, shape):
         {"shape": "x"},
         {"shape": [1.5, 8, 8, 1]},
         {"shape": [2**70, 8, 8, 1]},
+        {"shape": [1, 10**4000, 10**4000]},
+        {"shape": [1] * 10_000},
+        {"shape": []},
         {"datatype": "FP32"},
         {"datatype": None},
         {"data": [0] * 63},
@@ -87,6 +120,13 @@ def test_grey_images_may_come_without_their_one_channel(client, shape):
         {"data": [2**70] * 64},
         {"data": [0.5] * 64},
         {"data": [[1], [2, 3]]},
+        {"data": [[0] * 63, [0]]},
+        {"data": [True] * 64},
+        {"data": ["0"] * 64},
+        {"data": ["x" * 50_000] + ["0"] * 5000},
+        {"data": {"0": 0}},
+        {"data": 64},
+        {"data": [[]]},
         {"data": None},
         {"parameters": {"binary_data_size": 64}},
         {"parameters": {"binary_data_size": "x"}},
@@ -96,7 +136,7 @@ def test_grey_images_may_come_without_their_one_channel(client, shape):
         {"datatype": "BYTES", "shape": [2], "data": [base64.b64encode(png(CLEAN)).decode()]},
         {"datatype": "BYTES", "shape": [1], "data": [base64.b64encode(b"no image").decode()]},
     ],
-    ids=str,
+    ids=lambda change: str(change)[:50],
 )
 def test_a_malformed_tensor_is_refused_with_a_reason(client, change):
     answer = client.post(INFER, json={"inputs": [{**GOOD, **change}]})
@@ -107,9 +147,11 @@ def test_a_malformed_tensor_is_refused_with_a_reason(client, change):
 def test_a_malformed_request_is_refused_with_a_reason(client):
     for body in (b"", b"[]", b"{}", b'{"inputs": []}', b"[" * 10_000, json.dumps({"inputs": [GOOD, GOOD]}).encode()):
         assert client.post(INFER, content=body).status_code == 400
-    for length in ("-1", "x", "1000"):
-        headers = {"inference-header-content-length": length}
+    for length in ("-1", "x", "1000", "9" * 5000, "²", "", "1.5"):
+        headers = {"inference-header-content-length": length.encode("latin-1")}
         assert client.post(INFER, content=b"{}", headers=headers).status_code == 400
+    for name, value in (("id", "\ud800"), ("\ud800", 1), ("parameters", {"\ud800": 1}), ("id", 7)):
+        assert client.post(INFER, content=json.dumps({"inputs": [GOOD], name: value})).status_code == 400
     for outputs in ([{"name": "other"}], "score"):
         assert client.post(INFER, json={"inputs": [GOOD], "outputs": outputs}).status_code == 400
     assert client.post("/v2/models/other/infer", json={"inputs": [GOOD]}).status_code == 404

@@ -1,6 +1,7 @@
 """The service's own interface, through HTTP."""
 
 import base64
+import hashlib
 import io
 
 import numpy as np
@@ -81,19 +82,130 @@ def test_one_error_among_several_images_does_not_stop_the_others(client):
     assert [record["verdict"] for record in answer.json()["records"]] == ["error", "clean"]
 
 
+def wrapped(text, end):
+    return end.join(text[i : i + 76] for i in range(0, len(text), 76)) + end
+
+
+@pytest.mark.parametrize(
+    "form_of",
+    [
+        lambda text: wrapped(text, "\n"),
+        lambda text: wrapped(text, "\r\n"),
+        lambda text: wrapped(text, " \t"),
+        lambda text: text.replace("+", "-").replace("/", "_"),
+        lambda text: text.rstrip("="),
+        lambda text: f"data:image/png;base64,{text}",
+        lambda text: f"DATA:;base64,\n{text}",
+    ],
+    ids=["lines", "crlf", "tabs", "url-safe", "unpadded", "data-uri", "data-uri-without-type"],
+)
+def test_base64_is_taken_in_its_usual_forms(client, form_of):
+    body = png(ATTACKED) + b"\xfb\xff\xbf"  # "+" and "/" occur
+    body += bytes(1 - len(body) % 3 + 3)  # and padding
+    text = base64.b64encode(body).decode()
+    assert "+" in text
+    assert "/" in text
+    assert text.endswith("=")
+    (record,) = client.post("/v1/screen", json={"images": [{"data": form_of(text)}]}).json()["records"]
+    assert record["sha256"] == hashlib.sha256(body).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        *(
+            {"name": "bad", "data": data}
+            for data in ("@@", "A", "YQ==YQ==", "=", "é", "\0", "data:,a", 7, None, [], {})
+        ),
+        {"name": "bad"},
+        {"name": 7, "data": "="},
+        {"name": "n" * 1025, "data": ""},
+        "bad",
+        None,
+    ],
+    ids=str,
+)
+def test_an_image_that_cannot_be_read_from_json_is_an_error_of_that_image(client, tmp_path, item):
+    good = {"name": "good", "data": base64.b64encode(png(CLEAN)).decode()}
+    answer = client.post("/v1/screen", json={"images": [item, good]})
+    assert answer.status_code == 200
+    bad, well = answer.json()["records"]
+    assert (bad["verdict"], bad["error_kind"], well["verdict"]) == ("error", "format", "clean")
+    assert bad["error"]
+    assert [row["verdict"] for row in AuditLog(tmp_path / "log.sqlite").rows()] == ["clean", "error"]
+    alone = client.post("/v1/screen", json={"images": [item]})
+    assert alone.status_code == 422
+    assert alone.json()["records"][0]["error"] == bad["error"]
+
+
+def test_the_status_says_if_no_image_can_be_screened_however_they_are_sent(client):
+    file = base64.b64encode(b"no image").decode()
+    for answer in (
+        client.post("/v1/screen", content=b"no image"),
+        client.post("/v1/screen", files=[("image", ("a.png", b"no image"))] * 2),
+        client.post("/v1/screen", json={"images": [{"data": file}] * 2}),
+    ):
+        assert answer.status_code == 422
+        assert {record["error_kind"] for record in answer.json()["records"]} == {"format"}
+
+
+PART = 'content-disposition: form-data; name="image"; filename="{}"\r\n\r\n'
+
+
+def send_form(client, parts, kind="multipart/form-data; boundary=b", end=b"--b--\r\n"):
+    body = b"".join(b"--b\r\n" + head.encode("latin-1") + data + b"\r\n" for head, data in parts) + end
+    return client.post("/v1/screen", content=body, headers={"content-type": kind})
+
+
+@pytest.mark.parametrize("end", [b"", b"--b", b"--b\r\n" + PART.format("c").encode() + png(CLEAN)[:50]])
+def test_a_form_without_its_end_is_refused_whole(client, tmp_path, end):
+    answer = send_form(client, [(PART.format("a"), png(CLEAN)), (PART.format("b"), png(ATTACKED))], end=end)
+    assert answer.status_code == 400
+    assert answer.json()["error"]
+    assert AuditLog(tmp_path / "log.sqlite").count() == 0
+
+
+@pytest.mark.parametrize("charset", ["utf-7", "unicode_escape", "punycode", "undefined", "nonsense", "ÿ"])
+def test_a_form_of_another_charset_is_refused(client, charset):
+    kind = f"multipart/form-data; boundary=b; charset={charset}".encode("latin-1")
+    answer = send_form(client, [(PART.format("+2AA-\\ud800"), png(CLEAN))], kind)
+    assert answer.status_code == 415
+    assert answer.json()["error"]
+
+
+def test_names_of_files_in_a_form_may_be_any_bytes(client):
+    records = send_form(client, [(PART.format("\xff"), png(CLEAN)), (PART.format("n" * 1025), png(CLEAN))]).json()[
+        "records"
+    ]
+    assert [record["verdict"] for record in records] == ["clean", "error"]
+
+
+def test_an_image_that_a_form_holds_as_text_is_not_left_out(client):
+    text = 'content-disposition: form-data; name="image"\r\n\r\n'
+    other = 'content-disposition: form-data; name="comment"\r\n\r\n'
+    answer = send_form(client, [(text, b"photo.png"), (other, b"hello"), (PART.format("a"), png(CLEAN))])
+    assert [record["verdict"] for record in answer.json()["records"]] == ["error", "clean"]
+
+
 def test_malformed_requests_are_refused_with_a_reason(client):
     json_body = {"content-type": "application/json"}
     for status, answer in [
+        (400, client.post("/v1/screen", content=b'{"images": [{"name": "\\ud800", "data": ""}]}', headers=json_body)),
         (400, client.post("/v1/screen", json={"image": "x"})),
         (400, client.post("/v1/screen", json={"images": []})),
         (400, client.post("/v1/screen", json={"images": [{"data": ""}] * 257})),
-        (400, client.post("/v1/screen", json={"images": [{"data": "?"}]})),
-        (400, client.post("/v1/screen", json={"images": [{"data": 7}]})),
+        (400, client.post("/v1/screen", json={"images": "x"})),
         (400, client.post("/v1/screen", content=b"{", headers=json_body)),
         (400, client.post("/v1/screen", content=b"[" * 10_000, headers=json_body)),
         (400, client.post("/v1/screen", content=b"x", headers={"content-type": "multipart/form-data; boundary=b"})),
         (400, client.post("/v1/screen", content=b"x", headers={"content-type": "multipart/form-data"})),
-        (415, client.post("/v1/screen", content=b"x", headers={"content-encoding": "gzip"})),
+        (422, client.post("/v1/feedback", json={"id": "x", "feedback": "other"})),
+        (422, client.post("/v1/feedback", content=b"x")),
+        (422, client.post("/v1/feedback", content=b"NaN", headers=json_body)),
+        (400, client.post("/v1/feedback", content=b"\xff", headers=json_body)),
+        (404, client.post("/v1/feedback", content=b'{"id": "\\ud800", "feedback": "clean"}', headers=json_body)),
+        (422, client.get("/v1/verdicts?limit=²")),
+        (422, client.post("/v1/explain?eps=%ff", content=png(CLEAN))),
         (404, client.post("/v1/feedback", json={"id": "x", "feedback": "clean"})),
         (404, client.get("/v1/nothing")),
         (405, client.get("/v1/screen")),

@@ -106,6 +106,21 @@ def test_beyond_the_loopback_a_key_is_required(start, tmp_path):
         start(host="0.0.0.0", api_key_file=tmp_path / "keys")
 
 
+def test_a_key_file_must_be_text(start, tmp_path):
+    (tmp_path / "keys").write_bytes(b"shop \xff0123456789abcdef\n")
+    with pytest.raises(ParameterError, match="keys"):
+        start(api_key_file=tmp_path / "keys")
+    (tmp_path / "keys").write_text("shop 0123456789abcdef\n", encoding="utf-8-sig")  # as some editors write it
+
+    def use(client):
+        headers = {"x-api-key": "0123456789abcdef"}
+        client.post("/v1/screen", content=png(CLEAN), headers=headers)
+
+    start(use, api_key_file=tmp_path / "keys")
+    (row,) = AuditLog(tmp_path / "log.sqlite", read_only=True).rows()
+    assert row["client"] == "shop"
+
+
 def test_everybody_is_served_where_that_is_said(start):
     def use(client):
         (found,) = client.get("/v1/detectors").json()

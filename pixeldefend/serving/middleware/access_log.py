@@ -5,7 +5,8 @@ from __future__ import annotations
 import uuid
 from time import perf_counter
 
-from ..metrics import Metrics, log_line
+from ..log_lines import log_line
+from ..metrics import Metrics
 from .asgi import Answer, App, Message, Receive, Scope, Send, address_of
 
 

@@ -13,6 +13,24 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+LONGEST_REASON = 1000  # characters
+
+
+class Refused(BaseException):
+    """The body of a request is refused while it is being received.
+
+    It is no Exception, because FastAPI would answer to that itself.
+
+    Args:
+        status: The HTTP status of the answer.
+        reason: Why the request is refused.
+        headers: Further headers of the answer.
+    """
+
+    def __init__(self, status: int, reason: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(reason)
+        self.status, self.reason, self.headers = status, reason, headers or {}
+
 
 class Answer:
     """A `send` that remembers whether the answer has begun, because a second answer cannot be sent.
@@ -49,6 +67,16 @@ def address_of(scope: Scope) -> str:
     return str((scope.get("client") or ("unknown",))[0])
 
 
+def refusal(status: int, reason: str) -> bytes:
+    """Returns the body of a refusal, {"error": reason, "status": phrase}, in ASCII.
+
+    Args:
+        status: The HTTP status.
+        reason: Why the request is refused. A long reason, which repeats what the client sent, is cut.
+    """
+    return json.dumps({"error": reason[:LONGEST_REASON], "status": HTTPStatus(status).phrase}).encode()
+
+
 async def refuse(send: Send, status: int, reason: str, headers: dict[str, str] | None = None) -> None:
     """Sends a refusal as JSON, {"error": reason, "status": phrase}.
 
@@ -58,7 +86,7 @@ async def refuse(send: Send, status: int, reason: str, headers: dict[str, str] |
         reason: Why the request is refused.
         headers: Further headers of the answer.
     """
-    body = json.dumps({"error": reason, "status": HTTPStatus(status).phrase}).encode()
+    body = refusal(status, reason)
     fields = {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}
     pairs = [(key.encode(), value.encode()) for key, value in fields.items()]
     await send({"type": "http.response.start", "status": status, "headers": pairs})

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
-from .asgi import Answer, App, Message, Receive, Scope, Send, headers_of
+from .asgi import Answer, App, Message, Receive, Refused, Scope, Send, headers_of
 
 MAX_HELD = 256 * 2**20  # bytes of bodies in memory at once
 MAX_HELD_OF_ONE = 64 * 2**20  # ... of one client, so that it cannot keep the others out
-
-
-class _Refused(BaseException):
-    """The body exceeds a limit. It is no Exception, to which the framework would answer 500."""
-
-    def __init__(self, status: int, reason: str, headers: dict[str, str] | None = None) -> None:
-        self.status, self.reason, self.headers = status, reason, headers
 
 
 class BodyLimits:
@@ -22,7 +15,7 @@ class BodyLimits:
 
     The answer to a body above `max_bytes` is 413. If all bodies in memory exceed `max_held`, or those of one client
     exceed `max_held_of_one`, the answer is 503. Bytes count as they arrive, so a body that never ends is limited as
-    well.
+    well. A body is also refused as a middleware outside of this one says by raising `Refused` in `receive`.
 
     Args:
         app: The application inside.
@@ -59,9 +52,9 @@ class BodyLimits:
             if length.isdecimal() and int(length[:20]) > self.max_bytes:
                 raise self._too_large()
             await self.app(scope, counted, answer)
-        except _Refused as refused:
+        except Refused as refused:
             # the rest of the body is not read, so the connection cannot be used again
-            await answer.refuse(refused.status, refused.reason, {"connection": "close", **(refused.headers or {})})
+            await answer.refuse(refused.status, refused.reason, {"connection": "close", **refused.headers})
         finally:
             self._held[client] -= body
             if not self._held[client]:
@@ -72,7 +65,7 @@ class BodyLimits:
             raise self._too_large()
         # a body alone may be as large as max_bytes allows
         if self._held[client] > max(self.max_held_of_one, body) or self._held.total() > max(self.max_held, body):
-            raise _Refused(503, "too many bytes are being received at once; try again later", {"retry-after": "1"})
+            raise Refused(503, "too many bytes are being received at once; try again later", {"retry-after": "1"})
 
-    def _too_large(self) -> _Refused:
-        return _Refused(413, f"the body has more than {self.max_bytes} bytes")
+    def _too_large(self) -> Refused:
+        return Refused(413, f"the body has more than {self.max_bytes} bytes")

@@ -17,7 +17,7 @@ async function ask(path, options = {}) {
     throw new Error("This service requires a key.");
   }
   const found = await answer.json();
-  if (!answer.ok && answer.status !== 422) throw new Error(found.error || answer.statusText);
+  if (!answer.ok && !found.record && !found.records) throw new Error(found.error || answer.statusText);
   return found;
 }
 
