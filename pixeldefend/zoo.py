@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -163,6 +164,7 @@ class DetectorSet:
         self._given = detector if isinstance(detector, ConformalDetector) else None
         self._options: dict[str, Any] = dict(fpr=fpr, device=str(device), classifier=classifier, backend=backend)
         self._loaded: dict[str, ConformalDetector] = {}
+        self._takes_size = functools.lru_cache(4096)(self._takes_size)  # type: ignore[method-assign]
         if self._given is not None:
             self.names = ["custom"]
         else:
@@ -194,11 +196,31 @@ class DetectorSet:
         for name in self.names:
             if self[name].accepts(x):
                 return name
-        colours = "grey" if x.shape[0] == 1 or bool((x[:1] == x).all()) else "colour"
+        colours = "a grey" if x.shape[0] == 1 or bool((x[:1] == x).all()) else "a colour"
+        raise self._no_detector(f"{colours} image", *x.shape[1:])
+
+    def check_size(self, height: int, width: int) -> None:
+        """Checks whether an image of this size can be chosen for, before it is decoded.
+
+        Args:
+            height: The height in pixels.
+            width: The width in pixels. EXIF orientation may still turn the image.
+
+        Raises:
+            NoDetectorError: If no detector takes an image of this size, grey or in colour.
+        """
+        if not self._takes_size(height, width):
+            raise self._no_detector("an image", height, width)
+
+    def _takes_size(self, height: int, width: int) -> bool:
+        blank = np.broadcast_to(np.uint8(0), (height, width))
+        return any(self[name].accepts(image) for name in self.names for image in (blank, blank.T))
+
+    def _no_detector(self, what: str, height: int, width: int) -> NoDetectorError:
         there = ", ".join(f"{name} takes {self[name].takes}" for name in self.names)
-        raise NoDetectorError(
-            f"no detector takes a {colours} image of {x.shape[1]} x {x.shape[2]} (height x width): {there}. Resize the "
-            "image, or train a detector of your own"
+        return NoDetectorError(
+            f"no detector takes {what} of {height} x {width} (height x width): {there}. Resize the image, or train a "
+            "detector of your own"
         )
 
     def provenance(self, name: str) -> dict[str, Any]:

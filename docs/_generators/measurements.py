@@ -90,10 +90,15 @@ def hostile() -> str:
         ", ".join(f"{n:,} {name}" for name, n in sorted(found[key].items(), key=lambda item: -item[1]))
         for key in ("verdicts", "kinds_of_error")
     )
-    return (
-        f"{found['machine']}. Made by `{found['made_by']}`. Of {found['files']:,} files, {found['not_images']} are images "
-        f"neither by name nor by content. Verdicts: {verdicts}. Errors by kind: {kinds}.\n\n{table(head, rows, 'lrrrrrrr')}"
-    )
+    lines = [
+        f"{found['machine']}. Made by `{found['made_by']}`.",
+        f"Of {found['files']:,} files, {found['not_images']} are images neither by name nor by content.",
+        f"Verdicts: {verdicts}.",
+        f"Errors by kind: {kinds}.",
+        "",
+        table(head, rows, "lrrrrrrr"),
+    ]
+    return "\n".join(lines)
 
 
 def report(name: str) -> str:

@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from .options import DEFAULT_LOG, Backend, BatchSize, DetectorName, Device, Fpr, Log, MaxDays, MaxRows
+from .options import (
+    DEFAULT_LOG,
+    Backend,
+    BatchSize,
+    Convert,
+    DetectorName,
+    Device,
+    Fpr,
+    FramesOfAnimations,
+    Log,
+    MaxDays,
+    MaxRows,
+)
 
 
 def serve(
@@ -50,6 +62,8 @@ def serve(
         Path | None,
         typer.Option(help="The folder that stores the bytes of flagged images. By default, none are stored."),
     ] = None,
+    frames: FramesOfAnimations = None,
+    convert: Convert = False,
     batch_size: BatchSize = 64,
     wait: Annotated[
         float,
@@ -101,4 +115,6 @@ def serve(
         deadline=deadline,
         max_bytes=max_bytes,
         max_pixels=max_pixels,
+        frames=None if frames is None else frames.value,
+        convert=convert,
     )

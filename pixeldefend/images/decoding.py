@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +83,7 @@ def decode_image(
     max_pixels: int = MAX_PIXELS,
     frames: Frames | None = None,
     convert: bool = False,
+    check_size: Callable[[int, int], None] | None = None,
 ) -> DecodedImage:
     """Decodes one image file: PNG, JPEG, WebP, BMP or GIF; or TIFF, AVIF or HEIC if conversions are allowed.
 
@@ -99,6 +100,8 @@ def decode_image(
         convert: Whether to convert images that are otherwise refused. Of 16 bits the upper 8 are kept, CMYK becomes
             RGB without a colour profile, translucent images are flattened onto white, and TIFF, AVIF and HEIC files are
             decoded. HEIC needs the extra "heic".
+        check_size: A function that is called with the height and the width of the image, before EXIF orientation is
+            applied and before anything is decoded. It may raise an error.
 
     Returns:
         The frames, and the conversions.
@@ -118,6 +121,8 @@ def decode_image(
     with _strictly():
         pixels_only, orientation = essentials(data, format)
         image = _opened(pixels_only, format, max_pixels)
+        if check_size is not None:
+            check_size(image.height, image.width)
         check_container(data, format)
         notes = [f"{format} decoded to 8 bits"] if format in CONVERTED_FORMATS else []
         found = []
@@ -158,26 +163,6 @@ def read_image(
         ImageError, MissingExtraError, ParameterError, OSError: As `decode_image` does.
     """
     return decode_image(file, max_pixels=max_pixels, frames=frames, convert=convert).frames[0]
-
-
-def image_size(data: bytes, *, max_pixels: int = MAX_PIXELS, convert: bool = False) -> tuple[int, int]:
-    """Reads the size of an image from its header, without decoding it.
-
-    Args:
-        data: The bytes of an image file.
-        max_pixels: The largest width times height that is accepted.
-        convert: Whether to accept formats that need a conversion.
-
-    Returns:
-        Height and width, before EXIF orientation is applied.
-
-    Raises:
-        ImageError: As `decode_image` does before it decodes.
-    """
-    format = _checked_format(data, convert)
-    with _strictly():
-        image = _opened(essentials(data, format)[0], format, max_pixels)
-        return image.height, image.width
 
 
 def format_of(start: bytes) -> str | None:

@@ -108,7 +108,14 @@ class Screener:
         try:
             if len(data) <= MAX_BYTES:  # otherwise it is not the whole file
                 record.sha256 = hashlib.sha256(data).hexdigest()
-            decoded = decode_image(data, max_pixels=max_pixels, frames=self.frames, convert=self.convert)
+
+            def check_size(height: int, width: int) -> None:
+                record.height, record.width = height, width
+                self.detector_set.check_size(height, width)
+
+            decoded = decode_image(
+                data, max_pixels=max_pixels, frames=self.frames, convert=self.convert, check_size=check_size
+            )
             image, *others = decoded.frames
             record.height, record.width = image.shape[:2]
             record.frame = 0 if others else None

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
@@ -17,8 +18,8 @@ import numpy as np
 from torch import nn
 
 from ..detectors import ConformalDetector
-from ..errors import ImageError, NoDetectorError, PixelDefendError
-from ..images import image_size
+from ..errors import ImageError, NoDetectorError
+from ..images import Frames
 from ..screening import Record, Screened, Screener
 from ..screening.audit_log import AuditLog
 from ..screening.records import to_storable
@@ -129,8 +130,7 @@ class Inquiry:
 class Service:
     """The service, which screens the images of several clients in common batches.
 
-    Use it with `async with`: at the end of the block it finishes all images that it accepted. An image of a size that
-    no detector takes is refused by its header, because many such images, decoded, would fill the memory.
+    Use it with `async with`: at the end of the block it finishes all images that it accepted.
 
     Args:
         log: The audit log, where every verdict is written before it is given.
@@ -146,6 +146,8 @@ class Service:
         wait: How many seconds the first image of a batch waits for others.
         capacity: The largest number of images that wait or are being decoded; beyond it `Full` is raised.
         max_pixels: The largest number of pixels of an image.
+        frames: Which frames of an animation are judged, "first" or "all"; None refuses animations.
+        convert: Whether images that need a conversion are converted, or refused.
 
     Raises:
         PixelDefendError: If the detector cannot be loaded, or has too few calibration images for fpr.
@@ -166,9 +168,13 @@ class Service:
         wait: float = 0.005,
         capacity: int = 512,
         max_pixels: int = 2**20,
+        frames: Frames | None = None,
+        convert: bool = False,
     ) -> None:
         self.log, self.classifier, self.quarantine, self.max_pixels = log, classifier, quarantine, max_pixels
-        self.screener = Screener(detector, fpr=fpr, device=device, classifier=classifier, backend=backend)
+        self.screener = Screener(
+            detector, fpr=fpr, device=device, classifier=classifier, backend=backend, frames=frames, convert=convert
+        )
         there = self.screener.detector_set
         served = [
             Served(Path(key).stem, key, made, _only_shape(made), there.provenance(key))
@@ -291,28 +297,14 @@ class Service:
             result = Screened(Record(name))
             note_error(result.record, data)
             return Question(result, client, request)
-        result = await self.in_decoding_thread(self._read, name, data)
+        read = partial(self.screener.read, name, data, max_pixels=self.max_pixels)
+        result = await self.in_decoding_thread(read)
         if only is not None and result.record.detector not in (None, self.detectors[only].key):
-            _refuse_size(result.record, f"{only} takes {self.detectors[only].detector.takes}")
-            result.image = result.record.detector = None
+            taken, record = self.detectors[only].detector.takes, result.record
+            size = f"{record.height} x {record.width} (height x width)"
+            note_error(record, NoDetectorError(f"the image is {size}; {only} takes {taken}"))
+            result.image = record.detector = None
         return Question(result, client, request, data if self.quarantine is not None else None)
-
-    def _read(self, name: str, data: bytes) -> Screened:
-        try:
-            height, width = image_size(data, max_pixels=self.max_pixels)
-        except (PixelDefendError, OSError):  # `read` meets the same error, and puts it into the record
-            return self.screener.read(name, data, max_pixels=self.max_pixels)
-        if self._takes_size(height, width):
-            return self.screener.read(name, data, max_pixels=self.max_pixels)
-        record = Record(name, sha256=hashlib.sha256(data).hexdigest(), width=width, height=height)
-        _refuse_size(record, f"wanted {' or '.join(one.detector.takes for one in self.detectors.values())}")
-        return Screened(record)
-
-    def _takes_size(self, height: int, width: int) -> bool:
-        """Returns whether a detector may take an image whose header gives this size."""
-        blank = np.broadcast_to(np.uint8(0), (height, width))
-        # EXIF orientation may turn the image
-        return any(one.detector.accepts(image) for one in self.detectors.values() for image in (blank, blank.T))
 
     async def _score(self, inquiry: Inquiry) -> list[Question]:
         self.metrics.depth(self.batcher.depth + len(inquiry.questions))
@@ -383,10 +375,6 @@ async def _unless_given_up(inquiry: Inquiry, work: Coroutine[Any, Any, None]) ->
     except BaseException:
         inquiry.decide()
         raise
-
-
-def _refuse_size(record: Record, wanted: str) -> None:
-    note_error(record, NoDetectorError(f"the image is {record.height} x {record.width} (height x width); {wanted}"))
 
 
 def _only_shape(detector: ConformalDetector) -> tuple[int, int, int] | None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pixeldefend.errors import IMAGE_ERROR_KINDS, ImageError
-from pixeldefend.images import MAX_BYTES, image_size, read_image, to_batch
+from pixeldefend.images import MAX_BYTES, decode_image, read_image, to_batch
 
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8) * 3
 RGB = np.stack([GREY, GREY.T, 255 - GREY], -1)
@@ -106,10 +106,22 @@ def test_a_jpeg_of_many_scans_or_segments_is_refused_before_it_is_decoded(monkey
 
 
 def test_the_size_is_had_without_decoding():
-    assert image_size(encoded(Image.fromarray(RGB[:4]))) == (4, 8)
-    assert image_size(bomb(3000, 2000)) == (2000, 3000)  # its pixels are not there
+    sizes = []
+
+    def check(height: int, width: int) -> None:
+        sizes.append((height, width))
+        raise ImageError("not this size", "size")
+
+    for data in (encoded(Image.fromarray(RGB[:4])), bomb(3000, 2000)):  # the pixels of a bomb are not there
+        assert kind_of(data, lambda data: decode_image(data, check_size=check)) == "size"
+    assert sizes == [(4, 8), (2000, 3000)]
+    assert decode_image(encoded(Image.fromarray(RGB)), check_size=lambda height, width: None).frames[0].shape == (
+        8,
+        8,
+        3,
+    )
     for data, kind in [(b"", "empty"), (b"text", "format"), (bomb(5_000, 5_000), "too large")]:
-        assert kind_of(data, image_size) == kind
+        assert kind_of(data, lambda data: decode_image(data, check_size=check)) == kind
 
 
 def test_exif_orientation_is_applied():
