@@ -123,7 +123,8 @@ def decode_image(
         image = _opened(pixels_only, format, max_pixels)
         if check_size is not None:
             check_size(image.height, image.width)
-        check_container(data, format)
+        if format in FORMATS:
+            check_container(data, format)
         notes = [f"{format} decoded to 8 bits"] if format in CONVERTED_FORMATS else []
         found = []
         for number in range(_number_of_frames(image, frames, max_pixels)):
@@ -319,7 +320,7 @@ def _strictly() -> Iterator[None]:
         yield
     except (ImageError, ModuleNotFoundError, MemoryError):
         raise
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # GIF and WebP heed Pillow's limit
         raise ImageError(f"refused as a decompression bomb: {error}", "too large") from None
     except Exception as error:  # decoders of damaged files raise OSError, SyntaxError, struct.error, EOFError ...
         raise ImageError(f"truncated or damaged: {error}", "damaged") from None

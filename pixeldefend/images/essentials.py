@@ -6,13 +6,14 @@ into errors, an image would be refused for its metadata.
 
 from __future__ import annotations
 
-import re
+import struct
+import zlib
 
-# a segment of a JPEG begins here; 00 stands for an FF among the data; 01 and D0 to D8 have no segment
-MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
-END_OF_IMAGE, EXIF = 0xD9, 0xE1
+from .integrity import join_jpeg, jpeg_segments, png_chunks
+
+EXIF_SEGMENT = 0xE1
 JPEG_METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}  # comments, and application data but those of JFIF and Adobe
-PNG_PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT"}
+PNG_PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"acTL", b"fcTL", b"fdAT"}
 ORIENTATION = 0x0112  # a tag of EXIF
 
 
@@ -20,12 +21,15 @@ def essentials(data: bytes, format: str) -> tuple[bytes, int]:
     """Separates the pixels of an image file from its metadata.
 
     Args:
-        data: The bytes of a file, which may be damaged.
+        data: The bytes of a file.
         format: The format of the file.
 
     Returns:
         The file without metadata and without what follows its end, and the EXIF orientation, 1 to 8. A file that is
         neither PNG nor JPEG is returned as it is; only a PNG, JPEG or WebP file has an orientation here.
+
+    Raises:
+        ImageError: If a PNG or a JPEG is truncated or damaged, or has more parts than the limits allow.
     """
     if format == "PNG":
         data, exif = _png(data)
@@ -37,41 +41,30 @@ def essentials(data: bytes, format: str) -> tuple[bytes, int]:
 
 
 def _png(data: bytes) -> tuple[bytes, bytes]:
-    kept, exif, place = [data[:8]], b"", 8
-    while place < len(data):
-        kind, end = data[place + 4 : place + 8], place + 12 + int.from_bytes(data[place : place + 4], "big")
+    kept, exif = [data[:8]], b""
+    for kind, body in png_chunks(data):
         if kind in PNG_PIXELS:
-            kept.append(data[place:end])
+            kept += _png_chunk(kind, body)
         elif kind == b"eXIf":
-            exif = data[place + 8 : end - 4]
-        if kind == b"IEND":
-            break
-        place = end
-    return b"".join(kept), exif
+            exif = bytes(body)
+    return b"".join([*kept, *_png_chunk(b"IEND", memoryview(b""))]), exif
+
+
+def _png_chunk(kind: bytes, body: memoryview) -> tuple[bytes | memoryview, ...]:
+    return struct.pack(">I4s", len(body), kind), body, struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
 
 
 def _jpeg(data: bytes) -> tuple[bytes, bytes]:
-    kept, exif, place = [data[:2]], b"", 2
-    while found := MARKER.search(data, place):
-        kept.append(data[place : found.start()])  # compressed pixels
-        kind, length = found[0][1], int.from_bytes(data[found.end() : found.end() + 2], "big")
-        if kind == END_OF_IMAGE:
-            kept.append(found[0])
-            break
-        place = found.end() + max(2, length)
-        segment = data[found.start() : place]
-        if kind not in JPEG_METADATA:
-            kept.append(segment)
-        elif kind == EXIF and segment[4:].startswith(b"Exif\0") and not exif:
-            exif = segment[4:]
-    return b"".join(kept), exif
+    segments = jpeg_segments(data)
+    exif = (body for marker, body, _ in segments if marker == EXIF_SEGMENT and body.startswith(b"Exif\0"))
+    return join_jpeg([segment for segment in segments if segment.marker not in JPEG_METADATA]), next(exif, b"")
 
 
 def _exif_of_webp(data: bytes) -> bytes:
     place = 12
     while place + 8 <= len(data):
-        length = int.from_bytes(data[place + 4 : place + 8], "little")
-        if data[place : place + 4] == b"EXIF":
+        kind, length = struct.unpack_from("<4sI", data, place)
+        if kind == b"EXIF":
             return data[place + 8 : place + 8 + length]
         place += 8 + length + length % 2
     return b""

@@ -70,12 +70,12 @@ def check_pixels(data: bytes, format: str, pixels: np.ndarray) -> None:
         return
     height, width, *channels = pixels.shape
     mode, raw_mode = {(): ("L", "L"), (3,): ("RGB", "RGB"), (4,): ("CMYK", "CMYK;I")}[tuple(channels)]
-    segments = _jpeg_segments(data)
+    segments = jpeg_segments(data)
     progressive = any(segment.marker == PROGRESSIVE for segment in segments)
     expected = pixels.tobytes()
     for filling in _fillings(max(2, min(32 if progressive else 8, 2**18 // (width * height)))):
         try:
-            image = Image.frombytes(mode, (width, height), _filled(segments, filling), "jpeg", raw_mode, "")
+            image = Image.frombytes(mode, (width, height), join_jpeg(segments, filling), "jpeg", raw_mode, "")
         except ValueError:  # an error of libjpeg, which Pillow can be told to ignore when it opens a file
             raise _damaged("the data of the JPEG cannot be decoded") from None
         if image.tobytes() != expected:
@@ -89,7 +89,7 @@ def _damaged(what: str) -> ImageError:
 
 def _too_many(what: str) -> ImageError:
     """Returns the error for a file that would take too long."""
-    return ImageError(f"{what}; save the image anew", "too large")
+    return ImageError(f"{what}; save the image again", "too large")
 
 
 def _check_animation(pixels: int, bits: int = 8) -> None:
@@ -112,7 +112,7 @@ def _check_png(data: bytes) -> None:
     """Checks all checksums, the order of chunks, and that each frame has exactly the data it needs."""
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         raise _damaged("the PNG does not begin like one")
-    chunks = _png_chunks(data)
+    chunks = png_chunks(data)
     kind, body = next(chunks, (b"", memoryview(b"")))
     width, height, depth, colour, compression, filtering, interlaced = struct.unpack(">IIBBBBB", body)
     samples, depths = SAMPLES.get(colour, (0, ()))
@@ -154,7 +154,7 @@ def _check_png(data: bytes) -> None:
         _check_inflated(parts, w, h, samples * depth, passes)
 
 
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
     """Yields the kind and the body of every chunk before the end, which has to be there."""
     view = memoryview(data)
     place = 8
@@ -214,7 +214,7 @@ RESTART = re.compile(rb"\xff([\xd0-\xd7])")
 UNSENT = 16  # more than the number of any bit of a coefficient
 
 
-class _Segment(NamedTuple):
+class Segment(NamedTuple):
     """A segment of a JPEG: its marker, what it says and, if it begins a scan, the data that follow it."""
 
     marker: int
@@ -222,12 +222,12 @@ class _Segment(NamedTuple):
     scan: bytes
 
 
-def _jpeg_segments(data: bytes) -> list[_Segment]:
+def jpeg_segments(data: bytes) -> list[Segment]:
     """Splits a JPEG up to its end, which has to be there.
 
     Segments are skipped whole: thumbnails and profiles may contain the bytes of a marker.
     """
-    segments: list[_Segment] = []
+    segments: list[Segment] = []
     scans, place = 0, 2
     while len(segments) < MAX_SEGMENTS:
         found = MARKER.match(data, place)
@@ -249,7 +249,7 @@ def _jpeg_segments(data: bytes) -> list[_Segment]:
             while b"\xff\xff" in scan:  # a marker may begin with several FF
                 scan = scan.replace(b"\xff\xff", b"\xff")
             scan = scan.removesuffix(b"\xff")
-        segments.append(_Segment(marker, body, scan))
+        segments.append(Segment(marker, body, scan))
     raise _too_many(f"the JPEG has more than {MAX_SEGMENTS} segments")
 
 
@@ -257,7 +257,7 @@ def _check_jpeg(data: bytes) -> None:
     """Checks that scans send every bit of every coefficient, and that no restart marker is missing."""
     coding = interval = 0
     tables: set[int] = set()
-    for marker, body, scan in _jpeg_segments(data):
+    for marker, body, scan in jpeg_segments(data):
         if marker in OTHER_CODINGS:
             raise ImageError("lossless, hierarchical and arithmetic JPEGs are not screened; save it as a plain JPEG")
         if marker in (BASELINE, SEQUENTIAL, PROGRESSIVE) and not coding:
@@ -323,8 +323,8 @@ def _fillings(count: int) -> Iterator[bytes]:
         yield bytes([first]) + sha256(bytes([i])).digest().replace(b"\xff", b"\xfe")[:15]
 
 
-def _filled(segments: list[_Segment], filling: bytes) -> bytes:
-    """Returns the JPEG with the filling behind every stretch of data."""
+def join_jpeg(segments: list[Segment], filling: bytes = b"") -> bytes:
+    """Returns a JPEG of these segments, with the filling behind every stretch of data."""
     parts = [b"\xff\xd8"]
     for marker, body, scan in segments:
         parts += [struct.pack(">BBH", 0xFF, marker, len(body) + 2), body]

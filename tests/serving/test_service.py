@@ -12,6 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 from serving.common import ATTACKED, CLEAN, PATIENCE, Gate, app_of, events, form, png
 
+from pixeldefend.images import decoding
 from pixeldefend.screening.audit_log import AuditLog
 from pixeldefend.serialization import sha256_of
 from pixeldefend.serving import Service, create_app
@@ -20,8 +21,8 @@ from pixeldefend.serving.query_detection import QueryAttacks
 
 def test_a_wrong_size_is_refused_by_the_header(tiny_detector, tmp_path, monkeypatch):
     app = app_of(tiny_detector, tmp_path)
-    decoded, read = [], app.state.service.screener.read
-    app.state.service.screener.read = lambda name, data, **options: decoded.append(name) or read(name, data, **options)
+    decoded = []
+    monkeypatch.setattr(decoding, "check_container", lambda data, format: decoded.append(format))
     large = base64.b64encode(png(np.zeros((1000, 1000), np.uint8))).decode()
     with TestClient(app, base_url="http://localhost") as client:
         answer = client.post("/v1/screen", json={"images": [{"name": "a.png", "data": large}] * 20})
@@ -33,7 +34,7 @@ def test_a_wrong_size_is_refused_by_the_header(tiny_detector, tmp_path, monkeypa
         # EXIF may turn an image, so that the header alone does not tell
         monkeypatch.setattr(type(tiny_detector), "accepts", lambda self, image: image.shape[:2] == (8, 16))
         client.post("/v1/screen?name=turned", content=png(np.zeros((16, 8), np.uint8)))
-    assert decoded == ["turned"]
+    assert decoded == ["PNG"]
 
 
 def test_places_in_the_queue_are_taken_before_anything_is_decoded(tiny_detector, tmp_path):
