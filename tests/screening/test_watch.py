@@ -13,8 +13,7 @@ from helpers import clean_images
 from PIL import Image
 
 from pixeldefend.errors import ParameterError, PixelDefendError
-from pixeldefend.images.files import find_files
-from pixeldefend.screening import Screener
+from pixeldefend.screening import Screener, find_files
 from pixeldefend.screening import watch as watching
 from pixeldefend.screening.audit_log import AuditLog
 from pixeldefend.screening.watch import watch_folder
@@ -160,7 +159,9 @@ def test_a_file_is_read_when_it_is_complete(place, tiny_detector, monkeypatch):
 
 def test_what_changes_is_looked_at_and_nothing_else(place, tiny_detector, monkeypatch):
     searched = []
-    monkeypatch.setattr(watching, "find_files", lambda places: searched.extend(places) or find_files(places))
+    monkeypatch.setattr(
+        watching, "find_files", lambda places, *more: searched.extend(places) or find_files(places, *more)
+    )
     image = clean_images(4)
     for i in range(2):
         put(place / "in", f"{i}.png", image[i])
