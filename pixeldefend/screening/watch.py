@@ -157,13 +157,15 @@ class _Files:
     """The known files in a folder.
 
     `waiting` holds files that may be incomplete, with their state and the time since when they have had it. `taken`
-    holds the state of all other files. `reported` holds folders that are skipped or cannot be read.
+    holds the state of all other files, and `skipped` the reason if they are no images. `reported` holds folders that
+    are repeated or cannot be read.
     """
 
     def __init__(self, root: Path, aside: Path | None, settle: float, once: bool, on_skip: OnSkip) -> None:
         self.root, self.aside, self.settle, self.once, self.on_skip = root, aside, settle, once, on_skip
         self.waiting: dict[str, tuple[tuple[int, ...], float]] = {}
         self.taken: dict[str, tuple[int, ...]] = {}
+        self.skipped: dict[str, str] = {}
         self.reported: dict[str, str] = {}
 
     def settled(self, changed: Iterable[str]) -> list[str | Record]:
@@ -180,6 +182,7 @@ class _Files:
                 self.waiting.pop(path, None)
                 if look is None:
                     self.taken.pop(path, None)
+                    self.skipped.pop(path, None)
                 continue
             if path not in self.waiting or self.waiting[path][0] != look:
                 self.waiting[path] = (look, now)
@@ -187,11 +190,13 @@ class _Files:
             if old or now - self.waiting[path][1] >= self.settle:
                 del self.waiting[path]
                 self.taken[path] = look
-                reason = skip_reason(path)
+                reason, before = skip_reason(path), self.skipped.pop(path, None)
                 if reason is None:
                     ready.append(path)
                 else:
-                    self.on_skip(path, reason)
+                    self.skipped[path] = reason
+                    if reason != before:
+                        self.on_skip(path, reason)
         return ready
 
     def look_again(self, path: str) -> None:
