@@ -302,7 +302,7 @@ def _changes(folder: Path, settle: float, stop: threading.Event) -> Iterator[set
     options.update(watch_filter=None, stop_event=stop, ignore_permission_denied=True)
     gone = False
     while not stop.is_set():
-        begun, identity = time.monotonic(), _identity(folder)
+        identity = _identity(folder)
         if gone is not (identity is None):
             gone = identity is None
             news = "is gone: waiting for a folder of this name" if gone else "is back, and watched again"
@@ -312,19 +312,22 @@ def _changes(folder: Path, settle: float, stop: threading.Event) -> Iterator[set
             stop.wait(pause / 1000)
             continue
         root = os.path.realpath(folder)
+        begun = None
         try:
             with closing(watch(root, **options)) as reports:
-                everything = True  # the watch begins before the search, so that no file is missed in between
                 for found in reports:
-                    yield None if everything else {path for _, path in found}
-                    everything = False
-                    if (
+                    if begun is None:  # it has begun before the search, so that no file is missed in between
+                        begun = time.monotonic()
+                        yield None
+                    elif (
                         time.monotonic() - begun >= FULL_SEARCH_INTERVAL
                         or (Change.deleted, root) in found
                         or _identity(folder) != identity
                         or any(os.path.islink(path) and os.path.isdir(path) for _, path in found)
                     ):
                         break
+                    else:
+                        yield {path for _, path in found}
         except (FileNotFoundError, NotADirectoryError):
             continue  # it has gone just now
         except (notify.WatchfilesRustInternalError, UnicodeEncodeError):  # some name is not valid UTF-8

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import needs_closed_files
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -76,7 +77,7 @@ def test_what_is_skipped_has_a_reason(tmp_path, png):
     assert skip_reason(str(tmp_path / "renamed")) is None
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+@needs_closed_files
 def test_what_cannot_be_read_is_told(tmp_path, png):
     (tmp_path / "a").write_bytes(png)
     (tmp_path / "a").chmod(0)
