@@ -25,7 +25,8 @@ def _reads_everything() -> bool:
         return os.access(file.name, os.R_OK)
 
 
-needs_closed_files = pytest.mark.skipif(_reads_everything(), reason="root reads everything")
+READS_EVERYTHING = _reads_everything()  # as root does
+needs_closed_files = pytest.mark.skipif(READS_EVERYTHING, reason="root reads everything")
 
 # name of a density -> small configurations that between them reach every branch; one that is not here is tested with
 # its default arguments
