@@ -11,9 +11,7 @@ if TYPE_CHECKING:
 
 ListSkipped = Annotated[
     bool,
-    typer.Option(
-        "--list-skipped", help="Name each skipped file on standard error with the reason, one a line: see the docs."
-    ),
+    typer.Option("--list-skipped", help="Name each skipped file on standard error, one a line, with the reason."),
 ]
 
 
