@@ -23,6 +23,7 @@ from .options import (
     sources_of,
 )
 from .output import Format, Row, check_picture, column_of, opened, print_table, progress
+from .skipped import ListSkipped, exit_status, report
 
 if TYPE_CHECKING:
     from ..screening import Screened, Statistics
@@ -76,6 +77,7 @@ def screen(
             "--drift", help="Report on standard error whether the images as a whole still look like clean traffic."
         ),
     ] = False,
+    list_skipped: ListSkipped = False,
     engine: Annotated[
         Engine,
         typer.Option(
@@ -103,7 +105,8 @@ def screen(
 ) -> None:
     """Screen images, and write one record per file, in the order of the files.
 
-    Exit status: 0 if no image is flagged, 1 if an image is flagged, 2 on any error.
+    Exit status: 0 if no image is flagged, 1 if an image is flagged, 2 on any error. That includes skipped files that
+    could not be looked at: files that cannot be read, and broken links.
     """
     if engine is Engine.ray:
         if heatmaps or picture or classifier or timing or drift or format_ is not Format.table:
@@ -113,7 +116,7 @@ def screen(
             )
         options = dict(fpr=fpr, backend=backend, device=device, batch_size=batch_size, column=column, workers=workers)
         options |= dict(frames=None if frames is None else frames.value, convert=convert)
-        _screen_on_ray(paths, output, detector=detector, address=ray_address, **options)
+        _screen_on_ray(paths, output, list_skipped, detector=detector, address=ray_address, **options)
     if column is not None or workers is not None or ray_address is not None:
         raise ParameterError("--column, --workers and --ray-address need --engine ray")
     from ..screening import Statistics, find_files
@@ -154,22 +157,28 @@ def screen(
         if len(files) > SHEET:
             typer.echo(f"{picture} shows the first {SHEET} images", err=True)
         save_contact_sheet(shown, picture)
-    _summarise(statistics, timing)
+    report(statistics, list_skipped=list_skipped)
+    if timing:
+        _report_times(statistics)
     if drift:
         _report_drift(statistics)
-    raise typer.Exit(2 if statistics.verdicts["error"] else 1 if statistics.verdicts["adversarial"] else 0)
+    raise typer.Exit(exit_status(statistics))
 
 
-def _screen_on_ray(sources: list[str], output: Path | None, **options: Any) -> NoReturn:
+def _screen_on_ray(paths: list[str], output: Path | None, list_skipped: bool, **options: Any) -> NoReturn:
     if output is None:
         raise ParameterError("--engine ray needs --output, a folder for Parquet files")
+    from ..screening import Statistics
     from ..screening.ray import screen_on_ray
 
-    counts = screen_on_ray(sources, output, **options)
-    listed = ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in COLOURS)
-    resumed = "" if sum(counts.values()) else f"; {output} held them all"
-    typer.echo(f"{sum(counts.values())} files: {listed}{resumed}", err=True)
-    raise typer.Exit(2 if counts.get("error") else 1 if counts.get("adversarial") else 0)
+    sources, statistics = sources_of(paths), Statistics()
+    if not sources:
+        raise ParameterError("nothing to screen: standard input lists no file")
+    written = sum(screen_on_ray(sources, output, statistics=statistics, **options).values())
+    report(statistics, list_skipped=list_skipped)
+    if held := statistics.verdicts.total() - written:
+        typer.echo(f"{output} held {held} of them already", err=True)
+    raise typer.Exit(exit_status(statistics))
 
 
 @contextmanager
@@ -190,13 +199,11 @@ def _writer(format_: Format, output: Path | None) -> Iterator[Callable[[Row], No
         print_table(rows, [column_of(column, **how.get(column.name, {})) for column in shown], file)
 
 
-def _summarise(statistics: Statistics, timing: bool) -> None:
-    typer.echo(statistics.summary(), err=True)
-    if timing:
-        seconds = statistics.seconds
-        total = sum(seconds.values()) or 1e-9
-        shares = ", ".join(f"{name} {value:.2f} s ({value / total:.0%})" for name, value in seconds.items())
-        typer.echo(f"{statistics.verdicts.total() / total:.0f} files a second: {shares}", err=True)
+def _report_times(statistics: Statistics) -> None:
+    seconds = statistics.seconds
+    total = sum(seconds.values()) or 1e-9
+    shares = ", ".join(f"{name} {value:.2f} s ({value / total:.0%})" for name, value in seconds.items())
+    typer.echo(f"{statistics.verdicts.total() / total:.0f} files a second: {shares}", err=True)
 
 
 def _report_drift(statistics: Statistics) -> None:

@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ from .options import (
     MaxDays,
     MaxRows,
 )
+from .skipped import ListSkipped, report_skipped
 
 
 def watch(
@@ -40,15 +42,21 @@ def watch(
     once: Annotated[bool, typer.Option("--once", help="Screen the files that are there, and stop.")] = False,
     frames: FramesOfAnimations = None,
     convert: Convert = False,
+    list_skipped: ListSkipped = False,
     batch_size: BatchSize = 64,
     device: Device = "cpu",
 ) -> None:
     """Screen every new file of a folder once (needs the extra 'serve').
 
     It prints one line of JSON per file. The log records which files were screened, so the command can be stopped and
-    started again at any time. Exit status: 0 after SIGTERM or SIGINT.
+    started again at any time. It waits if the folder is gone.
+
+    Exit status: 2 if a flagged file could not be moved to quarantine; with --once, also if one of the new files could
+    not be screened or looked at, or if it was stopped. Otherwise 0, also after SIGTERM or SIGINT.
     """
+    from ..screening import Statistics
     from ..screening.audit_log import AuditLog
+    from ..screening.pipeline import skipped_text
     from ..screening.watch import watch_folder
 
     stop = threading.Event()
@@ -63,9 +71,27 @@ def watch(
     audit_log = AuditLog(log_, max_rows=max_rows, max_days=max_days)
     options: dict[str, Any] = dict(fpr=fpr, batch_size=batch_size, device=device, once=once, settle=settle, stop=stop)
     options |= dict(frames=None if frames is None else frames.value, convert=convert)
+    statistics, skipped = Statistics(), Counter[str]()
+
+    def skip(path: str, reason: str) -> None:
+        skipped[reason] += 1
+        if once:  # an endless watch must not keep all paths
+            statistics.skip(path, reason)
+        if list_skipped:
+            report_skipped(path, reason)
+
     try:
-        for record in watch_folder(folder, audit_log, detector=detector, quarantine=quarantine, **options):
+        for record in watch_folder(
+            folder, audit_log, detector=detector, quarantine=quarantine, on_skip=skip, **options
+        ):
+            statistics.count(record)
             typer.echo(json.dumps(dataclasses.asdict(record)))
             sys.stdout.flush()
     finally:
         audit_log.close()
+    if once:
+        typer.echo(statistics.summary(), err=True)
+    elif skipped:
+        typer.echo(skipped_text(skipped), err=True)
+    missed = once and (statistics.not_looked_at or stop.is_set())
+    raise typer.Exit(2 if statistics.errors["quarantine"] or missed else 0)

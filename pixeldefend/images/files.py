@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import re
@@ -21,6 +22,9 @@ SKIP_REASONS = {
     "unreadable": "its name is not that of an image, and its first bytes cannot be read",
     "repeated folder": "it leads to a folder that was searched already",
 }
+
+# the reasons for which an image may have been missed
+NOT_LOOKED_AT = frozenset({"broken link", "unreadable"})
 
 # called with a path and a key of `SKIP_REASONS`
 OnSkip = Callable[[str, str], None]
@@ -72,15 +76,19 @@ def find_files(sources: Iterable[str], on_skip: OnSkip | None = None) -> Iterato
 
 def skip_reason(path: str) -> str | None:
     """Returns the reason for which a search skips a file, a key of `SKIP_REASONS`, or None if it does not."""
-    if os.path.splitext(path)[1].lower() in SUFFIXES:
-        return None  # errors are reported when the file is read
+    named = os.path.splitext(path)[1].lower() in SUFFIXES
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return "not a file"
+        if named:
+            return None
         with open(path, "rb") as file:
             return None if looks_like_an_image(file.read(32)) else "not an image"
-    except OSError:
-        return "broken link" if os.path.islink(path) and not os.path.exists(path) else "unreadable"
+    except OSError as error:
+        if named:
+            return None  # the error is reported when the file is read
+        nowhere = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+        return "broken link" if nowhere and os.path.islink(path) else "unreadable"
 
 
 def _search(folder: str, searched: set[tuple[int, int]], on_skip: OnSkip) -> Iterator[str | NotFound]:
@@ -102,7 +110,11 @@ def _search(folder: str, searched: set[tuple[int, int]], on_skip: OnSkip) -> Ite
 
 
 def _search_matches(pattern: str, on_skip: OnSkip) -> Iterator[str | NotFound]:
-    matches = sorted(set(_expand("", _parts(pattern))), key=lambda match: (os.path.islink(match), match))
+    expanded = set(_expand("", _parts(pattern)))
+    matches = sorted(
+        (found for found in expanded if isinstance(found, str)), key=lambda match: (os.path.islink(match), match)
+    )
+    unreadable = sorted((found for found in expanded if isinstance(found, NotFound)), key=lambda found: found.path)
     named = {match for match in matches if not os.path.isdir(match)}
     searched: set[tuple[int, int]] = set()
 
@@ -110,7 +122,8 @@ def _search_matches(pattern: str, on_skip: OnSkip) -> Iterator[str | NotFound]:
         if path not in named:
             on_skip(path, reason)
 
-    empty = True
+    yield from unreadable
+    empty = not unreadable
     for match in matches:
         if match in named:
             empty = False
@@ -173,24 +186,36 @@ def _parts(pattern: str) -> list[str]:
     return re.findall(rf"[^{separators}]*[{separators}]+|[^{separators}]+", pattern)
 
 
-def _expand(base: str, parts: list[str]) -> Iterator[str]:
-    """Yields existing paths that match. Python's `glob` would follow circular links up to the system's limit."""
+def _expand(base: str, parts: list[str]) -> Iterator[str | NotFound]:
+    """Yields existing paths that match, and folders that cannot be read.
+
+    Python's `glob` would follow circular links up to the system's limit, and pass over folders that it cannot read.
+    """
     if not parts:
         yield base or os.curdir
         return
     part = parts[0].rstrip(os.sep + (os.altsep or ""))
     separator, rest = parts[0][len(part) :], parts[1:]
-    if part == "**":
-        for folder, _ in _walk(base or os.curdir, set(), lambda path, reason: None):
-            inner = os.path.relpath(folder, base or os.curdir)
-            yield from _expand(base if inner == os.curdir else f"{base}{inner}{os.sep}", rest)
-    elif glob.has_magic(part):
-        try:
-            names = os.listdir(base or os.curdir)
-        except OSError:
-            return
-        for name in names:
-            if fnmatchcase(name, part) and (not separator or os.path.isdir(f"{base}{name}")):
-                yield from _expand(f"{base}{name}{separator}", rest)
-    elif os.path.lexists(f"{base}{parts[0]}"):
-        yield from _expand(f"{base}{parts[0]}", rest)
+    try:
+        if part == "**":
+            for folder, _ in _walk(base or os.curdir, set(), lambda path, reason: None):
+                inner = os.path.relpath(folder, base or os.curdir)
+                yield from _expand(base if inner == os.curdir else f"{base}{inner}{os.sep}", rest)
+        elif glob.has_magic(part):
+            for name in os.listdir(base or os.curdir):
+                if fnmatchcase(name, part) and (not separator or _may_be_folder(f"{base}{name}")):
+                    yield from _expand(f"{base}{name}{separator}", rest)
+        else:
+            os.lstat(f"{base}{parts[0]}")
+            yield from _expand(f"{base}{parts[0]}", rest)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # no name holds the character NUL
+        return
+    except OSError as error:
+        yield NotFound(base.rstrip(os.sep) or base or os.curdir, error.strerror or str(error), "unreadable")
+
+
+def _may_be_folder(path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except OSError as error:
+        return isinstance(error, PermissionError)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -48,6 +48,12 @@ class Statistics:
         """The number of images that met a bug of pixeldefend."""
         return self.errors["internal"]
 
+    @property
+    def not_looked_at(self) -> int:
+        """The number of files, folders and patterns that have no verdict and may hold an image."""
+        skipped = sum(len(paths) for reason, paths in self.skipped.items() if reason in image_files.NOT_LOOKED_AT)
+        return self.verdicts["error"] + skipped
+
     def count(self, record: Record) -> None:
         """Counts a record."""
         self.verdicts[record.verdict] += 1
@@ -64,10 +70,17 @@ class Statistics:
         text = f"{self.verdicts.total()} files: {counts}"
         if self.internal_errors:
             text += f" ({self.internal_errors} internal: bugs of pixeldefend, please report the traceback)"
-        if self.skipped:
-            reasons = ", ".join(f"{len(paths)} {reason}" for reason, paths in self.skipped.items())
-            text += f"; skipped: {reasons}"
-        return text
+        skipped = skipped_text({reason: len(paths) for reason, paths in self.skipped.items()})
+        return f"{text}; {skipped}" if skipped else text
+
+
+def skipped_text(skipped: Mapping[str, int]) -> str:
+    """Returns the number of skipped files by reason in words, and how many of them may be images; empty if none."""
+    if not skipped:
+        return ""
+    text = f"skipped: {', '.join(f'{number} {reason}' for reason, number in skipped.items())}"
+    missed = sum(number for reason, number in skipped.items() if reason in image_files.NOT_LOOKED_AT)
+    return f"{text} ({missed} could not be looked at)" if missed else text
 
 
 def find_files(sources: Iterable[str], statistics: Statistics | None = None) -> Iterator[str | Record]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 import os
+import re
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +89,7 @@ def screen_on_ray(
         workers: The number of processes that score, with one thread each. None for the number of CPUs, or of GPUs with
             device "cuda".
         address: The address of a cluster; None runs one here.
-        statistics: The object that counts records and skipped files.
+        statistics: The object that counts records, with those that output held already, and skipped files.
 
     Returns:
         The number of rows that this run wrote, by verdict.
@@ -105,7 +107,7 @@ def screen_on_ray(
     except ModuleNotFoundError:
         raise MissingExtraError("ray", "scale") from None
 
-    listed = [source if _is_url(source) else os.path.abspath(source) for source in sources]
+    listed = list(sources)
     if not listed:
         raise ParameterError("there is nothing to screen")
     if detector is not None and Path(detector).is_file():
@@ -125,8 +127,9 @@ def screen_on_ray(
         )
     try:
         run = _Run(folder, made_by, settings, batch_size, _check_workers(workers, device), statistics or Statistics())
-        if any(column is not None or _is_table(source) for source in listed):
-            if column is None and not all(map(_is_table, listed)):
+        tables = [column is not None or _is_table(source) for source in listed]
+        if any(tables):
+            if not all(tables):
                 raise ParameterError("sources must be all image files or all Parquet")
             return run.screen_tables(listed, column or "image")
         return run.screen_images(listed)
@@ -165,9 +168,8 @@ class _Run:
         import ray
 
         local = [source for source in sources if not _is_url(source)]
-        found = list(find_files(local, self.statistics))
-        records = [record for record in found if isinstance(record, Record) and _key(record) not in self.done]
-        if records:
+        found = list(find_absolute(local, self.statistics))
+        if records := [record for record in found if isinstance(record, Record)]:
             self._write(to_arrow(records))
         # names need not be valid UTF-8
         paths = [os.fsencode(path) for path in found if isinstance(path, str)]
@@ -187,7 +189,7 @@ class _Run:
         for source in sources:
             if not _is_url(source) and not os.path.exists(source):
                 raise FileNotFoundError(f"there is no file or folder {source}")
-        data = ray.data.read_parquet(sources)
+        data = ray.data.read_parquet([source if _is_url(source) else _absolute(source) for source in sources])
         names = data.schema().names
         if column not in names:
             raise ParameterError(f"the tables have no column {column!r}; there are: {', '.join(names)}")
@@ -205,7 +207,7 @@ class _Run:
         on_gpu = self.settings.device.startswith("cuda")
         scored = data.map_batches(
             Worker,
-            fn_constructor_args=(column, self.done, self.settings),
+            fn_constructor_args=(column, set(self.done), self.settings),
             batch_size=self.batch_size,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=self.workers),
@@ -218,13 +220,20 @@ class _Run:
                 self._write(batch)
 
     def _write(self, table: Any) -> None:
+        """Writes the records that the output does not hold, and counts all."""
         from pyarrow import parquet
 
-        with _whole(self.filesystem, self.folder, f"{uuid.uuid4().hex}.parquet") as stream:
-            parquet.write_table(table, stream)
-        for row in table.to_pylist():
-            self.statistics.count(Record(**row))
-            self.counts[row["verdict"]] = self.counts.get(row["verdict"], 0) + 1
+        records = [Record(**row) for row in table.to_pylist()]
+        new = [_key(record) not in self.done for record in records]
+        if any(new):
+            with _whole(self.filesystem, self.folder, f"{uuid.uuid4().hex}.parquet") as stream:
+                parquet.write_table(table.filter(new), stream)
+        for record, is_new in zip(records, new, strict=True):
+            if is_new:
+                self.counts[record.verdict] = self.counts.get(record.verdict, 0) + 1
+            else:  # it was not judged again
+                record = replace(record, **self.done[_key(record)])
+            self.statistics.count(record)
 
 
 class Worker:
@@ -232,7 +241,7 @@ class Worker:
 
     Args:
         column: The column with the bytes of images; None if the column "file" holds paths of local files.
-        done: The keys of existing records.
+        done: The keys of existing records, whose images are not judged.
         settings: The arguments of its `Screener`.
     """
 
@@ -244,7 +253,7 @@ class Worker:
         self.screener = Screener(**asdict(settings))
 
     def __call__(self, table: Any) -> Any:
-        """Screens a pyarrow table of images, and returns a table of records."""
+        """Screens a pyarrow table of images, and returns a table of records; what exists already is not judged."""
         results = []
         if self.column is None:
             results = [self.screener.read_file(os.fsdecode(path)) for path in table["file"].to_pylist()]
@@ -253,19 +262,58 @@ class Worker:
             for path, value in zip(paths, table[self.column].to_pylist(), strict=True):
                 data = value.get("bytes") if isinstance(value, dict) else value
                 results.append(self.screener.read(path or "", data if isinstance(data, bytes) else b""))
-        results = [result for result in results if _key(result.record) not in self.done]
-        self.screener.judge(results)
+        self.screener.judge(result for result in results if _key(result.record) not in self.done)
         return to_arrow(result.record for result in results)
 
 
+def find_absolute(sources: Iterable[str], statistics: Statistics | None = None) -> Iterator[str | Record]:
+    """Finds what `find_files` finds, under absolute paths.
+
+    Args:
+        sources: Files, folders and patterns.
+        statistics: The object that counts skipped files.
+
+    Yields:
+        Paths and error records.
+    """
+    for found in find_files(sources, statistics):
+        yield _absolute(found) if isinstance(found, str) else replace(found, path=_absolute(found.path))
+
+
+def _absolute(path: str) -> str:
+    """Returns a path for workers in other folders. `..` is kept, since what is before it may be a link."""
+    return str(Path(path).absolute())
+
+
 def _is_url(source: str) -> bool:
-    return "://" in source and not os.path.lexists(source)
+    """Returns whether a source begins like s3://, and there is no folder `s3:`."""
+    scheme, found, _ = source.partition("://")
+    return (
+        bool(found)
+        and re.fullmatch("[A-Za-z][A-Za-z0-9+.-]*", scheme) is not None
+        and not os.path.lexists(f"{scheme}:")
+    )
 
 
 def _is_table(source: str) -> bool:
-    if source.endswith(".parquet"):
-        return True
-    return os.path.isdir(source) and any(name.endswith(".parquet") for name in os.listdir(source))
+    """Returns whether a source is Parquet: by its name if it is not here, otherwise by its bytes.
+
+    A folder that holds both Parquet files and images is searched for images, as it is without Ray.
+    """
+    if os.path.isdir(source):
+        parquet = (path for path in glob.iglob(f"{glob.escape(source)}/*.parquet") if _holds_parquet(path))
+        return any(parquet) and not any(isinstance(found, str) for found in find_files([source]))
+    return _holds_parquet(source) if os.path.lexists(source) else source.endswith(".parquet")
+
+
+def _holds_parquet(path: str) -> bool:
+    try:
+        if not os.path.isfile(path):
+            return False
+        with open(path, "rb") as file:
+            return file.read(4) == b"PAR1"
+    except OSError:
+        return False
 
 
 def _key(record: Record) -> str:
@@ -316,14 +364,16 @@ def _claim(filesystem: Any, folder: str, made_by: dict[str, Any], parts: list[st
         )
 
 
-def _written(filesystem: Any, parts: list[str]) -> set[str]:
-    """Returns the keys of the rows in the parts."""
+def _written(filesystem: Any, parts: list[str]) -> dict[str, dict[str, Any]]:
+    """Returns the verdict and the error of each row in the parts, by its key."""
     import pyarrow.dataset
 
     if not parts:
-        return set()
-    table = pyarrow.dataset.dataset(parts, filesystem=filesystem, format="parquet").to_table(columns=["sha256", "path"])
-    return {f"{row['sha256']}{row['path']}" for row in table.to_pylist()}
+        return {}
+    held = ["verdict", "error", "error_kind"]
+    data = pyarrow.dataset.dataset(parts, filesystem=filesystem, format="parquet")
+    rows = data.to_table(columns=["sha256", "path", *held]).to_pylist()
+    return {f"{row['sha256']}{row['path']}": {name: row[name] for name in held} for row in rows}
 
 
 @contextmanager

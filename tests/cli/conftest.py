@@ -16,7 +16,7 @@ from pixeldefend.cli.main import app
 def pixeldefend() -> Callable[..., Result]:
     """Runs a command. An exception that the program would show as a traceback is raised."""
 
-    def run(*arguments: Any, stdin: str | None = None) -> Result:
+    def run(*arguments: Any, stdin: str | bytes | None = None) -> Result:
         result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception

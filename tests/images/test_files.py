@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import needs_closed_files
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -58,6 +59,7 @@ def test_what_is_skipped_has_a_reason(tmp_path, png):
     (tmp_path / "self").symlink_to("self")
     (tmp_path / "gone.png").symlink_to("nowhere")
     os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "back").symlink_to(tmp_path)
     listed = []
@@ -69,6 +71,7 @@ def test_what_is_skipped_has_a_reason(tmp_path, png):
         ("gone", "broken link"),
         ("self", "broken link"),
         ("pipe", "not a file"),
+        ("pipe.png", "not a file"),
         ("back", "repeated folder"),
     }
     assert set(reasons.values()) <= SKIP_REASONS.keys()
@@ -76,7 +79,7 @@ def test_what_is_skipped_has_a_reason(tmp_path, png):
     assert skip_reason(str(tmp_path / "renamed")) is None
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+@needs_closed_files
 def test_what_cannot_be_read_is_told(tmp_path, png):
     (tmp_path / "a").write_bytes(png)
     (tmp_path / "a").chmod(0)
@@ -84,7 +87,14 @@ def test_what_cannot_be_read_is_told(tmp_path, png):
     found, skipped = paths(tmp_path)
     assert [(what.path, what.kind) for what in found] == [(str(tmp_path / "closed"), "unreadable")]
     assert skipped == {"unreadable": 1}
+    for pattern in ("closed/*.png", "*/*.png", "*/x.png", "**/*.png", "**/x.png", "closed/**", "c*/x/*"):
+        (found,) = paths(tmp_path / pattern)[0]
+        assert (found.kind, found.reason) == ("unreadable", "Permission denied"), pattern
+    (tmp_path / "closed").chmod(0o400)  # its names can be read, its files cannot
+    (tmp_path / "link").symlink_to("closed/nothing")
+    assert skip_reason(str(tmp_path / "link")) == "unreadable"
     (tmp_path / "closed").chmod(0o700)
+    assert skip_reason(str(tmp_path / "link")) == "broken link"
 
 
 def test_a_folder_is_searched_once_under_its_own_path(tmp_path, png):

@@ -81,7 +81,11 @@ def test_the_same_records_as_without_it_and_a_run_goes_on(place):
     note = place / "out.parquet" / "_pixeldefend.json"
     note.write_text(note.read_text().replace('"precision"', '"arithmetic"'))  # as before 0.2
     Image.fromarray(clean_images(1, seed=9)[0]).save(place / "in" / "new.png")
-    assert sum(run(place, "in", output="out.parquet").values()) == 8
+    resumed = Statistics()
+    assert sum(run(place, "in", output="out.parquet", statistics=resumed).values()) == 8
+    assert (resumed.verdicts - statistics.verdicts).total() == 1, "the records that were there count"
+    assert resumed.verdicts.total() == 17
+    assert resumed.errors == statistics.errors
     paths = pandas.read_parquet(place / "out.parquet")["path"].tolist()
     assert len(paths) == len(set(paths)) == 17
     # another detector's verdicts do not go among these
@@ -114,6 +118,32 @@ def test_tables_with_a_column_of_images(place):
     assert sorted(pandas.read_parquet(place / "from_table")["path"]) == [file.name for file in files]
     with pytest.raises(ParameterError, match="'image'"):
         run(place, "table.parquet", output="from_table")
+
+
+def test_images_beside_tables_are_screened_and_a_name_does_not_make_a_table(place):
+    both = place / "both.parquet"
+    both.mkdir()
+    pandas.DataFrame({"image": [b""]}).to_parquet(both / "table.parquet")
+    image = (place / "in" / "0.png").read_bytes()
+    (both / "image.parquet").write_bytes(image)
+    (both / "text.parquet").write_text("no table")
+    statistics = Statistics()
+    assert run(place, "both.parquet", output="from_both", statistics=statistics) == {"clean": 1}
+    same_as_without_ray(place, "both.parquet", "from_both", statistics)
+    assert sorted(os.path.basename(path) for path in statistics.skipped["not an image"]) == [
+        "table.parquet",
+        "text.parquet",
+    ]
+    assert run(place, "both.parquet/image.parquet", output="named") == {"clean": 1}
+    assert run(place, "both.parquet/table.parquet", output="table") == {"error": 1}
+
+
+def test_a_local_folder_may_be_named_like_the_scheme_of_a_url(place, monkeypatch):
+    monkeypatch.chdir(place)
+    (place / "s3:").mkdir()
+    (place / "s3:" / "a.png").write_bytes((place / "in" / "0.png").read_bytes())
+    options = {"detector": str(place / "tiny.safetensors"), "workers": 1}
+    assert screen_on_ray(["s3://*.png", "s3:/gone.png"], place / "named_s3", **options) == {"clean": 1, "error": 1}
 
 
 def test_images_without_names_that_come_twice_are_all_kept(place):

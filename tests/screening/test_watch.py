@@ -1,5 +1,7 @@
 import json
 import os
+import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import clean_images
+from helpers import READS_EVERYTHING, clean_images, needs_closed_files
 from PIL import Image
 
 from pixeldefend.errors import ParameterError, PixelDefendError
-from pixeldefend.images.files import find_files
-from pixeldefend.screening import Screener
+from pixeldefend.screening import Screener, find_files
 from pixeldefend.screening import watch as watching
 from pixeldefend.screening.audit_log import AuditLog
 from pixeldefend.screening.watch import watch_folder
@@ -160,7 +161,9 @@ def test_a_file_is_read_when_it_is_complete(place, tiny_detector, monkeypatch):
 
 def test_what_changes_is_looked_at_and_nothing_else(place, tiny_detector, monkeypatch):
     searched = []
-    monkeypatch.setattr(watching, "find_files", lambda places: searched.extend(places) or find_files(places))
+    monkeypatch.setattr(
+        watching, "find_files", lambda places, *more: searched.extend(places) or find_files(places, *more)
+    )
     image = clean_images(4)
     for i in range(2):
         put(place / "in", f"{i}.png", image[i])
@@ -177,7 +180,7 @@ def test_what_changes_is_looked_at_and_nothing_else(place, tiny_detector, monkey
     unreadable.chmod(0)
     os.replace(unreadable, place / "in" / "3.png")
     record = next(records)
-    if os.geteuid():  # root reads everything
+    if not READS_EVERYTHING:
         assert record.error_kind == "unreadable"
         (place / "in" / "3.png").chmod(0o644)
         record = next(records)
@@ -275,3 +278,212 @@ def test_killed_again_and_again_nothing_is_missed_and_nothing_done_twice(place, 
     flagged = {Path(row["path"]).stem for row in rows if row["verdict"] == "adversarial"}
     assert {path.name.rsplit("-", 1)[0] for path in (place / "out").iterdir()} == flagged
     assert len(list((place / "in").iterdir())) == 40 - len(flagged)
+
+
+# -- what happens to the folder ----------------------------------------------------------------------------------------
+
+
+class Watch:
+    """A watch in a thread, which ends with the block."""
+
+    def __init__(self, folder, log, detector, **options):
+        self.records, self.stop = queue.Queue(), threading.Event()
+        options |= {"detector": detector, "stop": self.stop, "settle": 0.1}
+        self.thread = threading.Thread(target=self.run, args=[folder, log], kwargs=options)
+
+    def run(self, folder, log, **options):
+        try:
+            for record in watch_folder(folder, log, **options):
+                self.records.put(record)
+        except BaseException as error:
+            self.records.put(error)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *exception):
+        self.stop.set()
+        self.thread.join()
+
+    def gives(self, *names):
+        """The next records are of these files."""
+        found = [self.records.get(timeout=30) for _ in names]
+        assert {os.path.basename(record.path) for record in found} == set(names)
+        assert {record.error for record in found} == {None}
+        return found
+
+
+def until(condition):
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise TimeoutError
+
+
+@pytest.fixture
+def watched(place, tiny_detector):
+    log = AuditLog(place / "log.sqlite")
+    with Watch(place / "in", log, tiny_detector) as watch:
+        put(place / "in", "first.png", clean_images(1, seed=50)[0])
+        watch.gives("first.png")
+        yield watch
+    log.close()
+
+
+def remove(folder, place):
+    shutil.rmtree(folder)
+
+
+def move_away(folder, place):
+    os.replace(folder, place / "away")
+
+
+@pytest.mark.parametrize("go", [remove, move_away])
+def test_a_folder_that_is_made_again_is_watched_again(place, watched, caplog, go):
+    images = iter(clean_images(9, seed=60))
+    go(place / "in", place)
+    until(lambda: "is gone" in caplog.text)
+    (place / "in").mkdir()
+    put(place / "in", "a.png", next(images))  # perhaps before it is seen
+    watched.gives("a.png")
+    put(place / "in", "b.png", next(images))
+    watched.gives("b.png")
+    assert [record.getMessage() for record in caplog.records if record.name == "pixeldefend"] == [
+        f"the watched folder {place / 'in'} is gone: waiting for a folder of this name",
+        f"the watched folder {place / 'in'} is back, and watched again",
+    ]
+    for name in ("c.png", "d.png"):  # at once, where the new folder may get the number of the old one
+        shutil.rmtree(place / "in")
+        (place / "in").mkdir()
+        put(place / "in", name, next(images))
+        watched.gives(name)
+        put(place / "in", f"_{name}", next(images))
+        watched.gives(f"_{name}")
+
+
+def test_a_folder_that_becomes_a_link_or_a_file_is_followed(place, watched):
+    images = iter(clean_images(9, seed=70))
+    (place / "other").mkdir()
+    put(place / "other", "a.png", next(images))
+    shutil.rmtree(place / "in")
+    (place / "in").symlink_to("other")
+    watched.gives("a.png")
+    put(place / "in", "b.png", next(images))
+    watched.gives("b.png")
+    (place / "in").unlink()
+    (place / "in").write_text("no folder")
+    (place / "third").mkdir()
+    (place / "in").unlink()
+    (place / "in").symlink_to("third")  # and to another folder
+    put(place / "third", "c.png", next(images))
+    watched.gives("c.png")
+
+
+def test_folders_inside_that_are_made_again_or_become_links_are_followed(place, watched):
+    images = iter(clean_images(9, seed=80))
+    for name in ("a.png", "b.png"):
+        (place / "in" / "sub" / "deep").mkdir(parents=True)
+        put(place / "in" / "sub" / "deep", name, next(images))
+        watched.gives(name)
+        shutil.rmtree(place / "in" / "sub")
+    (place / "other").mkdir()
+    (place / "in" / "sub").symlink_to("../other")
+    put(place / "other", "c.png", next(images))
+    watched.gives("c.png")
+    put(place / "other", "d.png", next(images))
+    watched.gives("d.png")
+
+
+def test_names_that_are_no_unicode_are_found_at_once(place, watched, tiny_detector):
+    images = clean_images(4, seed=90)
+    for i, name in enumerate([os.fsdecode(b"\xff.png"), "a.png"]):
+        Image.fromarray(images[i]).save(place / "in" / name)
+        watched.gives(name)
+    odd = place / os.fsdecode(b"\xfe")
+    odd.mkdir()
+    log = AuditLog(place / "another.sqlite")
+    with Watch(odd, log, tiny_detector) as watch:
+        for i, name in enumerate(["b.png", "c.png"]):
+            put(odd, name, images[i])
+            watch.gives(name)
+    log.close()
+
+
+def test_files_that_change_while_they_are_read_give_a_record_or_none(place, watched, monkeypatch):
+    image, other = clean_images(2, seed=95)
+    read = Screener.read_file
+    changes = {
+        "gone.png": lambda path: path.unlink(),
+        "cut.png": lambda path: os.truncate(path, 40),
+        "replaced.png": lambda path: put(path.parent, path.name, other),
+    }
+
+    def changed(self, path):
+        changes.pop(Path(path).name, lambda path: None)(Path(path))
+        return read(self, path)
+
+    monkeypatch.setattr(Screener, "read_file", changed)
+    put(place / "in", "gone.png", image)
+    assert watched.records.get(timeout=30).error_kind == "unreadable"
+    put(place / "in", "cut.png", noise(96))
+    assert watched.records.get(timeout=30).error_kind == "damaged"
+    put(place / "in", "replaced.png", noise(97))
+    (record,) = watched.gives("replaced.png")
+    assert record.sha256 == sha256_of(place / "in" / "replaced.png")
+
+
+# -- what is skipped or cannot be read ---------------------------------------------------------------------------------
+
+
+def test_what_is_skipped_is_told_once(place, tiny_detector):
+    skipped = []
+    (place / "in" / "notes.txt").write_text("no image")
+    (place / "in" / "loop").symlink_to(".")
+    (place / "in" / "broken").symlink_to("nowhere")
+    os.mkfifo(place / "in" / "pipe.png")
+    log = AuditLog(place / "log.sqlite")
+    with Watch(place / "in", log, tiny_detector, on_skip=lambda *what: skipped.append(what)) as watch:
+        until(lambda: len(skipped) == 4)
+        (place / "in" / "notes.txt").write_text("more of it")
+        (place / "in" / "later.tmp").write_text("an image later")
+        until(lambda: len(skipped) == 5)
+        put(place / "in", "later.png", clean_images(1)[0])
+        os.replace(place / "in" / "later.png", place / "in" / "later.tmp")
+        assert watch.records.get(timeout=30).verdict == "clean"
+    assert {(Path(path).name, reason) for path, reason in skipped} == {
+        ("notes.txt", "not an image"),
+        ("loop", "repeated folder"),
+        ("broken", "broken link"),
+        ("pipe.png", "not a file"),
+        ("later.tmp", "not an image"),
+    }
+    assert len(skipped) == 5
+    log.close()
+
+
+@needs_closed_files
+def test_what_cannot_be_read_has_a_record_in_every_run_and_one_row(place, tiny_detector, monkeypatch):
+    monkeypatch.setattr(watching, "FULL_SEARCH_INTERVAL", 0.1)
+    put(place / "in", "closed.png", clean_images(1)[0]).chmod(0)
+    (place / "in" / "shut").mkdir(0)
+    for _ in range(2):
+        records = once(place, tiny_detector)
+        assert {(Path(record.path).name, record.error_kind) for record in records} == {
+            ("closed.png", "unreadable"),
+            ("shut", "unreadable"),
+        }
+        assert len(records) == 2
+    log = AuditLog(place / "log.sqlite")
+    assert log.count() == 2
+    with Watch(place / "in", log, tiny_detector) as watch:
+        assert {watch.records.get(timeout=30).error_kind for _ in range(2)} == {"unreadable"}
+        (place / "in" / "shut").chmod(0o700)
+        put(place / "in" / "shut", "a.png", clean_images(2)[1])
+        watch.gives("a.png")
+        (place / "in" / "shut").chmod(0)
+        assert watch.records.get(timeout=30).path == str(place / "in" / "shut")
+        assert watch.records.empty()
+        (place / "in" / "shut").chmod(0o700)
+    log.close()

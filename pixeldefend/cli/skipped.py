@@ -1,0 +1,46 @@
+"""What a search for images has skipped, and the exit status that follows from it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ..screening import Statistics
+
+ListSkipped = Annotated[
+    bool,
+    typer.Option("--list-skipped", help="Name each skipped file on standard error, one a line, with the reason."),
+]
+
+
+def report_skipped(path: str, reason: str) -> None:
+    """Names a skipped file on standard error, in one line.
+
+    Args:
+        path: The file. Control characters and bytes that are no UTF-8 are spelled out.
+        reason: A key of `pixeldefend.images.files.SKIP_REASONS`.
+    """
+    from ..screening.records import to_storable, visible
+
+    typer.echo(f"skipped ({reason}): {to_storable(visible(path))}", err=True)
+
+
+def report(statistics: Statistics, *, list_skipped: bool) -> None:
+    """Prints the summary of a screening on standard error.
+
+    Args:
+        statistics: The counts.
+        list_skipped: Whether to name the skipped files first.
+    """
+    if list_skipped:
+        for reason, paths in statistics.skipped.items():
+            for path in paths:
+                report_skipped(path, reason)
+    typer.echo(statistics.summary(), err=True)
+
+
+def exit_status(statistics: Statistics) -> int:
+    """Returns 2 if something could not be looked at, else 1 if an image is flagged, else 0."""
+    return 2 if statistics.not_looked_at else 1 if statistics.verdicts["adversarial"] else 0
