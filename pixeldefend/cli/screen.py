@@ -12,7 +12,7 @@ import typer
 
 from ..errors import ParameterError
 from .options import Backend, BatchSize, DetectorName, Device, Fpr, Paths, sources_of
-from .output import Format, Row, check_picture, column_of, opened, print_table, progress
+from .output import Format, Row, check_picture, column_of, note, opened, print_table, progress
 
 if TYPE_CHECKING:
     from ..screening import Screened, Statistics
@@ -128,21 +128,24 @@ def screen(
         statistics=statistics,
     )
     shown: list[Screened] = []
+    taken: set[str] = set()
     with _writer(format_, output) as write:
         for result in progress(results, "Screening", len(files)):
-            write(vars(result.record))
             if heatmaps is not None and result.surprisal_map is not None:
-                save_heat_map(result, heatmaps)
+                with result.record.noting("output", "the heat map cannot be written"):
+                    save_heat_map(result, heatmaps, taken)
+                statistics.errors["output"] += result.record.error_kind == "output"
+            write(vars(result.record))
             if picture is not None and len(shown) < SHEET:
                 shown.append(result)
     if picture is not None:
         if len(files) > SHEET:
-            typer.echo(f"{picture} shows the first {SHEET} images", err=True)
+            note(f"{picture} shows the first {SHEET} images")
         save_contact_sheet(shown, picture)
     _summarise(statistics, timing)
     if drift:
         _report_drift(statistics)
-    raise typer.Exit(2 if statistics.verdicts["error"] else 1 if statistics.verdicts["adversarial"] else 0)
+    raise typer.Exit(2 if statistics.errors.total() else 1 if statistics.verdicts["adversarial"] else 0)
 
 
 def _screen_on_ray(sources: list[str], output: Path | None, **options: Any) -> NoReturn:
@@ -153,7 +156,7 @@ def _screen_on_ray(sources: list[str], output: Path | None, **options: Any) -> N
     counts = screen_on_ray(sources, output, **options)
     listed = ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in COLOURS)
     resumed = "" if sum(counts.values()) else f"; {output} held them all"
-    typer.echo(f"{sum(counts.values())} files: {listed}{resumed}", err=True)
+    note(f"{sum(counts.values())} files: {listed}{resumed}")
     raise typer.Exit(2 if counts.get("error") else 1 if counts.get("adversarial") else 0)
 
 
@@ -175,12 +178,12 @@ def _writer(format_: Format, output: Path | None) -> Iterator[Callable[[Row], No
 
 
 def _summarise(statistics: Statistics, timing: bool) -> None:
-    typer.echo(statistics.summary(), err=True)
+    note(statistics.summary())
     if timing:
         seconds = statistics.seconds
         total = sum(seconds.values()) or 1e-9
         shares = ", ".join(f"{name} {value:.2f} s ({value / total:.0%})" for name, value in seconds.items())
-        typer.echo(f"{statistics.verdicts.total() / total:.0f} files a second: {shares}", err=True)
+        note(f"{statistics.verdicts.total() / total:.0f} files a second: {shares}")
 
 
 def _report_drift(statistics: Statistics) -> None:
@@ -189,4 +192,4 @@ def _report_drift(statistics: Statistics) -> None:
         alarms = martingale.alarms(0.01)
         numbers = ", ".join(f"{what} {value:.3g}" for what, value in martingale.highest_.items())
         words = "; ".join(ALARMS[what] for what, alarm in alarms.items() if alarm) or "no drift from clean traffic"
-        typer.echo(f"{name}: {words} (highest e-values: {numbers}; an alarm from 200)", err=True)
+        note(f"{name}: {words} (highest e-values: {numbers}; an alarm from 200)")
