@@ -272,11 +272,11 @@ def benchmark(
     if several:
         compared = evaluation.compare(detectors, victim, images, recipes=recipes, **options)
         evaluation.write_comparison({**compared, "command": command}, out)
-        say((out / "comparison.md").read_text())
+        say((out / "comparison.md").read_text("utf-8"))
     else:
         results = evaluation.run_benchmark(detectors[titles[0]], victim, images, recipe=recipes[titles[0]], **options)
         evaluation.write_report({**results, "command": command}, out)
-        say((out / "results.md").read_text())
+        say((out / "results.md").read_text("utf-8"))
 
 
 def compare(

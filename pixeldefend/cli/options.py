@@ -14,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 from .errors import DEBUG_VARIABLE, debug_by_environment, reported
 from .names import filled
 from .output import note
+from .streams import named
 
 # command -> {old name of an option: its name}; old names work until the release after the one that renamed them
 RENAMED = {
@@ -115,10 +116,10 @@ def sources_of(paths: list[str]) -> list[str]:
 def _standard_input() -> list[str]:
     try:
         if sys.stdin is None:
-            raise OSError(errno.EBADF, "it is closed")
+            raise OSError(errno.EBADF, "")
         listed = os.fsdecode(sys.stdin.buffer.read())
     except OSError as error:
-        raise OSError(error.errno, error.strerror, "standard input") from None
+        raise named(error, "standard input") from None
     # names may hold line breaks, but no NUL, which therefore ends names that `find -print0` lists
     return listed.split("\0") if "\0" in listed else listed.replace("\r\n", "\n").split("\n")
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
 from typing import TextIO
 
 STANDARD_OUTPUT = "standard output"
+
+
+def named(error: OSError, stream: str) -> OSError:
+    """Returns an error that names a standard stream, whose number would mean nothing to the user."""
+    return OSError(error.errno, "it is closed" if error.errno == errno.EBADF else error.strerror, stream)
 
 
 class Stream(io.FileIO):
@@ -33,7 +39,7 @@ class Stream(io.FileIO):
             except OSError as error:
                 self.failed = True
                 if self.called is not None:
-                    raise OSError(error.errno, error.strerror, self.called) from None
+                    raise named(error, self.called) from None
         return len(data)
 
 

@@ -36,7 +36,6 @@ ERRNO = {
     sqlite3.SQLITE_LOCKED: errno.EBUSY,
     sqlite3.SQLITE_READONLY: errno.EACCES,
     sqlite3.SQLITE_IOERR: errno.EIO,
-    sqlite3.SQLITE_CORRUPT: errno.EIO,
     sqlite3.SQLITE_FULL: errno.ENOSPC,
     sqlite3.SQLITE_CANTOPEN: errno.EACCES,
     sqlite3.SQLITE_PROTOCOL: errno.EBUSY,
@@ -86,8 +85,6 @@ class AuditLog:
         self._lock = threading.Lock()
         self._since_pruned = 0
         self._files: list[tuple[int, int] | None] | None = None  # what identifies them, once they are open
-        if read_only and not self.path.exists():
-            raise FileNotFoundError(f"there is no log {path}")
         if self.path.exists() and not self.path.is_file():
             raise OSError(f"cannot open the log {path}: it is no file")
         if not self.path.parent.is_dir():
@@ -106,6 +103,8 @@ class AuditLog:
     def _open(self, read_only: bool) -> sqlite3.Connection:
         options = "mode=rwc"
         if read_only:
+            if not self.path.exists():
+                raise FileNotFoundError(f"there is no log {self.path}")
             # a log in WAL mode is read with the help of files beside it. Where none can be made, it is read alone, but
             # only if nobody writes to it: then there is a -wal file, with rows that must not be left out
             alone = not os.access(self.path.parent, os.W_OK) and not self._beside("-wal").exists()
@@ -124,26 +123,33 @@ class AuditLog:
         """Turns errors of SQLite into an `OSError`, or into a `ParameterError` if the file is no audit log."""
         try:
             yield
+        except UnicodeDecodeError as error:  # in the name of a column
+            raise self._damaged(str(error)) from error
         except sqlite3.DatabaseError as error:
             code = getattr(error, "sqlite_errorcode", None)
             if code is None or isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):  # the caller's bug
                 raise
             primary = code & 0xFF
+            if primary == sqlite3.SQLITE_CORRUPT:
+                raise self._damaged(str(error)) from error
             if primary in ERRNO:
                 raise OSError(ERRNO[primary], f"{error}{self._more(primary)}", str(self.path)) from error
             what = "is not" if primary == sqlite3.SQLITE_NOTADB else "cannot be used as"
             raise ParameterError(f"{self.path} {what} an audit log: {error}") from error
 
+    def _damaged(self, what: str) -> OSError:
+        return OSError(errno.EIO, f"the log is damaged: {what}; restore it from a copy", str(self.path))
+
     def _more(self, code: int) -> str:
         """Returns what SQLite's message leaves out."""
-        if code == sqlite3.SQLITE_CORRUPT:
-            return "; restore the log from a copy"
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return " by another process"
         if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
             needed = [self.path.parent, self.path, self._beside("-wal"), self._beside("-shm"), self._beside("-journal")]
-            closed = [str(place) for place in needed if place.exists() and not os.access(place, os.R_OK | os.W_OK)]
-            return f" ({', '.join(closed)} cannot be written)" if closed else ""
+            for mode, done in ((os.R_OK, "read"), (os.W_OK, "written")):
+                for place in needed:
+                    if place.exists() and not os.access(place, mode):
+                        return f" ({place} cannot be {done})"
         return ""
 
     def _check(self, read_only: bool) -> None:
@@ -201,8 +207,7 @@ class AuditLog:
         for name, column in self.columns.items():
             value, kind = values[name], int if column.type is bool else column.type
             if value is not None and not isinstance(value, kind):
-                text = f"the log is damaged: {name} is {value!r}; restore the log from a copy"
-                raise OSError(errno.EIO, text, str(self.path))
+                raise self._damaged(f"{name} is {value!r}")
             if column.type is bool:
                 values[name] = bool(value)
         return values
