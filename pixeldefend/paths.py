@@ -20,7 +20,12 @@ def name_max(folder: str | os.PathLike[str]) -> int:
 
 
 def shortened(name: str, most: int) -> str:
-    """Cuts a name to at most so many bytes, but no UTF-8 character in two; bytes that are no UTF-8 stay as they are."""
+    """Cuts a name between UTF-8 characters, and leaves bytes that are no UTF-8 as they are.
+
+    Args:
+        name: The name.
+        most: The largest number of bytes.
+    """
     held = os.fsencode(name)
     if len(held) <= most:
         return name

@@ -6,18 +6,23 @@ import errno
 import io
 import os
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 STANDARD_OUTPUT = "standard output"
 
 
 def named(error: OSError, stream: str) -> OSError:
-    """Returns an error that names a standard stream, whose number would mean nothing to the user."""
+    """Returns an error that names a standard stream.
+
+    Args:
+        error: What using the stream has raised.
+        stream: The name, such as "standard output".
+    """
     return OSError(error.errno, "it is closed" if error.errno == errno.EBADF else error.strerror, stream)
 
 
 class Stream(io.FileIO):
-    """The bytes of a standard stream. They fail once at most: afterwards they are dropped.
+    """The bytes of a standard stream, which fails once at most: afterwards they are dropped.
 
     Python itself flushes the streams at its end, and would report the failure again, with a status of its own.
 
@@ -31,7 +36,7 @@ class Stream(io.FileIO):
         self.called = name
         self.failed = False
 
-    def write(self, data: bytes) -> int | None:  # type: ignore[override]
+    def write(self, data: Any, /) -> int | None:
         """Writes bytes as `io.FileIO` does, or drops them after a failure."""
         if not self.failed:
             try:

@@ -126,6 +126,7 @@ def run(folder: Path, *lines: str) -> list[tuple[int, str]]:
     ]
 
 
+@pytest.mark.slow
 def test_closed_broken_and_full_streams(detector, clean, tmp_path):
     screen = f"screen {clean} --detector {detector}"
     purify = f"purify {clean}/0.png --detector {detector} --out pure"
