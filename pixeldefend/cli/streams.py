@@ -36,7 +36,7 @@ class Stream(io.FileIO):
         self.called = name
         self.failed = False
 
-    def write(self, data: Any, /) -> int | None:
+    def write(self, data: Any, /) -> int:
         """Writes bytes as `io.FileIO` does, or drops them after a failure."""
         if not self.failed:
             try:
