@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .errors import ModelError
+from .paths import name_max, shortened
 
 
 def check_writable(path: Path) -> None:
@@ -43,34 +44,49 @@ def whole_file(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any
 
     Args:
         path: Where the file is to be.
-        mode: "w" for text in UTF-8, "wb" for bytes.
+        mode: "w" for text in UTF-8, in which invalid parts of file names are spelled out; "wb" for bytes.
 
     Yields:
         The open file.
 
     Raises:
-        OSError: If the path is a folder, or its folder does not exist. Nothing is written then.
+        OSError: If the file cannot be written, which it names.
     """
-    path = Path(os.path.realpath(path))
-    check_writable(path)
-    kwargs: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "", "errors": "surrogateescape"}
-    if path.exists() and not path.is_file():
-        with path.open(mode, **kwargs) as device:
+    path = Path(path)
+    kwargs: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "", "errors": "backslashreplace"}
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with _naming(path, path), path.open(mode, **kwargs) as device:
             yield device
         return
+    path = Path(os.path.realpath(path))
+    check_writable(path)
     # `tempfile` makes files that only their owner can read; to widen their mode one has to know the umask, and the only
     # way to read the umask changes it for all threads
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    handle = temporary.open(mode.replace("w", "x"), **kwargs)
+    token = f".{secrets.token_hex(8)}"
+    temporary = path.with_name(shortened(f".{path.name}", name_max(path.parent) - len(token)) + token)
+    with _naming(path, temporary):
+        handle = temporary.open(mode.replace("w", "x"), **kwargs)
+        try:
+            with handle:
+                yield handle
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):  # the folder may be gone, or no longer be writable
+                temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _naming(path: Path, temporary: Path) -> Iterator[None]:
+    """Lets the errors of a file name the file: those of writing name none, and others the temporary one."""
     try:
-        with handle:
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def save_tensors(path: str | os.PathLike[str], tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:

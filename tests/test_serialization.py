@@ -82,3 +82,38 @@ def test_what_cannot_be_a_file_is_an_os_error(tmp_path):
         check_writable(tmp_path)
     with pytest.raises(FileNotFoundError):
         check_writable(tmp_path / "nowhere" / "new")
+
+
+def test_names_as_long_as_a_file_may_have(tmp_path):
+    for name in ("x" * 255, "漢" * 85, os.fsdecode(b"\xff" * 255)):
+        with whole_file(tmp_path / name) as file:
+            file.write("new")
+        assert (tmp_path / name).read_text() == "new"
+    assert len(os.listdir(tmp_path)) == 3
+
+
+def test_text_is_utf_8_whatever_the_names_in_it(tmp_path):
+    with whole_file(tmp_path / "x") as file:
+        file.write("漢" + os.fsdecode(b"\xff"))
+    assert (tmp_path / "x").read_bytes().decode() == "漢\\udcff"
+
+
+def test_an_error_names_the_file(tmp_path, monkeypatch):
+    if os.path.exists("/dev/full"):
+        with pytest.raises(OSError, match="/dev/full") as caught, whole_file("/dev/full") as file:
+            file.write("x")
+        assert caught.value.filename == "/dev/full"
+    path = tmp_path / "x"
+    path.write_text("old")
+
+    def full(*files):
+        raise OSError(28, "No space left on device", *[str(file) for file in files[:1] if len(files) > 1])
+
+    for patched in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, patched, full)
+            with pytest.raises(OSError, match="x'") as caught, whole_file(path) as file:
+                file.write("new")
+        assert caught.value.filename == str(path)
+        assert os.listdir(tmp_path) == ["x"]
+    assert path.read_text() == "old"

@@ -11,7 +11,7 @@ import typer
 
 from ..errors import ParameterError
 from .options import DataDir, Device, names_of
-from .output import progress
+from .output import note, progress, say
 
 ATTACKS = "Attacks"
 MEASURES = "What is measured"
@@ -265,18 +265,18 @@ def benchmark(
         seed=seed,
         other_data=[load_dataset(name, data_dir) for name in other],
         cache=evaluation.Cache(cache),
-        log=lambda line: typer.echo(line, err=True),
+        log=note,
     )
     recipes = {title: recipe_of(name) for title, name in zip(titles, detector, strict=True)}
     command = shlex.join(["pixeldefend", *ctx.find_root().obj["arguments"]])
     if several:
         compared = evaluation.compare(detectors, victim, images, recipes=recipes, **options)
         evaluation.write_comparison({**compared, "command": command}, out)
-        typer.echo((out / "comparison.md").read_text())
+        say((out / "comparison.md").read_text("utf-8"))
     else:
         results = evaluation.run_benchmark(detectors[titles[0]], victim, images, recipe=recipes[titles[0]], **options)
         evaluation.write_report({**results, "command": command}, out)
-        typer.echo((out / "results.md").read_text())
+        say((out / "results.md").read_text("utf-8"))
 
 
 def compare(
@@ -287,7 +287,7 @@ def compare(
     """Compare the results of several benchmark runs, with one row per attack."""
     from ..eval import side_by_side
 
-    typer.echo(side_by_side(results))
+    say(side_by_side(results))
 
 
 def leaderboard(
@@ -298,7 +298,7 @@ def leaderboard(
     """Print a table that compares detectors under one protocol: the shipped detectors and baselines."""
     from ..eval import leaderboard_table
 
-    typer.echo(leaderboard_table(folder))
+    say(leaderboard_table(folder))
 
 
 def aware_options(

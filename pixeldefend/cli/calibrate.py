@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .options import Data, DataDir, Device
+from .output import say
 
 
 def calibrate(
@@ -84,4 +85,4 @@ def calibrate(
     bits = f" {metrics['test_bits_per_dim']:.4f} bits/dim," if "test_bits_per_dim" in metrics else ""
     density_made = made.detector.density
     what = "images" if density_made is not None and len(density_made.event_shape or ()) == 3 else "events"
-    typer.echo(f"{out}: on {metrics['test_images']} clean test {what}{bits} {metrics['test_false_alarms']:.2%} flagged")
+    say(f"{out}: on {metrics['test_images']} clean test {what}{bits} {metrics['test_false_alarms']:.2%} flagged")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,8 @@ import typer
 
 from ..batching import is_out_of_memory
 from ..errors import MissingExtraError, PixelDefendError
+from .output import note
+from .streams import STANDARD_OUTPUT
 
 DEBUG_VARIABLE = "PIXELDEFEND_DEBUG"
 
@@ -45,20 +46,22 @@ def reported(debug: Callable[[], bool] = lambda: False) -> Iterator[None]:
         yield
     except KeyboardInterrupt:  # some versions of typer would exit with 1, "some are flagged"
         raise typer.Exit(130) from None
-    except BrokenPipeError:
-        _close_standard_output()
-        raise typer.Exit(2) from None
     except (PixelDefendError, OSError) as error:
-        _report(error, message_of(error), debug())
+        report(error, debug=debug())
+        raise typer.Exit(2) from None
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        _report(error, f"out of memory: {message_of(error)}", debug())
+        report(error, f"out of memory: {message_of(error)}", debug=debug())
+        raise typer.Exit(2) from None
     except ModuleNotFoundError as error:
         extra = extra_of(error.name or "")
         if extra is None:
             raise
-        _report(error, str(MissingExtraError(str(error.name), extra)), debug())
+        report(error, str(MissingExtraError(str(error.name), extra)), debug=debug())
+        raise typer.Exit(2) from None
+    except EOFError as error:  # typer would take it for the end of an answer that somebody types, and exit with 1
+        raise RuntimeError("a file ended early") from error
 
 
 def message_of(error: Exception) -> str:
@@ -81,16 +84,20 @@ def debug_by_environment() -> bool:
     return os.environ.get(DEBUG_VARIABLE, "") not in ("", "0")
 
 
-def _report(error: Exception, message: str, debug: bool) -> None:
+def report(error: Exception, message: str | None = None, *, debug: bool = False) -> None:
+    """Reports an error in one line on standard error.
+
+    A reader of standard output that has gone, as `head` goes, wants no report.
+
+    Args:
+        error: The error.
+        message: What is wrong; None for the text of the error.
+        debug: Whether to show its traceback, too.
+    """
     if debug:
         traceback.print_exception(error)
-    typer.echo(f"pixeldefend: {message}", err=True)
-    raise typer.Exit(2)
+    elif isinstance(error, BrokenPipeError) and error.filename == STANDARD_OUTPUT:
+        return
+    from ..screening.records import visible
 
-
-def _close_standard_output() -> None:
-    """Discards buffered output whose reader is gone, to avoid a second error at the end."""
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):  # it is no file
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    note(visible(f"pixeldefend: {message or message_of(error)}"))

@@ -41,7 +41,10 @@ class Listing(StrEnum):
 
 
 def _time(row: Row) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(row["time"]))
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(row["time"]))
+    except (OverflowError, OSError, ValueError):  # no year that a calendar has
+        return str(row["time"])
 
 
 def _note(row: Row) -> str:

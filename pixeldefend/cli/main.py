@@ -11,6 +11,7 @@ import typer
 from ..threads import calm_waiting_threads
 from .benchmark import benchmark, compare, leaderboard
 from .calibrate import calibrate
+from .errors import report
 from .log import log
 from .options import Command, Program, program
 from .purify import purify
@@ -18,6 +19,7 @@ from .recalibrate import recalibrate
 from .sample import sample
 from .screen import screen
 from .serve import serve
+from .streams import output_has_failed, prepare_streams
 from .train import train_classifier, train_density
 from .watch import watch
 
@@ -36,16 +38,31 @@ app.add_typer(train_app, name="train")
 def main() -> None:
     """Runs the program.
 
-    A command that fails exits with 2, and not with Python's 1, which means "some are flagged".
+    A command that fails exits with 2, and not with Python's 1, which means "some are flagged". So does a command whose
+    output was lost.
     """
     calm_waiting_threads()
+    prepare_streams()
     # a terminated run cleans up as an interrupted one does
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         app()
+    except SystemExit as end:
+        if end.code not in (0, 1, None) or not _output_is_lost():
+            raise
+        sys.exit(2)
     except Exception:
         traceback.print_exc()
         sys.exit(2)
+
+
+def _output_is_lost() -> bool:
+    """Returns whether standard output has failed, which it may do only now."""
+    try:
+        return output_has_failed()
+    except OSError as error:
+        report(error)
+        return True
 
 
 if __name__ == "__main__":

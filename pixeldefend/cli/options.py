@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from enum import StrEnum
@@ -13,6 +14,8 @@ from typer.core import TyperCommand, TyperGroup
 
 from .errors import DEBUG_VARIABLE, debug_by_environment, reported
 from .names import filled
+from .output import note
+from .streams import named
 
 # command -> {old name of an option: its name}; old names work until the release after the one that renamed them
 RENAMED = {
@@ -56,6 +59,10 @@ class Program(TyperGroup):
     Every error of a command passes here.
     """
 
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        with reported(lambda: "--debug" in args or debug_by_environment()):  # of the help, for example
+            return super().make_context(info_name, args, parent, **extra)
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.ensure_object(dict)["arguments"] = list(args)  # which results files quote
         options, rest = _at_double_dash(args)
@@ -88,7 +95,7 @@ def renamed(command: str, arguments: list[str]) -> list[str]:
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if new := RENAMED.get(command, {}).get(name):
-            typer.echo(f"pixeldefend: {name} is now called {new}; the next release removes the old name", err=True)
+            note(f"pixeldefend: {name} is now called {new}; the next release removes the old name")
             argument = f"{new}{equals}{value}"
         found.append(argument)
     return found
@@ -110,12 +117,19 @@ def program(
 
 
 def sources_of(paths: list[str]) -> list[str]:
-    """Returns the sources of a command; "-" stands for those listed on standard input, one per line."""
+    """Returns the sources of a command; "-" stands for those listed on standard input, one per line or NUL byte."""
     return [source for path in paths for source in (_standard_input() if path == "-" else [path]) if source]
 
 
 def _standard_input() -> list[str]:
-    return os.fsdecode(sys.stdin.buffer.read()).replace("\r\n", "\n").split("\n")
+    try:
+        if sys.stdin is None:
+            raise OSError(errno.EBADF, "")
+        listed = os.fsdecode(sys.stdin.buffer.read())
+    except OSError as error:
+        raise named(error, "standard input") from None
+    # names may hold line breaks, but no NUL, which therefore ends names that `find -print0` lists
+    return listed.split("\0") if "\0" in listed else listed.replace("\r\n", "\n").split("\n")
 
 
 def names_of(listed: str) -> list[str] | None:
@@ -142,7 +156,8 @@ def checked_device(name: str) -> str:
 Paths = Annotated[
     list[str],
     typer.Argument(
-        help="Files, folders or glob patterns. A dash (-) reads a list of files from standard input, one a line."
+        help="Files, folders or glob patterns. A dash (-) reads a list of files from standard input, one a line, or "
+        "each followed by a NUL byte, as find -print0 lists them."
     ),
 ]
 DetectorName = Annotated[

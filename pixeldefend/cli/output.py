@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -78,10 +77,25 @@ def opened(output: Path | None, mode: str = "w") -> AbstractContextManager[IO[An
 
 @contextmanager
 def _standard_output() -> Iterator[IO[str]]:
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # file names need not be valid UTF-8
     yield sys.stdout
-    sys.stdout.flush()  # notices here, and not at the end of the program, that the reader is gone
+    sys.stdout.flush()  # notices here, and not at the end of the program, that the output is lost
+
+
+def say(text: str) -> None:
+    """Prints lines on standard output, at once."""
+    _print(text, sys.stdout)
+
+
+def note(text: str) -> None:
+    """Prints lines on standard error."""
+    _print(text, sys.stderr)
+
+
+def _print(text: str, file: IO[str]) -> None:
+    """Prints lines that may hold names from outside, whose control characters are spelled out."""
+    from ..screening.records import visible
+
+    print(*map(visible, text.split("\n")), sep="\n", file=file, flush=True)
 
 
 def print_table(rows: Sequence[Row], columns: Sequence[Column], file: IO[str]) -> None:
@@ -105,7 +119,9 @@ def print_table(rows: Sequence[Row], columns: Sequence[Column], file: IO[str]) -
     console = Console(file=file, highlight=False)
     if not console.is_terminal:  # no folding in pipes and files
         console = Console(file=file, highlight=False, width=1000)
-    console.print(table)
+    with console.capture() as text:  # rich itself would end the program with status 1 if nobody reads its output
+        console.print(table)
+    file.write(text.get())
 
 
 def check_picture(picture: Path | None) -> None:

@@ -63,10 +63,11 @@ def purify(
     results = purify_screened(progress(screened, "Purifying", len(files)), eps, detector, adaptive=adaptive, **options)
     out.mkdir(parents=True, exist_ok=True)
     shown: list[Purified] = []
+    taken: set[str] = set()
     failed = False
     with opened(None) as lines:
         for item in results:
-            lines.write(json.dumps(_saved(item, out, labelled=asked is not None)) + "\n")
+            lines.write(json.dumps(_saved(item, out, taken, labelled=asked is not None)) + "\n")
             failed |= item.screened.record.error is not None
             if picture is not None and item.image is not None and len(shown) < SHEET // 4:
                 shown.append(item)
@@ -75,7 +76,7 @@ def purify(
     raise typer.Exit(2 if failed else 0)
 
 
-def _saved(item: Purified, out: Path, *, labelled: bool) -> dict[str, Any]:
+def _saved(item: Purified, out: Path, taken: set[str], *, labelled: bool) -> dict[str, Any]:
     """Writes the purified image, if there is one, and returns its row."""
     from PIL import Image
 
@@ -85,10 +86,12 @@ def _saved(item: Purified, out: Path, *, labelled: bool) -> dict[str, Any]:
     row: dict[str, Any] = {"path": record.path, "purified": None, "changed": None, "error": record.error}
     if item.image is None or before is None:
         return row
-    path = out / record.picture_name()
-    with whole_file(path, "wb") as file:
-        Image.fromarray(item.image).save(file, "PNG")
-    row["purified"] = str(path)
+    path = out / record.picture_name(out, taken)
+    with record.noting("output", "the purified image cannot be written"):
+        with whole_file(path, "wb") as file:
+            Image.fromarray(item.image).save(file, "PNG")
+        row["purified"] = str(path)
+    row["error"] = record.error
     row["changed"] = float((before != item.image).mean()) if before.shape == item.image.shape else None
     row["p_value"] = [record.p_value, item.p_value]
     row["bits_per_dim"] = [record.bits_per_dim, item.bits_per_dim]

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .options import Fpr
+from .output import say
 
 
 def recalibrate(
@@ -33,6 +34,6 @@ def recalibrate(
     from ..screening.recalibrate import recalibrate as recalibrate_detector
 
     made = recalibrate_detector(detector, from_log, out, fpr=fpr, backend=backend, like_traffic=not anyway)
-    typer.echo(f"{out}: calibrated on {made.confirmed} images of the log that were confirmed clean")
-    typer.echo(f"threshold at {made.fpr:.2%} false alarms: {made.thresholds[0]:.4g} -> {made.thresholds[1]:.4g}")
-    typer.echo(f"of {made.traffic} images of the log, flagged: {made.flagged[0]:.2%} -> {made.flagged[1]:.2%}")
+    say(f"{out}: calibrated on {made.confirmed} images of the log that were confirmed clean")
+    say(f"threshold at {made.fpr:.2%} false alarms: {made.thresholds[0]:.4g} -> {made.thresholds[1]:.4g}")
+    say(f"of {made.traffic} images of the log, flagged: {made.flagged[0]:.2%} -> {made.flagged[1]:.2%}")

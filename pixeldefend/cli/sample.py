@@ -9,7 +9,7 @@ import typer
 
 from ..errors import ParameterError
 from .options import Device
-from .output import progress
+from .output import note, progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,7 +80,7 @@ def sample(
     elif out is not None:
         _write(x, kind, model.levels, out, suffix, rate)
     if out is not None:
-        typer.echo(f"{out}: {n} samples of {density}", err=True)
+        note(f"{out}: {n} samples of {density}")
 
 
 def _kind(model: Autoregressive) -> str:

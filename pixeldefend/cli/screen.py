@@ -22,7 +22,7 @@ from .options import (
     Paths,
     sources_of,
 )
-from .output import Format, Row, check_picture, column_of, opened, print_table, progress
+from .output import Format, Row, check_picture, column_of, note, opened, print_table, progress
 from .skipped import ListSkipped, exit_status, report
 
 if TYPE_CHECKING:
@@ -146,16 +146,19 @@ def screen(
         statistics=statistics,
     )
     shown: list[Screened] = []
+    taken: set[str] = set()
     with _writer(format_, output) as write:
         for result in progress(results, "Screening", len(files)):
-            write(vars(result.record))
             if heatmaps is not None and result.surprisal_map is not None:
-                save_heat_map(result, heatmaps)
+                with result.record.noting("output", "the heat map cannot be written"):
+                    save_heat_map(result, heatmaps, taken)
+                statistics.errors["output"] += result.record.error_kind == "output"
+            write(vars(result.record))
             if picture is not None and len(shown) < SHEET:
                 shown.append(result)
     if picture is not None:
         if len(files) > SHEET:
-            typer.echo(f"{picture} shows the first {SHEET} images", err=True)
+            note(f"{picture} shows the first {SHEET} images")
         save_contact_sheet(shown, picture)
     report(statistics, list_skipped=list_skipped)
     if timing:
@@ -177,7 +180,7 @@ def _screen_on_ray(paths: list[str], output: Path | None, list_skipped: bool, **
     written = sum(screen_on_ray(sources, output, statistics=statistics, **options).values())
     report(statistics, list_skipped=list_skipped)
     if held := statistics.verdicts.total() - written:
-        typer.echo(f"{output} held {held} of them already", err=True)
+        note(f"{output} held {held} of them already")
     raise typer.Exit(exit_status(statistics))
 
 
@@ -203,7 +206,7 @@ def _report_times(statistics: Statistics) -> None:
     seconds = statistics.seconds
     total = sum(seconds.values()) or 1e-9
     shares = ", ".join(f"{name} {value:.2f} s ({value / total:.0%})" for name, value in seconds.items())
-    typer.echo(f"{statistics.verdicts.total() / total:.0f} files a second: {shares}", err=True)
+    note(f"{statistics.verdicts.total() / total:.0f} files a second: {shares}")
 
 
 def _report_drift(statistics: Statistics) -> None:
@@ -212,4 +215,4 @@ def _report_drift(statistics: Statistics) -> None:
         alarms = martingale.alarms(0.01)
         numbers = ", ".join(f"{what} {value:.3g}" for what, value in martingale.highest_.items())
         words = "; ".join(ALARMS[what] for what, alarm in alarms.items() if alarm) or "no drift from clean traffic"
-        typer.echo(f"{name}: {words} (highest e-values: {numbers}; an alarm from 200)", err=True)
+        note(f"{name}: {words} (highest e-values: {numbers}; an alarm from 200)")

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .output import note
+
 if TYPE_CHECKING:
     from ..screening import Statistics
 
@@ -22,9 +24,9 @@ def report_skipped(path: str, reason: str) -> None:
         path: The file. Control characters and bytes that are no UTF-8 are spelled out.
         reason: A key of `pixeldefend.images.files.SKIP_REASONS`.
     """
-    from ..screening.records import to_storable, visible
+    from ..screening.records import visible
 
-    typer.echo(f"skipped ({reason}): {to_storable(visible(path))}", err=True)
+    note(f"skipped ({reason}): {visible(path)}")
 
 
 def report(statistics: Statistics, *, list_skipped: bool) -> None:
@@ -38,9 +40,10 @@ def report(statistics: Statistics, *, list_skipped: bool) -> None:
         for reason, paths in statistics.skipped.items():
             for path in paths:
                 report_skipped(path, reason)
-    typer.echo(statistics.summary(), err=True)
+    note(statistics.summary())
 
 
 def exit_status(statistics: Statistics) -> int:
-    """Returns 2 if something could not be looked at, else 1 if an image is flagged, else 0."""
-    return 2 if statistics.not_looked_at else 1 if statistics.verdicts["adversarial"] else 0
+    """Returns 2 on any error or if something could not be looked at, else 1 if an image is flagged, else 0."""
+    failed = statistics.not_looked_at or statistics.errors.total()
+    return 2 if failed else 1 if statistics.verdicts["adversarial"] else 0

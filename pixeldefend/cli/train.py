@@ -11,6 +11,7 @@ import typer
 
 from ..errors import ParameterError
 from .options import Data, DataDir
+from .output import say
 
 Out = Annotated[Path, typer.Option(help="The folder for the model, metrics.csv and checkpoints.")]
 Epochs = Annotated[int, typer.Option(min=1, help="The number of passes over the training events.")]
@@ -117,7 +118,7 @@ def train_density(
     bits = made.metrics.get("bits_per_dim")
     figure = f"-log p(x) {made.metrics['nll']:.3f} nats" if bits is None else f"{bits:.3f} bits/dim"
     what = "images" if len(made.model.event_shape) == 3 else "events"
-    typer.echo(f"{made.path}: {figure} on {made.held_out} held-out {what}")
+    say(f"{made.path}: {figure} on {made.held_out} held-out {what}")
 
 
 def train_classifier(
@@ -175,7 +176,7 @@ def train_classifier(
         resume=resume,
         progress=sys.stderr.isatty(),
     )
-    typer.echo(f"{made.path}: accuracy {made.metrics['accuracy']:.4f} on {made.held_out} held-out images")
+    say(f"{made.path}: accuracy {made.metrics['accuracy']:.4f} on {made.held_out} held-out images")
 
 
 def assignment(item: str) -> tuple[str, Any]:

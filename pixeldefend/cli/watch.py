@@ -25,6 +25,7 @@ from .options import (
     MaxDays,
     MaxRows,
 )
+from .output import note
 from .skipped import ListSkipped, report_skipped
 
 
@@ -90,8 +91,8 @@ def watch(
     finally:
         audit_log.close()
     if once:
-        typer.echo(statistics.summary(), err=True)
+        note(statistics.summary())
     elif skipped:
-        typer.echo(skipped_text(skipped), err=True)
+        note(skipped_text(skipped))
     missed = once and (statistics.not_looked_at or stop.is_set())
     raise typer.Exit(2 if statistics.errors["quarantine"] or missed else 0)

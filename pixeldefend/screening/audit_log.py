@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import threading
@@ -26,6 +27,21 @@ FEEDBACK = {
     "clean": "clean",  # confirmed clean
 }
 PRUNED_EVERY = 1000  # rows
+LARGEST = 2**63 - 1  # number in SQLite
+BUSY_SECONDS = 30.0  # how long another process may lock the log
+# primary result code of SQLite -> the number of the error that the system would report
+ERRNO = {
+    sqlite3.SQLITE_PERM: errno.EACCES,
+    sqlite3.SQLITE_BUSY: errno.EBUSY,
+    sqlite3.SQLITE_LOCKED: errno.EBUSY,
+    sqlite3.SQLITE_READONLY: errno.EACCES,
+    sqlite3.SQLITE_IOERR: errno.EIO,
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_CANTOPEN: errno.EACCES,
+    sqlite3.SQLITE_PROTOCOL: errno.EBUSY,
+    sqlite3.SQLITE_NOLFS: errno.EFBIG,
+    sqlite3.SQLITE_AUTH: errno.EACCES,
+}
 
 
 class AuditLog:
@@ -41,6 +57,9 @@ class AuditLog:
         max_days: The age in days, above 0, beyond which rows are deleted. None keeps all.
         read_only: Whether the log is only read. It must then exist.
         columns: The columns of a row.
+
+    Every method raises `OSError` if the log cannot be read or written: if another process has locked it for 30 seconds,
+    it is damaged, the disk is full, or the file was deleted or replaced since it was opened.
 
     Raises:
         ParameterError: If the file is another kind of database or a log of a later version, or if max_rows or max_days
@@ -65,30 +84,73 @@ class AuditLog:
         self.columns = {column.name: column for column in columns}
         self._lock = threading.Lock()
         self._since_pruned = 0
-        if read_only and not self.path.is_file():
-            raise FileNotFoundError(f"there is no log {path}")
+        self._files: list[tuple[int, int] | None] | None = None  # what identifies them, once they are open
+        if self.path.exists() and not self.path.is_file():
+            raise OSError(f"cannot open the log {path}: it is no file")
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"cannot write {path}: there is no folder {self.path.parent}")
-        self._connection = self._open(read_only)
+        with self._explained():
+            self._connection = self._open(read_only)
         try:
-            self._check(read_only)
-            if not read_only:
-                self._prepare()
-        except sqlite3.DatabaseError as error:
-            self.close()
-            raise ParameterError(f"{path} is not an audit log: {error}") from None
-        except ParameterError:
+            with self._explained():
+                self._check(read_only)
+                if not read_only:
+                    self._prepare()
+        except BaseException:
             self.close()
             raise
 
     def _open(self, read_only: bool) -> sqlite3.Connection:
-        uri = f"{self.path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
-        try:
-            connection = sqlite3.connect(uri, uri=True, timeout=30, isolation_level=None, check_same_thread=False)
-        except sqlite3.OperationalError as error:
-            raise OSError(f"cannot open the log {self.path}: {error}") from None
+        options = "mode=rwc"
+        if read_only:
+            if not self.path.exists():
+                raise FileNotFoundError(f"there is no log {self.path}")
+            # a log in WAL mode is read with the help of files beside it. Where none can be made, it is read alone, but
+            # only if nobody writes to it: then there is a -wal file, with rows that must not be left out
+            alone = not os.access(self.path.parent, os.W_OK) and not self._beside("-wal").exists()
+            options = "mode=ro&immutable=1" if alone else "mode=ro"
+        uri = f"{self.path.absolute().as_uri()}?{options}"
+        connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         connection.row_factory = sqlite3.Row
+        connection.text_factory = lambda text: str(text, "utf-8", "backslashreplace")  # of a damaged log
         return connection
+
+    def _beside(self, ending: str) -> Path:
+        return self.path.with_name(self.path.name + ending)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turns errors of SQLite into an `OSError`, or into a `ParameterError` if the file is no audit log."""
+        try:
+            yield
+        except UnicodeDecodeError as error:  # in the name of a column
+            raise self._damaged(str(error)) from error
+        except sqlite3.DatabaseError as error:
+            code = getattr(error, "sqlite_errorcode", None)
+            if code is None or isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):  # the caller's bug
+                raise
+            primary = code & 0xFF
+            if primary == sqlite3.SQLITE_CORRUPT:
+                raise self._damaged(str(error)) from error
+            if primary in ERRNO:
+                raise OSError(ERRNO[primary], f"{error}{self._more(primary)}", str(self.path)) from error
+            what = "is not" if primary == sqlite3.SQLITE_NOTADB else "cannot be used as"
+            raise ParameterError(f"{self.path} {what} an audit log: {error}") from error
+
+    def _damaged(self, what: str) -> OSError:
+        return OSError(errno.EIO, f"the log is damaged: {what}; restore it from a copy", str(self.path))
+
+    def _more(self, code: int) -> str:
+        """Returns what SQLite's message leaves out."""
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return " by another process"
+        if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+            needed = [self.path.parent, self.path, self._beside("-wal"), self._beside("-shm"), self._beside("-journal")]
+            for mode, done in ((os.R_OK, "read"), (os.W_OK, "written")):
+                for place in needed:
+                    if place.exists() and not os.access(place, mode):
+                        return f" ({place} cannot be {done})"
+        return ""
 
     def _check(self, read_only: bool) -> None:
         """Raises ParameterError for another program's database or a later log; an empty database may become a log."""
@@ -128,6 +190,7 @@ class AuditLog:
             for name in ("time", "sha256"):
                 self._connection.execute(f"CREATE INDEX IF NOT EXISTS by_{name} ON verdicts ({name})")
             self._connection.execute(f"PRAGMA user_version = {VERSION}")
+        self._files = self._held()
 
     def _selection(self, connection: sqlite3.Connection) -> str:
         """Returns the columns to select; in a log of an earlier version some have other names or are missing."""
@@ -140,7 +203,19 @@ class AuditLog:
         return ", ".join(f"{expression} AS {name}" for name, expression in held.items())
 
     def _to_row(self, row: sqlite3.Row) -> dict[str, Any]:
-        return {name: bool(row[name]) if column.type is bool else row[name] for name, column in self.columns.items()}
+        values = {name: row[name] for name in self.columns}
+        for name, column in self.columns.items():
+            value, kind = values[name], int if column.type is bool else column.type
+            if value is not None and not isinstance(value, kind):
+                raise self._damaged(f"{name} is {value!r}")
+            if column.type is bool:
+                values[name] = bool(value)
+        return values
+
+    def _held(self) -> list[tuple[int, int] | None]:
+        """Returns what identifies the files of the log, each None if it is missing."""
+        states = [os.stat(place) if place.exists() else None for place in (self.path, self._beside("-wal"))]
+        return [None if state is None else (state.st_dev, state.st_ino) for state in states]
 
     def add(self, rows: Iterable[dict[str, Any]], *, source: str) -> list[str]:
         """Writes either all rows or none.
@@ -184,6 +259,7 @@ class AuditLog:
         """
         if kind not in FEEDBACK:
             raise ParameterError(f"feedback must be one of {', '.join(FEEDBACK)}, got {kind!r}")
+        id = to_storable(id)
         with self._lock, self._transaction():
             found = self._connection.execute("SELECT verdict FROM verdicts WHERE id = ?", [id]).fetchone()
             if found is None:
@@ -220,15 +296,16 @@ class AuditLog:
         chosen = {text: value for text, value in conditions.items() if value is not None}
         where = f"WHERE {' AND '.join(chosen)}" if chosen else ""
         # a separate connection, so that a slow reader does not block others
-        with closing(self._open(read_only=True)) as reader:
+        values = [*map(to_storable, chosen.values()), -1 if limit is None else min(limit, LARGEST)]
+        with self._explained(), closing(self._open(read_only=True)) as reader:
             selection = self._selection(reader)
             query = f"SELECT {selection} FROM verdicts {where} ORDER BY time DESC, rowid DESC LIMIT ?"
-            for row in reader.execute(query, [*chosen.values(), -1 if limit is None else limit]):
+            for row in reader.execute(query, values):
                 yield self._to_row(row)
 
     def count(self) -> int:
         """Returns the number of rows."""
-        with self._lock:
+        with self._lock, self._explained():
             return int(self._connection.execute("SELECT count(*) FROM verdicts").fetchone()[0])
 
     def seen(self, sha256: str | None, path: str | None = None) -> dict[str, Any] | None:
@@ -244,7 +321,7 @@ class AuditLog:
         where, values = "sha256 IS ? AND source = 'watch'", [sha256]
         if path is not None:
             where, values = f"{where} AND path = ?", [sha256, to_storable(path)]
-        with self._lock:
+        with self._lock, self._explained():
             query = f"SELECT {self._selection(self._connection)} FROM verdicts WHERE {where}"
             row = self._connection.execute(f"{query} ORDER BY time DESC LIMIT 1", values).fetchone()
         return None if row is None else self._to_row(row)
@@ -267,19 +344,22 @@ class AuditLog:
         if self.max_rows is not None:
             newest_to_go = "SELECT rowid FROM verdicts ORDER BY rowid DESC LIMIT 1 OFFSET ?"
             query = f"DELETE FROM verdicts WHERE rowid <= ({newest_to_go})"
-            removed += self._connection.execute(query, [self.max_rows]).rowcount
+            removed += self._connection.execute(query, [min(self.max_rows, LARGEST)]).rowcount
         return removed
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._connection.execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:  # a full disk has ended it already
-                self._connection.execute("ROLLBACK")
-            raise
+        with self._explained():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                if self._files is not None and self._files != self._held():  # SQLite would write to what has no name
+                    raise OSError(errno.ESTALE, "the log was deleted or replaced while it was open", str(self.path))
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:  # a full disk has ended it already
+                    self._connection.execute("ROLLBACK")
+                raise
 
 
 def _present(connection: sqlite3.Connection) -> set[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -39,21 +38,25 @@ def heat_map(surprisal: np.ndarray) -> np.ndarray:
     return INFERNO[np.minimum((share * 256).astype(int), 255)]
 
 
-def save_heat_map(screened: Screened, folder: Path) -> Path:
+def save_heat_map(screened: Screened, folder: Path, taken: set[str] | None = None) -> Path:
     """Writes an image and its heat map, side by side and enlarged, as a PNG.
 
     Args:
         screened: The image and its surprisal.
         folder: The folder of the PNG, whose name is `Record.picture_name`.
+        taken: The names of the heat maps of other images, to which this one is added.
 
     Returns:
         The path of the PNG.
+
+    Raises:
+        OSError: If the PNG cannot be written.
     """
     assert screened.image is not None
     assert screened.surprisal_map is not None
     scale = max(1, 256 // screened.image.shape[0])
     pair = np.concatenate([_rgb(screened.image), heat_map(screened.surprisal_map)], 1)
-    path = folder / screened.record.picture_name()
+    path = folder / screened.record.picture_name(folder, taken)
     _save(Image.fromarray(pair.repeat(scale, 0).repeat(scale, 1)), path)
     return path
 
@@ -183,7 +186,7 @@ def _draw_legend(sheet: Image.Image, draw: ImageDraw.ImageDraw, left: int, top: 
 
 def _name(result: Screened, width: int) -> str:
     """Returns the name of a file, cut to the width."""
-    name = visible(os.fsencode(Path(result.record.path).stem).decode("utf-8", "replace"))  # it may be no text
+    name = visible(Path(result.record.path).stem)
     if _font(12).getlength(name) <= width:
         return name
     while name and _font(12).getlength(f"{name}...") > width:

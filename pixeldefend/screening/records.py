@@ -13,15 +13,19 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import IO, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ..errors import IMAGE_ERROR_KINDS, ParameterError
+from ..paths import derived_name
 
 FORMATS = ("jsonl", "csv", "parquet")
 ROWS_AT_ONCE = 4096  # rows that are written to a Parquet file together
-# control characters, and characters that change the direction of text: a terminal obeys them or hides them
-INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+# control characters, and characters that change the direction of text: a terminal obeys them or hides them; and bytes
+# that are no text, among which it may find control characters, too
+INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# where a spreadsheet may find a formula: also after spaces and quotes, in full-width characters, and after a semicolon,
+# which separates cells in some countries
+FORMULA = re.compile(r"""(?:^|(?<=;))(?=[\s"']*[=+\-@\uff1d\uff0b\uff0d\uff20])""")
 # kind of a record's error -> what it means; a `PixelDefendError` of another kind brings its own
 ERROR_KINDS = {
     **IMAGE_ERROR_KINDS,
@@ -29,6 +33,7 @@ ERROR_KINDS = {
     "unreadable": "the file cannot be read",
     "memory": "the memory does not suffice for the image",
     "quarantine": "the image was flagged, but could not be moved to quarantine",
+    "output": "the image has a verdict, but a picture that was made of it could not be written",
     "internal": "a bug of pixeldefend: the log has the traceback",
 }
 
@@ -72,10 +77,33 @@ class Record:
     error: str | None = _titled("error", default=None)
     error_kind: str | None = None
 
-    def picture_name(self) -> str:
-        """Returns a name for a PNG of the image: the name of its file and the start of its sha256."""
-        stem = os.fsdecode(os.fsencode(Path(self.path).stem)[:100])  # a name has 255 bytes at most
-        return f"{stem}-{(self.sha256 or '')[:8]}.png"
+    def picture_name(self, folder: str | os.PathLike[str] = os.curdir, taken: set[str] | None = None) -> str:
+        """Returns a name for a PNG of the image: the name of its file and the start of its sha256.
+
+        Args:
+            folder: The folder of the PNG, which limits the length of the name.
+            taken: The names of the PNGs of other images, to which this one is added. It makes equal names different.
+        """
+        mark = f"-{(self.sha256 or '')[:8]}"
+        name = derived_name(self.path, mark, ".png", folder)
+        if taken is not None:
+            if name in taken:
+                name = derived_name(self.path, f"{mark}-{len(taken) + 1}", ".png", folder)
+            taken.add(name)
+        return name
+
+    @contextmanager
+    def noting(self, kind: str, what: str) -> Iterator[None]:
+        """Writes an `OSError` of the block into the record, beside the verdict.
+
+        Args:
+            kind: The kind of the error, a key of `ERROR_KINDS`.
+            what: What cannot be done, in words.
+        """
+        try:
+            yield
+        except OSError as error:
+            self.error, self.error_kind = f"{what}: {error.strerror or error}", kind
 
 
 @dataclass(kw_only=True)
@@ -186,10 +214,7 @@ def visible(text: str) -> str:
 
 def to_csv_cell(value: Any) -> Any:
     """Returns a value for a CSV file, without control characters and without a formula that a spreadsheet would run."""
-    if not isinstance(value, str):
-        return value
-    text = visible(value)
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
+    return FORMULA.sub("'", visible(value)) if isinstance(value, str) else value
 
 
 def to_storable(value: Any) -> Any:

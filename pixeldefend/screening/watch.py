@@ -10,15 +10,16 @@ import stat
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing
-from itertools import chain
+from contextlib import closing, suppress
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingExtraError, ParameterError
 from ..images import MAX_BYTES
 from ..images.files import OnSkip, skip_reason
-from ..serialization import sha256_of
+from ..paths import derived_name
+from ..serialization import sha256_of, whole_file
 from .audit_log import AuditLog
 from .pipeline import Statistics, find_files, screen
 from .records import RECORD_COLUMNS, Record, to_row, visible
@@ -365,19 +366,38 @@ def _sha256(path: str) -> str | None:
 def _quarantine(record: Record, aside: Path) -> None:
     """Moves a flagged file; if that fails, its record gets the error."""
     source = Path(record.path)
-    stem, suffix = (os.fsdecode(os.fsencode(part)[:most]) for part, most in ((source.stem, 180), (source.suffix, 40)))
-    target = aside / f"{stem}-{(record.sha256 or '')[:8]}{suffix}"  # a name has 255 bytes at most
-    try:
+    with record.noting("quarantine", "cannot be moved to quarantine"):
+        try:
+            aside.mkdir(parents=True, exist_ok=True)  # it may have been deleted
+            _move(source, _free(source, (record.sha256 or "")[:8], aside))
+        except FileNotFoundError:
+            if source.exists():  # otherwise somebody else has moved it
+                raise
+
+
+def _free(source: Path, mark: str, aside: Path) -> Path:
+    """Returns a path in the quarantine that no other file has: an image of a hostile sender may have any name."""
+    marks = chain([f"-{mark}"], (f"-{mark}-{number}" for number in count(2)))
+    paths = (aside / derived_name(str(source), mark, folder=aside) for mark in marks)
+    return next(path for path in paths if not os.path.lexists(path) or (path.is_dir() and not path.is_symlink()))
+
+
+def _move(source: Path, target: Path) -> None:
+    """Moves a file, whole or not at all."""
+    if not source.is_symlink():
         try:
             os.replace(source, target)
+            return
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            partial = target.with_name(f".{target.name}.partial")  # another file system: a whole copy first
-            shutil.copy2(source, partial)
-            os.replace(partial, target)
-            source.unlink()
-    except OSError as error:
-        if not isinstance(error, FileNotFoundError) or os.path.lexists(source):  # otherwise somebody else has moved it
-            record.error = f"cannot be moved to quarantine: {error.strerror or error}"
-            record.error_kind = "quarantine"
+    # the target is on another file system, or the image behind a link: a link could lead to another file tomorrow
+    with open(source, "rb") as data, whole_file(target, "wb") as copy:
+        shutil.copyfileobj(data, copy)
+    with suppress(OSError):
+        shutil.copystat(source, target)
+    try:
+        source.unlink()
+    except OSError:
+        target.unlink()
+        raise

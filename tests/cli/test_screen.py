@@ -174,6 +174,37 @@ def test_the_examples_are_judged_as_promised(pixeldefend, tmp_path):
     assert Image.open(tmp_path / "demo.png").width > 1000
 
 
+def test_a_heat_map_that_cannot_be_written_costs_no_verdict(pixeldefend, detector, clean, noise, tmp_path):
+    maps = tmp_path / "maps"
+    long = noise.with_name(f"{'漢' * 83}.png")
+    os.replace(noise, long)
+    result = pixeldefend("screen", clean, "--detector", detector, "--format", "jsonl", "--heatmaps", maps)
+    assert result.exit_code == 1, result.stderr
+    assert len(list(maps.iterdir())) == 4
+    in_the_way = next(path for path in maps.iterdir() if path.name.startswith("漢"))
+    in_the_way.unlink()
+    in_the_way.mkdir()
+    result = pixeldefend("screen", clean, "--detector", detector, "--format", "jsonl", "--heatmaps", maps)
+    assert result.exit_code == 2
+    by_name = {Path(record["path"]).name: record for record in records(result.stdout)}
+    record = by_name.pop(long.name)
+    assert (record["verdict"], record["error_kind"]) == ("adversarial", "output")
+    assert str(in_the_way) in record["error"]
+    assert {other["error"] for other in by_name.values()} == {None}
+    assert "\x1b" not in pixeldefend("screen", clean, "--detector", detector, "--heatmaps", maps).stdout
+
+
+def test_equal_names_have_pictures_of_their_own(pixeldefend, detector, clean, tmp_path):
+    (clean / "sub").mkdir()
+    (clean / "sub" / "0.png").write_bytes((clean / "0.png").read_bytes())
+    for _ in range(2):  # a further run writes them again
+        result = pixeldefend("screen", clean, "--detector", detector, "--heatmaps", tmp_path / "maps")
+        assert result.exit_code == 0, result.stderr
+        assert len(list((tmp_path / "maps").iterdir())) == 4
+    result = pixeldefend("purify", clean, "--detector", detector, "--out", tmp_path / "out")
+    assert len({record["purified"] for record in records(result.stdout)}) == 4
+
+
 # -- purify ------------------------------------------------------------------------------------------------------------
 
 
@@ -195,6 +226,21 @@ def test_purify_writes_an_image_a_file_and_says_what_changed(pixeldefend, detect
     assert good["bits_per_dim"][1] < good["bits_per_dim"][0]
     assert len(good["label"]) == 2
     assert Image.open(picture).width > 100
+
+
+def test_a_purified_image_that_cannot_be_written_is_an_error_of_its_file(pixeldefend, detector, clean, tmp_path):
+    out = tmp_path / "out"
+    options = ("--out", out, "--detector", detector)
+    first, *_ = records(pixeldefend("purify", clean, *options).stdout)
+    os.remove(first["purified"])
+    os.mkdir(first["purified"])
+    done = pixeldefend("purify", clean, *options)
+    assert done.exit_code == 2, done.stderr
+    failed, *others = records(done.stdout)
+    assert failed["purified"] is None
+    assert "cannot be written" in failed["error"]
+    assert failed["p_value"] == first["p_value"]
+    assert all(record["error"] is None and Path(record["purified"]).is_file() for record in others)
 
 
 def test_purify_refuses_a_bad_eps(refused, detector, noise, tmp_path):

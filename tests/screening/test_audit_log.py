@@ -2,10 +2,12 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +18,7 @@ from helpers import clean_images
 
 from pixeldefend import Detector
 from pixeldefend.errors import CalibrationError, ParameterError
+from pixeldefend.screening import audit_log
 from pixeldefend.screening.audit_log import VERSION, AuditLog
 from pixeldefend.screening.feedback import confirmed_clean
 from pixeldefend.screening.records import LOG_COLUMNS, row_writer
@@ -92,11 +95,134 @@ def test_a_log_that_is_only_read_is_left_as_it_is(log):
     log.add([ROW], source="serve")
     reader = AuditLog(log.path, read_only=True)
     assert [row["path"] for row in reader.rows()] == ["a.png"]
-    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+    with pytest.raises(OSError, match="readonly"):
         reader.add([ROW], source="serve")
     reader.close()
     log.close()
     assert AuditLog(log.path, read_only=True).count() == 1  # nobody else has it open
+
+
+EVERY_METHOD = {
+    "add": lambda log: log.add([ROW], source="serve"),
+    "feedback": lambda log: log.feedback("x", "clean"),
+    "rows": lambda log: list(log.rows()),
+    "count": lambda log: log.count(),
+    "seen": lambda log: log.seen("ab"),
+    "prune": lambda log: log.prune(),
+}
+
+
+@pytest.mark.parametrize("method", EVERY_METHOD)
+def test_a_damaged_log_is_an_error_of_the_file(log, method):
+    log.add([{**ROW, "id": "x"}] + [{**ROW, "path": "x" * 300}] * 200, source="watch")
+    log.close()
+    data = log.path.read_bytes()
+    torn = log.path.with_name("torn.sqlite")
+    torn.write_bytes(data[:4096] + bytes(len(data) - 4096))  # its first page is whole
+
+    def use():
+        with closing(AuditLog(torn, max_days=1)) as opened:
+            EVERY_METHOD[method](opened)
+
+    with pytest.raises(OSError, match="restore it") as caught:
+        use()
+    assert caught.value.filename == str(torn)
+
+
+def test_a_cut_or_altered_log_is_read_or_refused(log):
+    log.add([{**ROW, "path": "x" * 30}] * 100, source="watch")
+    log.close()
+    data, random = log.path.read_bytes(), np.random.RandomState(0)
+    kinds = set()
+    for i in range(150):
+        altered = bytearray(data if i % 3 else data[: random.randint(2, len(data))])
+        for _ in range(random.choice([1, 3, 30])):
+            altered[random.randint(min(len(altered), 6000) if i % 2 else len(altered))] ^= 1 << random.randint(8)
+        path = log.path.with_name(f"{i}.sqlite")
+        path.write_bytes(altered)
+        try:
+            with closing(AuditLog(path, read_only=True)) as altered_log:
+                kinds.add(len(list(altered_log.rows())) <= 200)
+        except (OSError, ParameterError) as error:
+            kinds.add(type(error) if str(path) in str(error) else "unnamed")
+    assert kinds == {True, OSError, ParameterError}
+
+
+def test_a_locked_log_says_so(log, monkeypatch):
+    monkeypatch.setattr(audit_log, "BUSY_SECONDS", 0.01)
+    with closing(sqlite3.connect(log.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(OSError, match="locked by another process") as caught:
+            AuditLog(log.path)
+        assert caught.value.filename == str(log.path)
+        assert list(AuditLog(log.path, read_only=True).rows()) == []
+        other.execute("ROLLBACK")
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced", "without its journal", "without its folder"])
+def test_a_log_that_is_no_longer_there_takes_no_row(tmp_path, how):
+    path = tmp_path / "logs" / "log.sqlite"
+    path.parent.mkdir()
+    log = AuditLog(path)
+    log.add([ROW], source="serve")
+    if how == "replaced":
+        AuditLog(tmp_path / "other.sqlite").close()
+        os.replace(tmp_path / "other.sqlite", path)
+    elif how == "without its folder":
+        shutil.rmtree(path.parent)
+    else:
+        os.remove(path if how == "deleted" else f"{path}-wal")
+    for method in ("add", "prune"):
+        with pytest.raises(OSError, match="deleted or replaced") as caught:
+            EVERY_METHOD[method](log)
+        assert caught.value.filename == str(path)
+    log.close()
+
+
+AS_NOBODY = """
+import os, sys
+from pixeldefend.screening.audit_log import AuditLog
+os.setgid(65534); os.setuid(65534)
+for path in sys.argv[1:]:
+    try:
+        log = AuditLog(path, read_only=True)
+        print(len(list(log.rows())))
+    except OSError as error:
+        print(error)
+    try:
+        AuditLog(path)
+    except OSError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_log_of_another_user_is_read_and_not_written():
+    with tempfile.TemporaryDirectory() as folder:  # the folders of pytest are closed to others
+        os.chmod(folder, 0o755)
+        log = AuditLog(Path(folder) / "log.sqlite")
+        log.add([ROW], source="serve")
+        copy = Path(folder) / "copy.sqlite"
+        shutil.copy(log.path, copy)  # its rows are in the -wal file, and nothing can be made beside it
+        shutil.copy(f"{log.path}-wal", f"{copy}-wal")
+        closed = AuditLog(Path(folder) / "closed.sqlite")
+        closed.add([ROW] * 3, source="serve")
+        closed.close()
+        command = [sys.executable, "-P", "-c", AS_NOBODY, log.path, closed.path, copy]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        log.close()
+    being_written, refused, whole, refused_too, torn, refused_again = done.stdout.splitlines()
+    assert (being_written, whole) == ("1", "3")
+    assert "unable to open" in torn, "the rows in the -wal file are not left out silently"
+    for line in (refused, refused_too, refused_again, torn):
+        assert f"({folder} cannot be written)" in line
+
+
+def test_questions_need_not_be_text(log):
+    (id,) = log.add([{**ROW, "client": os.fsdecode(b"\xff")}], source="serve")
+    assert [row["id"] for row in log.rows(client=os.fsdecode(b"\xff"), limit=10**30)] == [id]
+    with pytest.raises(KeyError):
+        log.feedback("\ud800", "clean")
 
 
 def test_old_rows_go(tmp_path):

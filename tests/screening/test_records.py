@@ -13,6 +13,7 @@ from pixeldefend.errors import ParameterError
 from pixeldefend.screening import Record
 from pixeldefend.screening.audit_log import AuditLog
 from pixeldefend.screening.records import (
+    ERROR_KINDS,
     RECORD_COLUMNS,
     LogRow,
     columns_of,
@@ -94,6 +95,16 @@ def test_what_is_declared():
 
 def test_cells_are_no_formulas_and_no_commands():
     cells = {"=1+1": "'=1+1", "+1": "'+1", "-1": "'-1", "@x": "'@x", "a\nb\x07": r"a\nb\x07", "a=1": "a=1"}
+    cells |= {
+        " =1": "' =1",
+        '"=1': "'\"=1",
+        "\t=1": r"\t=1",
+        "\r=1": r"\r=1",
+        "\uff1d1": "'\uff1d1",
+        "\uff20x": "'\uff20x",
+        "a;=1": "a;'=1",
+    }
+    cells |= {os.fsdecode(b"\x9b2J"): r"\udc9b2J", "漢 é 😀": "漢 é 😀"}
     assert {text: to_csv_cell(text) for text in cells} == cells
     assert to_csv_cell(-1.5) == -1.5
     assert to_csv_cell(None) is None
@@ -104,3 +115,21 @@ def test_a_picture_has_a_name_that_a_file_may_have(tmp_path):
         name = Record(path, sha256="0123456789").picture_name()
         assert name.endswith("-01234567.png")
         (tmp_path / name).write_bytes(b"")
+
+
+def test_pictures_of_different_images_have_different_names(tmp_path):
+    paths = ["a/x.png", "b/x.png", "x.jpg", "x" * 300 + "1.png", "x" * 300 + "2.png", *["a/x.png"] * 20]
+    taken: set[str] = set()
+    names = [Record(path, sha256="0123456789").picture_name(tmp_path, taken) for path in paths]
+    assert names[0] == "x-01234567.png"
+    assert len(set(names)) == len(paths) == len(taken)
+    assert all(len(name) <= 255 and name.endswith(".png") for name in names)
+
+
+def test_an_error_stands_beside_the_verdict():
+    record = Record("a.png", "adversarial", p_value=0.01)
+    with record.noting("output", "cannot be written"):
+        raise PermissionError(13, "Permission denied", "x")
+    assert (record.verdict, record.error_kind) == ("adversarial", "output")
+    assert record.error == "cannot be written: Permission denied"
+    assert {"output", "quarantine"} <= ERROR_KINDS.keys()

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import queue
@@ -231,6 +232,95 @@ def test_a_flagged_file_of_any_name_is_moved(place, tiny_detector):
         Image.fromarray(noise(i)).save(place / "in" / name, "PNG")
     assert {record.error for record in once(place, tiny_detector, quarantine=place / "out")} == {None}
     assert len(list((place / "out").iterdir())) == 3
+
+
+def test_equal_names_do_not_replace_one_another(place, tiny_detector):
+    for folder in ("a", "b"):
+        (place / "in" / folder).mkdir()
+        put(place / "in" / folder, "x.png", noise())
+    digest = sha256_of(place / "in" / "a" / "x.png")[:8]
+    (place / "out").mkdir()
+    (place / "out" / f"x-{digest}.png").write_text("what somebody has put there")
+    (place / "out" / f"x-{digest}-2.png").symlink_to("nowhere")
+    assert {record.error for record in once(place, tiny_detector, quarantine=place / "out")} == {None}
+    assert (place / "out" / f"x-{digest}.png").read_text() == "what somebody has put there"
+    kept = {path.name for path in (place / "out").iterdir()}
+    assert kept == {f"x-{digest}{number}.png" for number in ("", "-2", "-3", "-4")}
+
+
+@pytest.fixture
+def another_file_system(monkeypatch):
+    """Renaming from one folder to another fails, as between file systems."""
+    replace = os.replace
+
+    def within(source, target):
+        if Path(source).parent != Path(target).parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", within)
+
+
+def test_a_quarantine_on_another_file_system_gets_whole_files(place, tiny_detector, another_file_system, monkeypatch):
+    path = put(place / "in", "x" * 251 + ".png", noise())
+    data = path.read_bytes()
+
+    def half(source, target):
+        target.write(data[:9])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfileobj", half)
+        (record,) = once(place, tiny_detector, quarantine=place / "out")
+    assert (record.verdict, record.error_kind, path.read_bytes()) == ("adversarial", "quarantine", data)
+    assert list((place / "out").iterdir()) == []
+    assert once(place, tiny_detector, quarantine=place / "out") == []
+    (moved,) = (place / "out").iterdir()
+    assert moved.read_bytes() == data
+    assert not path.exists()
+
+
+def test_what_cannot_be_removed_is_not_moved(place, tiny_detector, another_file_system, monkeypatch):
+    path = put(place / "in", "b.png", noise())
+    unlink = Path.unlink
+
+    def refused(file, missing_ok=False):
+        if file == path:
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        unlink(file, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    for _ in range(2):
+        (record,) = once(place, tiny_detector, quarantine=place / "out")
+        assert (record.verdict, record.error_kind) == ("adversarial", "quarantine")
+        assert "Permission denied" in record.error
+        assert path.exists()
+        assert list((place / "out").iterdir()) == []
+
+
+def test_a_quarantine_that_is_gone_is_made_again(place, tiny_detector):
+    log, stop = AuditLog(place / "log.sqlite"), threading.Event()
+    for i in range(2):
+        put(place / "in", f"{i}.png", noise(i))
+    records = watch_folder(
+        place / "in", log, detector=tiny_detector, quarantine=place / "out", settle=0.05, once=True, stop=stop
+    )
+    assert next(records).error is None
+    shutil.rmtree(place / "out")
+    assert next(records).error is None
+    assert [path.name[:2] for path in (place / "out").iterdir()] == ["1-"]
+    log.close()
+
+
+def test_a_link_to_a_flagged_image_leaves_its_bytes_in_the_quarantine(place, tiny_detector):
+    data = put(place, "elsewhere.png", noise()).read_bytes()
+    (place / "in" / "link.png").symlink_to("../elsewhere.png")
+    (record,) = once(place, tiny_detector, quarantine=place / "out")
+    assert (record.verdict, record.error) == ("adversarial", None)
+    (moved,) = (place / "out").iterdir()
+    assert moved.read_bytes() == data
+    assert not moved.is_symlink()
+    assert not list((place / "in").iterdir())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
