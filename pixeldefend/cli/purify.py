@@ -11,6 +11,7 @@ import typer
 from ..errors import ParameterError
 from .options import BatchSize, Convert, DetectorName, Device, FramesOfAnimations, Paths, sources_of
 from .output import check_picture, opened, progress
+from .skipped import ListSkipped, report
 
 if TYPE_CHECKING:
     from ..screening.purify import Purified
@@ -39,27 +40,30 @@ def purify(
     ] = None,
     frames: FramesOfAnimations = None,
     convert: Convert = False,
+    list_skipped: ListSkipped = False,
     batch_size: BatchSize = 64,
     device: Device = "cpu",
 ) -> None:
     """Purify images (PixelDefend): replace pixels by more probable values.
 
-    It writes one PNG per image, and prints one line of JSON per file. Exit status: 0, or 2 on any error.
+    It writes one PNG per image, and prints one line of JSON per file. Exit status: 0, or 2 on any error or if a skipped
+    file could not be looked at.
     """
-    from ..screening import find_files
+    from ..screening import Statistics, find_files
     from ..screening import screen as screen_files
     from ..screening.figures import SHEET, save_purified_sheet
     from ..screening.purify import purify_screened
     from ..zoo import load_classifier
 
     check_picture(picture)
-    files = list(find_files(sources_of(paths)))
+    statistics = Statistics()
+    files = list(find_files(sources_of(paths), statistics))
     if not files:
         raise ParameterError("nothing to purify: standard input lists no file")
     asked = None if classifier is None else load_classifier(classifier, device=device)
     options: dict[str, Any] = dict(batch_size=batch_size, device=device, classifier=asked)
     chosen: Any = dict(frames=None if frames is None else frames.value, convert=convert)
-    screened = screen_files(files, detector, maps=picture is not None, **chosen, **options)
+    screened = screen_files(files, detector, maps=picture is not None, statistics=statistics, **chosen, **options)
     results = purify_screened(progress(screened, "Purifying", len(files)), eps, detector, adaptive=adaptive, **options)
     out.mkdir(parents=True, exist_ok=True)
     shown: list[Purified] = []
@@ -68,12 +72,13 @@ def purify(
     with opened(None) as lines:
         for item in results:
             lines.write(json.dumps(_saved(item, out, taken, labelled=asked is not None)) + "\n")
-            failed |= item.screened.record.error is not None
+            failed |= item.screened.record.error is not None  # of the purification, too
             if picture is not None and item.image is not None and len(shown) < SHEET // 4:
                 shown.append(item)
     if picture is not None:
         save_purified_sheet(shown, picture)
-    raise typer.Exit(2 if failed else 0)
+    report(statistics, list_skipped=list_skipped)
+    raise typer.Exit(2 if failed or statistics.not_looked_at else 0)
 
 
 def _saved(item: Purified, out: Path, taken: set[str], *, labelled: bool) -> dict[str, Any]:

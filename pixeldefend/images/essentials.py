@@ -41,7 +41,8 @@ def essentials(data: bytes, format: str) -> tuple[bytes, int]:
 
 
 def _png(data: bytes) -> tuple[bytes, bytes]:
-    kept, exif = [data[:8]], b""
+    kept: list[bytes | memoryview] = [data[:8]]
+    exif = b""
     for kind, body in png_chunks(data):
         if kind in PNG_PIXELS:
             kept += _png_chunk(kind, body)
