@@ -1,6 +1,6 @@
 """Images as users hold them: files, PIL images, numpy arrays and torch tensors."""
 
-from .batch import match_channels, quantize, to_batch, to_uint8
+from .batch import from_uint8, match_channels, quantize, to_batch, to_uint8
 from .decoding import (
     FORMATS,
     MAX_BYTES,
@@ -17,6 +17,7 @@ __all__ = [
     "MAX_BYTES",
     "MAX_PIXELS",
     "SUFFIXES",
+    "from_uint8",
     "image_size",
     "looks_like_an_image",
     "match_channels",
