@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from ..classifier import modes_kept
-from ..devices import device_of
+from ..ambient import modes_kept, ordinary, torch_defaults, weights_frozen
+from ..classifier import whole_numbers
+from ..devices import device_of, dtype_of
 from ..errors import ParameterError
 from ..extras import extra
-from ..images import to_batch, to_uint8
+from ..images import from_uint8, to_batch, to_uint8
 from .attack import Attack
 from .presets import ATTACKS
 
@@ -62,22 +63,23 @@ def craft(
     smallest of `ROUNDING_FACTORS` with which the rounded image succeeds.
 
     Args:
-        classifier: (N, C, H, W) -> (N, classes) logits.
+        classifier: (N, C, H, W) -> (N, classes) logits, of any type of floating point numbers.
         images: N images on the 8-bit grid, as `pixeldefend.images.to_batch` takes them.
-        labels: (N,) integers, the true classes.
+        labels: (N,) whole numbers of any type, the true classes.
         attack: A key of `ATTACKS`, or an `Attack`.
         bounds: The range that the classifier expects its images in.
         preprocessing: foolbox's preprocessing, applied within the bounds, such as {"mean": [...], "std": [...], "axis":
             -3}.
         batch_size: The number of images at once. The outcome depends on it.
-        seed: Seed of the random starts.
+        seed: Seed of what the attack draws from torch, whose default generator is left alone.
         progress: Wraps the list of batches, to show a progress bar.
 
     Returns:
         The attacked images and the outcome for each.
 
     Raises:
-        ParameterError: If the attack is unknown or the labels do not match the images.
+        ParameterError: If the attack is unknown, the labels do not match the images, or a label is not the number of a
+            class.
         MissingExtraError: If foolbox is not installed.
     """
     if isinstance(attack, str):
@@ -86,22 +88,21 @@ def craft(
         attack = ATTACKS[attack]
     with extra("attacks"):
         from foolbox.models.pytorch import PyTorchModel
-    x = to_batch(images)[0].detach().cpu()
-    y = torch.as_tensor(labels).cpu()
-    if not len(x):
-        raise ParameterError("there are no images to attack")
-    if y.shape != x.shape[:1] or y.is_floating_point():
-        raise ParameterError(f"labels must be {len(x)} whole numbers, got {y.dtype} of shape {tuple(y.shape)}")
     device = device_of(classifier)
-    counted = _Counted(classifier)
     crafted = []
-    with modes_kept(counted), weights_frozen(classifier), torch.random.fork_rng():
+    with torch_defaults(seed), torch.enable_grad(), modes_kept(classifier), weights_frozen(classifier):
+        x = to_batch(images)[0].detach().cpu()
+        if not len(x):
+            raise ParameterError("there are no images to attack")
+        y = whole_numbers(labels, len(x))
+        counted = _Counted(classifier).eval()
         model = PyTorchModel(counted, bounds, device, preprocessing).transform_bounds((0, 1))
-        torch.manual_seed(seed)
+        y = whole_numbers(y, len(x), model(x[:1].to(device)).shape[1])
+        counted.calls = 0
         for clean, label in progress(list(zip(x.split(batch_size), y.split(batch_size), strict=True))):
             crafted.append(_craft(model, attack, clean.to(device), label.to(device)))
     adversarial, attempted, succeeded = (torch.cat(parts).cpu() for parts in zip(*crafted, strict=True))
-    distance = (adversarial / 255 - x).flatten(1)
+    distance = (from_uint8(adversarial) - x).flatten(1)
     return Attacked(
         images=adversarial,
         attempted=attempted,
@@ -117,7 +118,7 @@ def _craft(model: Any, attack: Attack, clean: Tensor, label: Tensor) -> tuple[Te
     _, raw, _ = attack.make()(model, clean, label, epsilons=attack.eps)
     raw = torch.where(torch.isfinite(raw), raw, clean)  # DeepFool divides by a gradient that may vanish
     adversarial = to_uint8(raw)
-    misclassified = model(adversarial / 255).argmax(1) != label
+    misclassified = model(from_uint8(adversarial)).argmax(1) != label
     if attack.eps is None:
         # the smallest perturbation ends at the decision boundary, so rounding may undo it
         for factor in ROUNDING_FACTORS:
@@ -125,33 +126,28 @@ def _craft(model: Any, attack: Attack, clean: Tensor, label: Tensor) -> tuple[Te
             if not len(again):
                 break
             stretched = to_uint8((clean[again] + factor * (raw[again] - clean[again])).clamp(0, 1))
-            now = model(stretched / 255).argmax(1) != label[again]
+            now = model(from_uint8(stretched)).argmax(1) != label[again]
             adversarial[again[now]], misclassified[again[now]] = stretched[now], True
     return adversarial, attempted, attempted & (misclassified | attack.is_control)
 
 
-@contextmanager
-def weights_frozen(*modules: nn.Module | None) -> Iterator[None]:
-    """Computes no gradients of the modules' weights inside the block, since attacks do not need them."""
-    trainable = [p for module in modules if module is not None for p in module.parameters() if p.requires_grad]
-    try:
-        for p in trainable:
-            p.requires_grad_(False)
-        yield
-    finally:
-        for p in trainable:
-            p.requires_grad_(True)
-
-
 class _Counted(nn.Module):
-    """A classifier that counts the images that go through it."""
+    """A classifier of float32 images that counts the images that go through it.
+
+    Args:
+        classifier: The classifier, of any type of floating point numbers.
+    """
 
     def __init__(self, classifier: nn.Module) -> None:
         super().__init__()
         self.classifier = classifier
+        self.dtype = dtype_of(classifier)
+        tensors = (*classifier.named_parameters(), *classifier.named_buffers())
+        self.copies = {name: ordinary(tensor.detach()) for name, tensor in tensors if tensor.is_inference()}
         self.calls = 0
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls += len(x)
-        logits: Tensor = self.classifier(x)
-        return logits
+        x, dtype = x.to(self.dtype), x.dtype
+        logits: Tensor = functional_call(self.classifier, self.copies, x) if self.copies else self.classifier(x)
+        return logits.to(dtype)

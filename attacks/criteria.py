@@ -55,7 +55,7 @@ def true_labels(criterion: Any) -> Tensor:
         criterion: `Misclassification`, alone or joined to others by `&`.
 
     Returns:
-        (N,) integers.
+        (N,) whole numbers of any type.
 
     Raises:
         ParameterError: If the criterion holds no labels.

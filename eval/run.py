@@ -11,9 +11,10 @@ from typing import Any
 
 from torch import nn
 
+from ..ambient import modes_kept
 from ..attacks import ATTACKS, Attacked
 from ..calibration import conformal
-from ..classifier import modes_kept, predict_labels
+from ..classifier import predict_labels
 from ..data import DataSet
 from ..errors import DataError, ParameterError
 from ..scores import CLASSIFIER_SCORES, SCORES, bits_per_dim

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .devices import device_of
-from .errors import ModelError
+from .ambient import modes_kept, ordinary, torch_defaults
+from .devices import device_of, dtype_of
+from .errors import ModelError, ParameterError
 from .serialization import load_tensors, save_tensors
 
 
@@ -65,6 +65,7 @@ class ResNet(nn.Module):
         save_tensors(path, self.state_dict(), {"kind": "classifier", "classifier": self.config, **notes})
 
     @classmethod
+    @torch_defaults(seed=0)
     def load(cls, path: str | os.PathLike[str]) -> ResNet:
         """Reads a classifier that `save` wrote.
 
@@ -81,7 +82,7 @@ class ResNet(nn.Module):
         tensors, meta = load_tensors(path)
         if meta.get("kind") != "classifier":
             raise ModelError(f"{path} holds a {meta.get('kind')}, not a classifier")
-        model = cls(**meta["classifier"])
+        model = cls(**meta["classifier"]).float()
         model.load_state_dict(tensors)
         return model.eval()
 
@@ -111,24 +112,7 @@ class ResidualBlock(nn.Module):
         return shortcut + self.conv2(F.relu(self.bn2(self.conv1(y))))
 
 
-@contextmanager
-def modes_kept(*modules: nn.Module | None) -> Iterator[None]:
-    """Puts modules into evaluation mode for the block, and restores the mode of every sub-module after it.
-
-    Args:
-        *modules: Modules; None is skipped.
-    """
-    modes = {part: part.training for module in modules if module is not None for part in module.modules()}
-    try:
-        for module in modules:
-            if module is not None:
-                module.eval()
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training
-
-
+@torch_defaults()
 def predict_labels(model: nn.Module, x: Tensor, batch_size: int = 64) -> Tensor:
     """Returns the classes that a classifier gives to images.
 
@@ -140,10 +124,41 @@ def predict_labels(model: nn.Module, x: Tensor, batch_size: int = 64) -> Tensor:
     Returns:
         (N,) int64, on the CPU.
     """
-    device = device_of(model)
+    device, dtype = device_of(model), dtype_of(model)
     with modes_kept(model), torch.no_grad():  # not inference mode, whose tensors cannot take part in gradients later
-        labels = [torch.zeros(0, dtype=torch.long)]
+        labels = [torch.zeros(0, dtype=torch.long, device="cpu")]
         for part in x.split(batch_size) if len(x) else ():
-            images = part.to(device) / 255 if part.dtype == torch.uint8 else part.to(device)
-            labels.append(model(images).argmax(1).cpu())
+            images = part.to(device)
+            images = images.float() / 255 if images.dtype == torch.uint8 else images
+            labels.append(model(images.to(dtype)).argmax(1).cpu())
         return torch.cat(labels)
+
+
+def whole_numbers(labels: Any, n: int, classes: int | None = None) -> Tensor:
+    """Returns the labels of images as int64.
+
+    Args:
+        labels: (n,) whole numbers or bools: a list, an array or a tensor of any such type, on any device.
+        n: The number of images.
+        classes: The number of classes, if it is known.
+
+    Returns:
+        (n,) int64, on the CPU.
+
+    Raises:
+        ParameterError: If labels is something else, or a label is not the number of a class.
+    """
+    given = labels if isinstance(labels, Tensor) else np.asarray(labels)
+    if isinstance(given, Tensor):
+        whole = not (given.is_floating_point() or given.is_complex())
+    else:
+        whole = given.dtype.kind in "iub"
+    given = given.reshape(1) if given.ndim == 0 else given
+    if not whole or tuple(given.shape) != (n,):
+        raise ParameterError(f"labels must be {n} whole numbers, got {given.dtype} of shape {tuple(given.shape)}")
+    found = torch.from_numpy(given.astype(np.int64)) if isinstance(given, np.ndarray) else given.detach().cpu().long()
+    found = ordinary(found)
+    if classes is not None and n and not 0 <= int(found.min()) <= int(found.max()) < classes:
+        wrong = found[(found < 0) | (found >= classes)][0]
+        raise ParameterError(f"the classifier has {classes} classes, 0 to {classes - 1}, got the label {int(wrong)}")
+    return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import torch
 from torch import nn
 
@@ -9,8 +11,14 @@ from .errors import ParameterError
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Returns the device of a module's weights, the CPU if it has none."""
-    return next((p.device for p in module.parameters()), torch.device("cpu"))
+    """Returns the device of a module's weights or, if it has none, of its buffers; else the CPU."""
+    return next((t.device for t in chain(module.parameters(), module.buffers())), torch.device("cpu"))
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """Returns the type of a module's floating point weights or, if it has none, of its buffers; else float32."""
+    tensors = chain(module.parameters(), module.buffers())
+    return next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
 
 
 def check_device(name: str | torch.device) -> torch.device:

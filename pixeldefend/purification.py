@@ -14,15 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .ambient import torch_defaults
 from .batching import in_batches
 from .densities import Autoregressive, Density, most_probable_within
 from .densities.sampling import METHODS
 from .detectors import Detector
 from .errors import ImageError, ParameterError
-from .images import match_channels, to_batch, to_uint8
+from .images import from_uint8, match_channels, to_batch, to_uint8
 from .zoo import cached_detector, cached_set, load_detector
 
 
+@torch_defaults()
 def purify(
     x: Any,
     eps: int = 16,
@@ -73,7 +75,7 @@ def purify(
     if not isinstance(batch_size, int | np.integer) or batch_size < 1:
         raise ParameterError(f"batch_size must be a whole number, at least 1, got {batch_size!r}")
     purified = to_uint8(batch)
-    moving = torch.arange(len(batch))
+    moving = torch.arange(len(batch), device="cpu")
     if adaptive:
         if not isinstance(density, Detector):
             raise ParameterError("adaptive needs a Detector, which has a threshold; got a density")
@@ -129,7 +131,7 @@ class PixelDefend(nn.Module):
     def purified(self, x: Tensor) -> Tensor:
         """Purifies images, (N, C, H, W) in [0, 1], and returns them on the 8-bit grid."""
         clean = purify(x.detach().clamp(0, 1), self.eps, self.detector or self.model, adaptive=self.adaptive)
-        return clean.to(x.device) / 255
+        return from_uint8(clean).to(x)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.classifier(x + (self.purified(x) - x).detach())

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from . import densities
+from .ambient import torch_defaults
 from .classifier import ResNet
 from .densities import Density
 from .detectors import ConformalDetector, Detector, density_of
@@ -54,6 +55,7 @@ def card(name: str, kind: str = "detector") -> dict[str, Any]:
         ) from None
 
 
+@torch_defaults()
 def recipe_of(name: str | os.PathLike[str]) -> dict[str, Any]:
     """Returns the recipe by which the density of a detector was trained.
 
@@ -65,6 +67,7 @@ def recipe_of(name: str | os.PathLike[str]) -> dict[str, Any]:
     return dict(load_tensors(name)[1].get("recipe", {})) if Path(name).is_file() else {}
 
 
+@torch_defaults()
 def load_detector(
     name: str | os.PathLike[str],
     *,
@@ -93,6 +96,7 @@ def load_detector(
     return Detector.load(_verified(name, "detector"), device=device, classifier=classifier, backend=backend)
 
 
+@torch_defaults()
 def load_classifier(name: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> ResNet:
     """Loads a classifier.
 
@@ -106,6 +110,7 @@ def load_classifier(name: str | os.PathLike[str], *, device: str | torch.device 
     return ResNet.load(_verified(name, "classifier")).to(check_device(device))
 
 
+@torch_defaults()
 def load_density(name: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Density:
     """Loads a density.
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...ambient import ordinary, torch_defaults
+from ...classifier import whole_numbers
 from ...densities import Autoregressive
 from ...errors import ParameterError
 from ...extras import extra
@@ -22,6 +24,7 @@ with extra("attacks"):
 
     DISTANCES = {"linf": linf, "l2": l2}
 
+Classifier = Callable[[Tensor], Tensor]
 WEIGHT_GROWTH = 1.2  # a step changes the detector's weight by this factor
 NOT_YET_MISCLASSIFIED = 1e6  # ranks every correctly classified image behind all misclassified ones
 
@@ -98,6 +101,7 @@ class DetectorAwarePGD(FixedEpsilonAttack):
             (N, D), the direction to step against.
         """
 
+    @torch_defaults()
     def run(self, model: Any, inputs: Any, criterion: Any, *, epsilon: float, **kwargs: Any) -> Any:
         """Attacks images; foolbox calls this method.
 
@@ -110,21 +114,38 @@ class DetectorAwarePGD(FixedEpsilonAttack):
 
         Returns:
             Images in the shape of inputs, on the 8-bit grid. Where no image evaded, it is the one that came closest.
+
+        Raises:
+            ParameterError: If the criterion holds no labels, or a label is not the number of a class.
         """
         x, restore = astensor_(inputs)
-        clean = x.raw.detach()
-        labels = true_labels(criterion).to(clean.device)
+        clean = ordinary(x.raw.detach()).float()  # in half precision 8-bit values cannot be told apart
+
+        def classify(images: Tensor) -> Tensor:
+            return model(images.to(x.raw.dtype)).to(clean)
+
+        with torch.enable_grad():
+            return restore(astensor(self._attacked(classify, clean, criterion, epsilon).to(x.raw.dtype)))
+
+    def _attacked(self, model: Classifier, clean: Tensor, criterion: Any, epsilon: float) -> Tensor:
+        """Attacks images, float32 (N, C, H, W) in [0, 1]."""
+        with torch.no_grad():
+            classes = model(clean[:1]).shape[1]
+        labels = whole_numbers(true_labels(criterion), len(clean), classes).to(clean.device)
         generator = torch.Generator().manual_seed(self.seed)
         best = clean.clone()
         # the least distance from evasion so far: 0 once an image has evaded
-        found = torch.full((len(clean),), torch.inf, device=clean.device)
-        self.queries_ = torch.zeros(len(clean), dtype=torch.long)
+        found = clean.new_full((len(clean),), torch.inf)
+        self.queries_ = torch.zeros(len(clean), dtype=torch.long, device="cpu")
         masks = self._masks(clean)
         for restart in range(self.restarts):
-            noise = torch.rand(clean.shape, generator=generator).to(clean) * 2 - 1 if restart else 0 * clean
+            noise = torch.zeros_like(clean)
+            if restart:
+                drawn = torch.rand(clean.shape, generator=generator, dtype=torch.float32, device="cpu")
+                noise = drawn.to(clean) * 2 - 1
             for mask in masks:
                 moved = self._within(clean, clean + epsilon * noise * mask, epsilon)
-                weight = torch.ones(len(clean), device=clean.device)
+                weight = clean.new_ones(len(clean))
                 for _ in self.progress(range(self.steps + 1)):
                     todo = (found > 0).nonzero()[:, 0]
                     if not len(todo):
@@ -143,15 +164,15 @@ class DetectorAwarePGD(FixedEpsilonAttack):
                     against = against.sign() if self.norm == "linf" else _unit(against)
                     stepped = moved[todo] - self.step * epsilon * against.reshape(moved[todo].shape)
                     moved[todo] = self._within(clean[todo], stepped, epsilon)
-        return restore(astensor(rounded(best)))
+        return rounded(best)
 
     def look(
-        self, model: Any, x: Tensor, labels: Tensor, mask: Tensor, generator: torch.Generator
+        self, model: Classifier, x: Tensor, labels: Tensor, mask: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Computes margins, excesses and their gradients for the rounded images.
 
         Args:
-            model: foolbox's model of the classifier.
+            model: Images -> logits.
             x: (N, C, H, W) in [0, 1].
             labels: (N,) true labels.
             mask: The shape of x, 1 for the pixels that may move.
@@ -166,7 +187,7 @@ class DetectorAwarePGD(FixedEpsilonAttack):
         (detect,) = torch.autograd.grad(excess.sum(), x)
         return margin.detach(), excess.detach(), (torch.nan_to_num(classify), torch.nan_to_num(detect))
 
-    def margin_and_excess(self, model: Any, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def margin_and_excess(self, model: Classifier, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Returns (N,) margins and (N,) excesses of images (N, C, H, W) with true labels (N,)."""
         logits = model(x)
         true = logits.gather(1, labels[:, None])[:, 0]

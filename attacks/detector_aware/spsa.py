@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...errors import ParameterError
 from ..criteria import rounded
+from .base import Classifier
 from .joint import JointPGD
 
 
@@ -49,13 +50,13 @@ class SPSA(JointPGD):
         self.queries_per_step = 1 + 2 * samples
 
     def look(
-        self, model: Any, x: Tensor, labels: Tensor, mask: Tensor, generator: torch.Generator
+        self, model: Classifier, x: Tensor, labels: Tensor, mask: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         with torch.no_grad():
             margin, excess = self.margin_and_excess(model, rounded(x), labels)
             classify, detect = torch.zeros_like(x), torch.zeros_like(x)
             for _ in range(self.samples):
-                signs = (torch.randint(2, x.shape, generator=generator) * 2 - 1).to(x) * mask
+                signs = (torch.randint(2, x.shape, generator=generator, device="cpu") * 2 - 1).to(x) * mask
                 ahead = self.margin_and_excess(model, rounded(x + self.delta * signs), labels)
                 behind = self.margin_and_excess(model, rounded(x - self.delta * signs), labels)
                 classify += (ahead[0] - behind[0])[:, None, None, None] * signs

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from ... import attacks as attacks_package
 from ... import densities, detectors, preprocessing, purification, scores
 from ... import images as images_package
+from ...ambient import modes_kept, weights_frozen
 from ...attacks import Attack, craft
-from ...attacks.craft import weights_frozen
 from ...calibration import conformal
-from ...classifier import modes_kept, predict_labels
+from ...classifier import predict_labels
 from ...data import Images
 from ...devices import device_of
 from ...errors import DataError, ParameterError

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..ambient import ordinary, torch_defaults
 from ..errors import ParameterError
 from .base import Density
 from .distributions import SiteDistribution, at_least_float32
@@ -73,6 +74,7 @@ class Autoregressive(Density):
         """Runs the net on x, (N, *event), and returns the input of the head."""
         return self.net(x)
 
+    @torch_defaults()
     def conditionals(self, x: Tensor) -> SiteDistribution:
         """Computes the distribution of every site given those before it.
 
@@ -85,11 +87,9 @@ class Autoregressive(Density):
         Raises:
             ParameterError: As `check` does.
         """
-        self.check(x)
-        parameters = self.parameters_of_sites(x)
-        with torch.autocast(x.device.type, enabled=False):
-            return self.head(at_least_float32(parameters), at_least_float32(x))
+        return self._conditionals(ordinary(x))
 
+    @torch_defaults()
     def log_prob_map(self, x: Tensor) -> Tensor:
         """Evaluates log p(x_i | x_<i), the terms whose sum is `log_prob`.
 
@@ -102,11 +102,23 @@ class Autoregressive(Density):
         Raises:
             ParameterError: As `check` does.
         """
-        return self.conditionals(x).log_prob(at_least_float32(x))
+        x = ordinary(x)
+        return self._conditionals(x).log_prob(at_least_float32(x))
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Evaluates log p(x), exact on the grid of `levels` values and smooth off it; see `Density.log_prob`."""
         return self.log_prob_map(x).flatten(1).sum(1)
+
+    def objective(self, x: Tensor) -> Tensor:
+        """Computes -log p(x), (N,) nats, which training minimises, with the net under autocast if it is on."""
+        return -self._conditionals(x).log_prob(at_least_float32(x)).flatten(1).sum(1)
+
+    def _conditionals(self, x: Tensor) -> SiteDistribution:
+        """Computes `conditionals`, with the net under autocast if it is on."""
+        self.check(x)
+        parameters = self.parameters_of_sites(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.head(at_least_float32(parameters), at_least_float32(x))
 
     # -- sampling ----------------------------------------------------------------------------------------------------
 
@@ -134,6 +146,7 @@ class Autoregressive(Density):
             parameters = at_least_float32(self.parameters_of_sites(x)[at(site)])
             yield self.head(parameters, x[at(site)])
 
+    @torch_defaults()
     def sample(
         self,
         n: int,

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..devices import device_of
+from ..devices import device_of, dtype_of
 from ..errors import ParameterError
 from ..serialization import save_tensors
 from .distributions import BYTE_LEVELS
@@ -153,7 +153,7 @@ class Density(nn.Module, ABC):
         if self.levels is None:
             if noise is None:
                 generator = torch.Generator().manual_seed(0)
-                noise = torch.rand(x.shape[1:], generator=generator).to(x)
+                noise = torch.rand(x.shape[1:], generator=generator, dtype=torch.float32, device="cpu").to(x)
             return (255 * x + noise) / 256
         return x
 
@@ -196,7 +196,7 @@ class Density(nn.Module, ABC):
     @property
     def dtype(self) -> torch.dtype:
         """The type of the weights, float32 if there are none."""
-        return next((p.dtype for p in self.parameters()), torch.float32)
+        return dtype_of(self)
 
 
 def _recording(init: Callable[..., None]) -> Callable[..., None]:

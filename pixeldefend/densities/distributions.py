@@ -105,7 +105,8 @@ class SiteDistribution(Distribution, ABC):
             (*sample_shape, *batch_shape).
         """
         shape = torch.Size(sample_shape)
-        u = torch.rand(math.prod(shape), *self.batch_shape).to(self.entropy())
+        like = self.entropy()
+        u = torch.rand(math.prod(shape), *self.batch_shape, dtype=like.dtype, device="cpu").to(like)
         return self.part((None, ...)).quantile(u).reshape(*shape, *self.batch_shape)
 
 

@@ -15,6 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from ..ambient import torch_defaults
 from ..errors import ParameterError
 from .autoregressive import RowAutoregressive
 from .base import Density
@@ -110,8 +111,8 @@ def random_order(sites: int, ordering: int) -> Tensor:
         (D,) int64: 0 ... D - 1 if ordering is 0, else a permutation of it.
     """
     if ordering == 0:
-        return torch.arange(sites)
-    return torch.randperm(sites, generator=torch.Generator().manual_seed(ordering))
+        return torch.arange(sites, device="cpu")
+    return torch.randperm(sites, generator=torch.Generator().manual_seed(ordering), device="cpu")
 
 
 class OrderEnsemble(Density):
@@ -171,6 +172,7 @@ class OrderEnsemble(Density):
         weighted = (r.exp().reshape(*r.shape, *[1] * (x.ndim - 1)) * maps).sum(1)
         return weighted + rest.reshape(-1, *[1] * (x.ndim - 1)) / math.prod(x.shape[1:])
 
+    @torch_defaults()
     @torch.no_grad()
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Draws exact samples, each in an order drawn at random; see `Density.sample`."""

@@ -85,11 +85,11 @@ class EoNADE(Reorderable):
         row = to_row(x)
         n, d = row.shape
         seen = torch.randint(d, (n, 1), device=x.device)
-        mask = (torch.rand(n, d, device=x.device).argsort(1).argsort(1) < seen).to(row.dtype)
+        mask = (torch.rand(n, d, device=x.device, dtype=torch.float32).argsort(1).argsort(1) < seen).to(row.dtype)
         parameters = self.net.given(row, mask)
         with torch.autocast(x.device.type, enabled=False):
             terms = self.head(at_least_float32(parameters), row).log_prob(at_least_float32(row))
-        return -(d / (d - seen[:, 0])) * (terms * (1 - mask)).sum(1)
+        return -(d / (d - seen[:, 0]).to(terms)) * (terms * (1 - mask)).sum(1)
 
 
 class EoNADENet(nn.Module):

@@ -114,9 +114,9 @@ class GatedPixelCNN(Autoregressive):
         if y is None:
             return super().objective(x)
         conditioned = self.conditioned(y)
-        forgotten = torch.rand(y.shape, device=y.device) < WITHHELD_LABELS
+        forgotten = torch.rand(y.shape, device=y.device, dtype=torch.float32) < WITHHELD_LABELS
         conditioned.label = y.masked_fill(forgotten, self.classes)
-        return -conditioned.log_prob(x)
+        return conditioned.objective(x)
 
     def for_images(self, images: Tensor, n: int) -> Autoregressive:
         """Selects the labels of some images of a batch; see `Autoregressive.for_images`."""
@@ -149,7 +149,7 @@ class GatedPixelCNN(Autoregressive):
             raise ParameterError(f"y must hold one label for each of the {n} images, got {len(labels)}")
 
     def _checked(self, y: int | Tensor) -> int | Tensor:
-        labels = torch.as_tensor(y)
+        labels = y if isinstance(y, Tensor) else torch.tensor(y, device="cpu")
         if labels.is_floating_point():
             raise ParameterError(f"y must be whole numbers, got {y}")
         if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:

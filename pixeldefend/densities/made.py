@@ -76,9 +76,8 @@ class MADE(Reorderable):
 
     def objective(self, x: Tensor) -> Tensor:
         """Computes -log p(x), (N,) nats, under one of the sets of degrees, drawn at random."""
-        if self.masks == 1:
-            return super().objective(x)
-        return -self.reordered(int(torch.randint(self.masks, ()))).log_prob(x)
+        density = self if self.masks == 1 else self.reordered(int(torch.randint(self.masks, (), device="cpu")))
+        return super(MADE, density).objective(x)
 
     def order(self) -> Tensor:
         """Returns (D,): the sites in the order in which they are modelled."""
@@ -93,7 +92,9 @@ class MADE(Reorderable):
         for layer in self.net.hidden:
             # a unit that sees fewer inputs than all units below it would be disconnected
             least, most = min(int(degrees[-1].min()), len(order) - 1), max(1, len(order) - 1)
-            degrees.append(torch.randint(least, most + 1, (layer.out_features,), generator=generator).to(order))
+            degrees.append(
+                torch.randint(least, most + 1, (layer.out_features,), generator=generator, device="cpu").to(order)
+            )
         return degrees
 
 

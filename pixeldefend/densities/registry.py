@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..ambient import torch_defaults
 from ..errors import ModelError, ParameterError
 from ..serialization import load_tensors
 from .autoregressive import Autoregressive
@@ -70,6 +71,7 @@ def build(config: dict[str, Any]) -> Density:
     return density
 
 
+@torch_defaults()
 def load(path: str | os.PathLike[str]) -> Density:
     """Reads a density that `Density.save` wrote.
 
@@ -90,6 +92,7 @@ def load(path: str | os.PathLike[str]) -> Density:
     return restored(path, meta["density"], tensors).eval()
 
 
+@torch_defaults(seed=0)
 def restored(path: str | os.PathLike[str], config: dict[str, Any], tensors: dict[str, Tensor]) -> Density:
     """Makes the density of a file that has been read.
 
@@ -105,7 +108,7 @@ def restored(path: str | os.PathLike[str], config: dict[str, Any], tensors: dict
         ModelError: If the config is unknown to this version, or the weights do not fit it.
     """
     try:
-        density = build(config)
+        density = build(config).float()
     except ParameterError as error:
         raise ModelError(f"{path}: the density cannot be built; the file may be of another version ({error})") from None
     try:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..ambient import modes_kept, torch_defaults
 from ..errors import ModelError, ParameterError
 from .distributions import SiteDistribution, at_least_float32
 from .layers import ShiftedConv2d
@@ -39,6 +40,7 @@ WINDOW_ROWS = 8
 METHODS = ("auto", "fixed_point", "cached", "sequential")
 
 
+@torch_defaults()
 @torch.no_grad()
 def solve(
     density: Autoregressive, x: Tensor, rule: Rule, *, method: str = "auto", progress: Progress = lambda steps: steps
@@ -70,9 +72,7 @@ def solve(
         few = len(x) <= FIXED_POINT_IMAGES or x.device.type != "cpu"
         method = "fixed_point" if density.rows_at_once and few else "cached"
     x = density.blank(len(x), tuple(x.shape[1:])).copy_(x)
-    training = density.training
-    density.eval()
-    try:
+    with modes_kept(density):
         if method == "fixed_point" and density.rows_at_once:
             _by_rows(density, x, rule, progress)
         elif method == "fixed_point":
@@ -86,8 +86,6 @@ def solve(
         if method != "sequential" and density.rows_at_once and len(x):
             # a part of an image may be rounded differently than the whole: passes over the whole decide
             _whole(density, x, rule)
-    finally:
-        density.train(training)
     return x.contiguous()
 
 

@@ -15,9 +15,9 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from ..ambient import modes_kept, torch_defaults
 from ..calibration import ConformalMartingale, conformal
 from ..calibration.conformal import Array
-from ..classifier import modes_kept
 from ..errors import CalibrationError, ModelError, ParameterError
 from ..images.corruptions import check_corruption
 from ..serialization import load_tensors, save_tensors
@@ -128,6 +128,7 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     # -- calibration ---------------------------------------------------------------------------------------------
 
+    @torch_defaults()
     def fit(self, X: Any, y: Any = None, *, corruptions: Sequence[str] = ()) -> Self:
         """Calibrates on clean images that nothing was fitted on.
 
@@ -266,6 +267,7 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         save_tensors(path, tensors, {**meta, **self._notes(), **notes})
 
     @classmethod
+    @torch_defaults()
     def load(cls, path: str | os.PathLike[str], **given: Any) -> Self:
         """Reads a detector that `save` wrote.
 
@@ -305,7 +307,8 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         if self.batch_size < 1:
             raise ParameterError(f"batch_size must be at least 1, got {self.batch_size}")
         modules = [value for value in self.get_params(deep=False).values() if isinstance(value, nn.Module)]
-        with modes_kept(*modules), torch.inference_mode():  # dropout would make scores random
+        # dropout would make scores random; what a module keeps from inference mode could not take part in gradients
+        with torch_defaults(), torch.no_grad(), modes_kept(*modules):
             return samples.each(function, self.batch_size)
 
     def _anomaly_scores(self, samples: Samples) -> Array:

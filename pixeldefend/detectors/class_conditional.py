@@ -11,9 +11,10 @@ from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from ..ambient import torch_defaults
 from ..calibration import conformal
 from ..calibration.conformal import Array
-from ..classifier import predict_labels
+from ..classifier import predict_labels, whole_numbers
 from ..errors import CalibrationError, ModelError, ParameterError
 from ..serialization import load_tensors
 from .detector import Detector
@@ -123,6 +124,7 @@ class ClassConditional(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.detector_.save(path, calibration_labels=self.calibration_labels_.tolist(), **notes)
 
     @classmethod
+    @torch_defaults()
     def load(
         cls,
         path: str | os.PathLike[str],
@@ -167,21 +169,17 @@ class ClassConditional(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return labels
 
     def _labels(self, detector: Detector, X: Any, y: Any) -> np.ndarray:
-        """Returns (N,) whole numbers."""
+        """Returns (N,) int64."""
         samples = detector._samples(X)
         if self.classifier is None:
             if y is None:
                 raise ParameterError("give the labels y of the images, or give ClassConditional a classifier")
-            labels = np.atleast_1d(np.asarray(y))
+            labels = whole_numbers(y, len(samples)).numpy()
         else:
             if y is not None:
                 raise ParameterError("the classifier predicts the labels: leave y out, in fit and afterwards")
             labels = _predicted(self.classifier, samples, detector.batch_size)
-        if labels.shape != (len(samples),) or labels.dtype.kind not in "iub":
-            raise ParameterError(
-                f"labels must be {len(samples)} whole numbers, got {labels.dtype} of shape {labels.shape}"
-            )
-        return labels.astype(np.int64)
+        return labels
 
 
 def _predicted(classifier: nn.Module, samples: Samples, batch_size: int) -> np.ndarray:

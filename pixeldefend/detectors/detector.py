@@ -13,6 +13,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
+from ..ambient import ordinary, torch_defaults
 from ..calibration.conformal import Array
 from ..densities import Density
 from ..devices import check_device
@@ -147,6 +148,7 @@ class Detector(ConformalDetector):
 
     # -- scores --------------------------------------------------------------------------------------------------
 
+    @torch_defaults()
     def anomaly_scores(self, x: Tensor) -> Tensor:
         """Scores a batch of images.
 
@@ -158,7 +160,7 @@ class Detector(ConformalDetector):
             (N,), higher = more anomalous; flagged above -offset_.
         """
         check_is_fitted(self)
-        return self._per_image(x, self.score_)[0]
+        return self._per_image(ordinary(x), self.score_)[0]
 
     def evaluate(self, statistics: Mapping[str, Statistic], X: Any) -> dict[str, Array]:
         """Computes any statistics of images, all from one pass of the density.
@@ -233,6 +235,7 @@ class Detector(ConformalDetector):
 
     # -- calibration ---------------------------------------------------------------------------------------------
 
+    @torch_defaults()
     def fit(
         self,
         X: Any,
@@ -349,6 +352,7 @@ class Detector(ConformalDetector):
     # -- files -----------------------------------------------------------------------------------------------------
 
     @classmethod
+    @torch_defaults()
     def load(cls, path: str | os.PathLike[str], *, device: str | torch.device = "cpu", **given: Any) -> Self:
         """Reads a detector that `save` wrote.
 

@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..ambient import ordinary
 from ..batching import in_batches
 from ..errors import CalibrationError, ParameterError
-from ..images import read_image, to_batch, to_uint8
+from ..images import from_uint8, read_image, to_batch, to_uint8
 from ..images.corruptions import corrupt
 
 PIXELS_AT_ONCE = 2**24  # bounds the memory that a batch of large images takes
@@ -60,7 +61,7 @@ class Samples:
                 (np.array([place for place, _ in found]), torch.stack([image for _, image in found]))
                 for found in by_size.values()
             ]
-            or [(np.arange(0), torch.zeros(0, 1, 1, 1))]
+            or [(np.arange(0), torch.zeros(0, 1, 1, 1, dtype=torch.uint8, device="cpu"))]
         )
 
     def __len__(self) -> int:
@@ -74,7 +75,7 @@ class Samples:
             chosen = [k for k, place in enumerate(places.tolist()) if place in new_place]
             chosen.sort(key=lambda k: new_place[int(places[k])])
             if chosen:
-                groups.append((np.array([new_place[int(places[k])] for k in chosen]), x[torch.tensor(chosen)]))
+                groups.append((np.array([new_place[int(places[k])] for k in chosen]), x[chosen]))
         return Samples(groups or [(np.arange(0), self.groups[0][1][:0])])
 
     def keys(self) -> list[bytes]:
@@ -214,4 +215,4 @@ def _in_order(n: int, parts: list[tuple[np.ndarray, np.ndarray]]) -> Any:
 
 
 def _floating(x: Tensor) -> Tensor:
-    return x / 255 if x.dtype == torch.uint8 else x
+    return from_uint8(x) if x.dtype == torch.uint8 else ordinary(x)

@@ -59,7 +59,7 @@ def stitched(maps: Tensor, tiles: TileBatch, n: int, height: int, width: int) ->
     Returns:
         (N, H, W), on the CPU: at each pixel the mean of the tiles that cover it.
     """
-    total, count = (torch.zeros(n, height, width, dtype=maps.dtype) for _ in range(2))
+    total, count = (torch.zeros(n, height, width, dtype=maps.dtype, device="cpu") for _ in range(2))
     for owner, box, tile in zip(tiles.owner.tolist(), tiles.box.tolist(), maps.cpu(), strict=True):
         top, left, bottom, right = box
         size = (bottom - top, right - left)

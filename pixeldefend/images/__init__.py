@@ -1,6 +1,6 @@
 """Images as users hold them: files, PIL images, numpy arrays and torch tensors."""
 
-from .batch import match_channels, quantize, to_batch, to_uint8
+from .batch import from_uint8, match_channels, quantize, to_batch, to_uint8
 from .decoding import (
     CONVERTED_FORMATS,
     FORMATS,
@@ -26,6 +26,7 @@ __all__ = [
     "DecodedImage",
     "Frames",
     "decode_image",
+    "from_uint8",
     "looks_like_an_image",
     "match_channels",
     "quantize",

@@ -49,9 +49,11 @@ def to_batch(x: Any) -> tuple[Tensor, bool]:
     else:
         raise ImageError(f"got {type(x).__module__}.{type(x).__qualname__}; wanted {ACCEPTED_INPUTS}")
     if tensor.dtype == torch.uint8:
-        return tensor / 255, single
+        return from_uint8(tensor), single
     if not tensor.is_floating_point():
         raise ImageError(f"got dtype {tensor.dtype}; wanted uint8, or floating point in [0, 1]", "mode")
+    if not torch.isfinite(tensor).all():
+        raise ImageError("got NaN or infinite pixels; wanted floating point in [0, 1]", "range")
     tensor = tensor.float()
     _check_range(tensor)
     return quantize(tensor), single
@@ -96,6 +98,18 @@ def to_uint8(x: Tensor) -> Tensor:
     return (x * 255).round().clamp(0, 255).to(torch.uint8)
 
 
+def from_uint8(x: Tensor) -> Tensor:
+    """Converts 8-bit values to floating point.
+
+    Args:
+        x: uint8, of any shape.
+
+    Returns:
+        float32 in [0, 1], of the same shape.
+    """
+    return x.float() / 255  # a quotient of whole numbers would have torch's default type
+
+
 def quantize(x: Tensor) -> Tensor:
     """Rounds values to the 8-bit grid {0, 1/255, ..., 1}.
 
@@ -109,12 +123,8 @@ def quantize(x: Tensor) -> Tensor:
 
 
 def _check_range(x: Tensor) -> None:
-    import torch
-
     if not x.numel():
         return
-    if not torch.isfinite(x).all():
-        raise ImageError("got NaN or infinite pixels; wanted floating point in [0, 1]", "range")
     low, high = x.min().item(), x.max().item()
     if low < 0 or high > 1:
         hint = ""
@@ -150,11 +160,13 @@ def _from_numpy(x: np.ndarray) -> tuple[Tensor, bool]:
             f"got a numpy array of shape {x.shape}; wanted (H, W), (H, W, 3), (N, H, W) or (N, H, W, 1 or 3)"
         )
     if batch.dtype.byteorder not in ("=", "|", "<") or batch.dtype.itemsize > 8 or batch.dtype == np.float16:
-        batch = batch.astype(np.float32)
+        batch = batch.astype(np.float64)
     return torch.from_numpy(np.array(batch, order="C")), single
 
 
 def _from_torch(x: Tensor) -> tuple[Tensor, bool]:
+    if x.is_meta:
+        raise ImageError("got a torch tensor on the device 'meta', which has no values")
     if x.ndim == 3 and x.shape[0] in (1, 3):
         return x.unsqueeze(0), True
     if x.ndim == 4 and x.shape[1] in (1, 3):

@@ -20,8 +20,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..ambient import torch_defaults
 from ..errors import ImageError, ParameterError
-from .batch import quantize, to_uint8
+from .batch import from_uint8, quantize, to_uint8
 
 Corruption = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -82,7 +83,7 @@ def noise(x: Tensor, generator: torch.Generator, *, deviation: float) -> Tensor:
     Returns:
         (N, C, H, W), not clipped.
     """
-    return x + deviation / 255 * torch.randn(x.shape, generator=generator).to(x)
+    return x + deviation / 255 * torch.randn(x.shape, generator=generator, dtype=torch.float32, device="cpu").to(x)
 
 
 def rescale(x: Tensor, generator: torch.Generator, *, factor: float) -> Tensor:
@@ -132,6 +133,7 @@ CORRUPTIONS: dict[str, Corruption] = {
 }
 
 
+@torch_defaults()
 def corrupt(x: Tensor, name: str, *, seed: int = 0) -> Tensor:
     """Applies a benign corruption to images.
 
@@ -176,4 +178,4 @@ def _through_files(x: Tensor, **settings: int | str) -> Tensor:
         images.append(decoded[..., None] if grey else decoded)
     if not images:
         return x
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(x.device) / 255
+    return from_uint8(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)).to(x.device)

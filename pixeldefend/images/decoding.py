@@ -121,8 +121,9 @@ def decode_image(
     with _strictly():
         pixels_only, orientation = essentials(data, format)
         image = _opened(pixels_only, format, max_pixels)
-        if check_size is not None:
-            check_size(image.height, image.width)
+    if check_size is not None:
+        check_size(image.height, image.width)
+    with _strictly():
         if format in FORMATS:
             check_container(data, format)
         notes = [f"{format} decoded to 8 bits"] if format in CONVERTED_FORMATS else []
@@ -320,7 +321,7 @@ def _strictly() -> Iterator[None]:
         yield
     except (ImageError, ModuleNotFoundError, MemoryError):
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # GIF and WebP heed Pillow's limit
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # GIF, WebP and TIFF heed it
         raise ImageError(f"refused as a decompression bomb: {error}", "too large") from None
     except Exception as error:  # decoders of damaged files raise OSError, SyntaxError, struct.error, EOFError ...
         raise ImageError(f"truncated or damaged: {error}", "damaged") from None

@@ -324,7 +324,15 @@ def _fillings(count: int) -> Iterator[bytes]:
 
 
 def join_jpeg(segments: list[Segment], filling: bytes = b"") -> bytes:
-    """Returns a JPEG of these segments, with the filling behind every stretch of data."""
+    """Joins segments to a JPEG.
+
+    Args:
+        segments: The segments, without the end.
+        filling: Bytes to set behind every stretch of data.
+
+    Returns:
+        The bytes of the file.
+    """
     parts = [b"\xff\xd8"]
     for marker, body, scan in segments:
         parts += [struct.pack(">BBH", 0xFF, marker, len(body) + 2), body]

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
@@ -23,6 +24,19 @@ class TileBatch:
     x: Tensor
     owner: Tensor
     box: Tensor
+
+    @classmethod
+    def of_whole_images(cls, x: Tensor, height: int, width: int) -> TileBatch:
+        """Returns a batch with one tile of each image.
+
+        Args:
+            x: (N, C, h, w), the tiles.
+            height: The height of an image, in pixels.
+            width: The width of an image, in pixels.
+        """
+        n = len(x)
+        box = torch.tensor([[0, 0, height, width]], device="cpu")
+        return cls(x, torch.arange(n, device="cpu"), box.expand(n, 4))
 
 
 class Preprocessor(BaseEstimator, ABC):  # type: ignore[misc]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from .base import Preprocessor, TileBatch
@@ -12,9 +11,8 @@ class Identity(Preprocessor):
     """Takes each image as one tile, without changes; all images must have the size that the density models."""
 
     def __call__(self, x: Tensor) -> TileBatch:
-        n = len(x)
         height, width = (x.shape[2], x.shape[3]) if x.ndim == 4 else (1, x[:1].numel())
-        return TileBatch(x, torch.arange(n), torch.tensor([[0, 0, height, width]]).expand(n, 4))
+        return TileBatch.of_whole_images(x, height, width)
 
     def accepts(self, size: tuple[int, int], tile: tuple[int, int]) -> bool:
         return size == tile

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -34,8 +33,8 @@ class Resize(Preprocessor):
         grid = (resized.detach() * 255).round().clamp(0, 255) / 255
         # densities model 8-bit values; the gradient passes the rounding straight through
         resized = resized + (grid - resized).detach() if resized.requires_grad else grid
-        n, _, height, width = x.shape
-        return TileBatch(resized, torch.arange(n), torch.tensor([[0, 0, height, width]]).expand(n, 4))
+        height, width = x.shape[2:]
+        return TileBatch.of_whole_images(resized, height, width)
 
     def accepts(self, size: tuple[int, int], tile: tuple[int, int]) -> bool:
         return min(size) >= 1 and tile == (self.height, self.height if self.width is None else self.width)

@@ -39,10 +39,9 @@ class Tiles(Preprocessor):
             (top, left) for top in _starts(height, self.size, stride) for left in _starts(width, self.size, stride)
         ]
         tiles = [x[:, :, top : top + self.size, left : left + self.size] for top, left in corners]
-        box = torch.tensor([[top, left, top + self.size, left + self.size] for top, left in corners])
-        return TileBatch(
-            torch.stack(tiles, 1).flatten(0, 1), torch.arange(n).repeat_interleave(len(corners)), box.repeat(n, 1)
-        )
+        box = torch.tensor([[top, left, top + self.size, left + self.size] for top, left in corners], device="cpu")
+        owner = torch.arange(n, device="cpu").repeat_interleave(len(corners))
+        return TileBatch(torch.stack(tiles, 1).flatten(0, 1), owner, box.repeat(n, 1))
 
     def accepts(self, size: tuple[int, int], tile: tuple[int, int]) -> bool:
         return min(size) >= self.size and tile == (self.size, self.size)

@@ -113,7 +113,7 @@ class Evidence:
             residuals, 2007.
         """
         generator = torch.Generator().manual_seed(0)
-        u = torch.rand(self.x.shape[1:], generator=generator).to(self.x)
+        u = torch.rand(self.x.shape[1:], generator=generator, dtype=torch.float32, device="cpu").to(self.x)
         if self.density.levels is None:
             return self.conditionals.below(self.x)
         return self.conditionals.below(self.x) + u * torch.exp(-self.surprisal)

@@ -116,8 +116,8 @@ def with_noise(x: Tensor) -> Tensor:
     """
     if x.ndim != 4:
         return x
-    generator = torch.Generator().manual_seed(0)
-    step = torch.randint(-1, 2, x.shape, generator=generator) * torch.randint(2, x.shape, generator=generator)
+    random: dict[str, Any] = dict(generator=torch.Generator().manual_seed(0), device="cpu")
+    step = torch.randint(-1, 2, x.shape, **random) * torch.randint(2, x.shape, **random)
     return (x + step.to(x) / 255).clamp(0, 1)
 
 

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..ambient import torch_defaults
 from ..densities import Autoregressive, most_probable_within
+from ..devices import device_of, dtype_of
 from ..errors import ParameterError
 from ..images import quantize
 from ..images.corruptions import blur
@@ -89,7 +91,7 @@ def gradient_norm(evidence: Evidence) -> Tensor:
         raise ParameterError(
             "gradient_norm needs a density that is smooth between its levels, but this density has two levels"
         )
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch_defaults(), torch.enable_grad():
         x = evidence.x.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(evidence.density.log_prob(x).sum(), x)
     return gradient.flatten(1).norm(dim=1)
@@ -121,15 +123,17 @@ class PurifiedDisagreement:
             ParameterError: If there is no classifier, or the density is not an autoregressive one of 8-bit images.
         """
         density, x = evidence.density, evidence.x
-        if evidence.classifier is None:
+        classifier = evidence.classifier
+        if classifier is None:
             raise ParameterError("purified_disagreement needs the classifier: Detector(density, classifier=...)")
         if not isinstance(density, Autoregressive) or x.ndim != 4 or density.levels != 256:
             raise ParameterError("purified_disagreement is for autoregressive densities of 8-bit images")
         with torch.no_grad():
             others = [most_probable_within(density, quantize(x), eps) for eps in self.eps]
             others.append(blur(x, torch.Generator(), sigma=0.4))
-            before, *after = (evidence.classifier(image).float().softmax(1) for image in (x, *others))
-        return torch.stack([(before - other).norm(dim=1) for other in after]).mean(0)
+            inputs = [image.to(device_of(classifier), dtype_of(classifier)) for image in (x, *others)]
+            before, *after = (classifier(image).float().softmax(1) for image in inputs)
+        return torch.stack([(before - other).norm(dim=1) for other in after]).mean(0).to(x.device)
 
 
 def _gain(evidence: Evidence, x: Tensor) -> Tensor:

@@ -213,7 +213,7 @@ def test_pillows_switches_change_nothing(monkeypatch):
     for limit in (None, 10):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         for file_format, data in whole.items():
-            if limit is not None and file_format == "GIF":  # Pillow applies a limit that the user has set
+            if limit is not None and file_format in ("GIF", "TIFF"):  # Pillow applies a limit that the user has set
                 continue
             assert read_image(data, convert=True).shape == (32, 32, 3)
             with pytest.raises(ImageError) as refused:
