@@ -57,7 +57,7 @@ def warnings_as_errors() -> Iterator[None]:
 @contextmanager
 def other_random_state() -> Iterator[None]:
     torch.manual_seed(77)
-    np.random.seed(77)
+    np.random.seed(77)  # noqa: NPY002
     random.seed(77)
     yield
 
@@ -104,7 +104,7 @@ def state_of_the_process() -> dict[str, Any]:
         "warnings": list(warnings.filters),
         "numpy": np.geterr(),
         "torch's generator": torch.random.get_rng_state().tolist(),
-        "numpy's generator": repr(np.random.get_state()),
+        "numpy's generator": repr(np.random.get_state()),  # noqa: NPY002
         "python's generator": random.getstate(),
         "signals": handlers,
         "umask": [line for line in status.read_text().splitlines() if "Umask" in line] if status.exists() else None,

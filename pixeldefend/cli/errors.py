@@ -60,9 +60,7 @@ def reported(debug: Callable[[], bool] = lambda: False) -> Iterator[None]:
             raise
         report(error, str(MissingExtraError(str(error.name), extra)), debug=debug())
         raise typer.Exit(2) from None
-    except (
-        EOFError
-    ) as error:  # a bug; typer would take it for the end of an answer that somebody types, and exit with 1
+    except EOFError as error:  # a bug; typer would take it for the end of typed input, and exit with 1
         traceback.print_exception(error)
         raise typer.Exit(2) from None
 
