@@ -310,7 +310,7 @@ def _halved(data: bytes, format: str) -> str | None:
     if format == "PNG" and data[24] == 16 and data[25] != 0:  # grey ones keep their 16 bits
         return "16-bit colour" if data[25] & 2 else "16-bit grey with transparency"
     if format == "BMP" and int.from_bytes(data[24:26] if data[14] == 12 else data[28:30], "little") == 16:
-        return "16-bit BMP (5 or 6 bits a colour)"
+        return "16-bit colour (a BMP with 5 or 6 bits for each)"
     return None
 
 

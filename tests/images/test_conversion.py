@@ -63,7 +63,7 @@ REFUSED = {  # what a file is -> the file, the words of the refusal, the words o
         "16-bit colour",
         "16-bit colour to 8 bits; transparency flattened onto white",
     ),
-    "16-bit BMP": (bmp_565(), "16-bit BMP", "16-bit BMP (5 or 6 bits a colour) to 8 bits"),
+    "16-bit BMP": (bmp_565(), "a BMP with 5 or 6 bits", "16-bit colour (a BMP with 5 or 6 bits for each) to 8 bits"),
     "TIFF": (encoded(RGB, "TIFF"), "TIFF", "TIFF decoded to 8 bits"),
     "16-bit TIFF": (encoded(DEEP, "TIFF"), "TIFF", "TIFF decoded to 8 bits; 16-bit grey to 8 bits"),
     "AVIF": (encoded(RGB, "AVIF"), "AVIF", "AVIF decoded to 8 bits"),
