@@ -41,14 +41,13 @@ class ImageError(PixelDefendError):
 
 # kind of an `ImageError` -> what it means
 IMAGE_ERROR_KINDS = {
-    "format": "it is not an image, or its format is not supported",
+    "format": "the file is not an image, or its format is not supported",
     "damaged": "the file is truncated or damaged",
     "empty": "the file has no bytes",
-    "too large": "the file has too many bytes, or the image has too many pixels, scans or segments",
-    "mode": "its pixels are of a type that is not examined unless an option says how: animated, translucent, 16-bit, "
-    "CMYK, integers but uint8",
-    "range": "its pixel values do not lie in [0, 1]",
-    "size": "no detector takes images of its size or colours",
+    "too large": "the file has too many bytes, or the image has too many pixels, frames or parts",
+    "mode": "the image is animated, translucent, 16-bit, CMYK or of another type that is not examined by default",
+    "range": "an array or a tensor has values outside [0, 1]",
+    "size": "no detector takes images of this size or of these colours",
 }
 
 

@@ -183,8 +183,8 @@ FramesOfAnimations = Annotated[
     FrameChoice | None,
     typer.Option(
         "--frames",
-        help="Which frames of an animated image are screened. With all, the most suspicious frame gives the verdict. "
-        "By default, an animated image is an error.",
+        help="Which frames of an animated image, or pages of a TIFF file, are examined. With all, the result is that "
+        "of the most suspicious one. By default, an image with several is an error.",
     ),
 ]
 Convert = Annotated[
@@ -192,7 +192,7 @@ Convert = Annotated[
     typer.Option(
         "--convert",
         help="Convert images that are otherwise an error: 16-bit, CMYK and translucent images, and TIFF, AVIF and HEIC "
-        "files (HEIC needs the extra 'heic'). The record names the conversion.",
+        "files (HEIC needs the extra 'heic').",
     ),
 ]
 Device = Annotated[

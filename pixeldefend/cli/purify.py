@@ -35,7 +35,8 @@ def purify(
     picture: Annotated[
         Path | None,
         typer.Option(
-            help="A PNG file to write, which shows images, surprisals, purified images and their differences."
+            help="A PNG file to write, which shows up to 100 images, their surprisals, the purified images and the "
+            "differences."
         ),
     ] = None,
     frames: FramesOfAnimations = None,
@@ -46,8 +47,10 @@ def purify(
 ) -> None:
     """Purify images (PixelDefend): replace pixels by more probable values.
 
-    It writes one PNG per image, and prints one line of JSON per file. Exit status: 0, or 2 on any error or if a skipped
-    file could not be looked at.
+    It writes one PNG per image, and prints one line of JSON per file.
+
+    Exit status: 0 if every file was purified, 2 on any error. That includes skipped files that could not be looked at:
+    files that cannot be read, and broken links.
     """
     from ..screening import Statistics, find_files
     from ..screening import screen as screen_files

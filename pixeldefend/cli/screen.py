@@ -52,11 +52,14 @@ def screen(
     ] = None,
     heatmaps: Annotated[
         Path | None,
-        typer.Option(help="The folder for one PNG per image, which shows the image and the surprisal of its pixels."),
+        typer.Option(
+            help="The folder for one PNG per image, which shows the image and the surprisal of its pixels. It is "
+            "created if it does not exist."
+        ),
     ] = None,
     picture: Annotated[
         Path | None,
-        typer.Option(help="A PNG file to write, which shows the images, their verdicts and their surprisals."),
+        typer.Option(help="A PNG file to write, which shows up to 400 images, their verdicts and their surprisals."),
     ] = None,
     classifier: Annotated[
         str | None,

@@ -45,8 +45,7 @@ def serve(
         Path | None,
         typer.Option(
             help="The file of API keys. Each line holds a key, or the name of a client and its key. The service "
-            "refuses "
-            "requests without one of these keys."
+            "refuses requests without one of these keys."
         ),
     ] = None,
     without_key: Annotated[
@@ -91,7 +90,8 @@ def serve(
 ) -> None:
     """Serve a web page and an API that screen images (needs the extra 'serve').
 
-    Every verdict is logged before the client receives it. Exit status: 0 after SIGTERM or SIGINT.
+    Every verdict is logged before the client receives it. Exit status: 0 after SIGTERM or SIGINT, 2 if it cannot
+    start.
     """
     from ..serving.server import run
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 ListSkipped = Annotated[
     bool,
-    typer.Option("--list-skipped", help="Name each skipped file on standard error, one a line, with the reason."),
+    typer.Option("--list-skipped", help="Name each skipped file on standard error, one per line, with the reason."),
 ]
 
 

@@ -30,7 +30,7 @@ from .skipped import ListSkipped, report_skipped
 
 
 def watch(
-    folder: Annotated[Path, typer.Argument(help="The folder to watch, with its subfolders.")],
+    folder: Annotated[Path, typer.Argument(help="The folder to watch, with its sub-folders.")],
     quarantine: Annotated[Path | None, typer.Option(help="The folder to which flagged files are moved.")] = None,
     detector: DetectorName = None,
     fpr: Fpr = None,
@@ -50,10 +50,11 @@ def watch(
     """Screen every new file of a folder once (needs the extra 'serve').
 
     It prints one line of JSON per file. The log records which files were screened, so the command can be stopped and
-    started again at any time. It waits if the folder is gone.
+    started again at any time. If the folder is deleted or moved away, the command waits until it is back.
 
-    Exit status: 2 if a flagged file could not be moved to quarantine; with --once, also if one of the new files could
-    not be screened or looked at, or if it was stopped. Otherwise 0, also after SIGTERM or SIGINT.
+    Exit status: 2 if a flagged file could not be moved to quarantine, else 0, also after SIGTERM or SIGINT. With
+    --once, the status is also 2 if a new file could not be screened, if a skipped file could not be looked at, or if
+    the command was stopped. Flagged images do not change the status.
     """
     from ..screening import Statistics
     from ..screening.audit_log import AuditLog

@@ -29,12 +29,12 @@ FORMULA = re.compile(r"""(?:^|(?<=;))(?=[\s"']*[=+\-@\uff1d\uff0b\uff0d\uff20])"
 # kind of a record's error -> what it means; a `PixelDefendError` of another kind brings its own
 ERROR_KINDS = {
     **IMAGE_ERROR_KINDS,
-    "nothing found": "a folder or a pattern holds no image",
-    "unreadable": "the file cannot be read",
-    "memory": "the memory does not suffice for the image",
+    "nothing found": "the folder holds no image, or no file matches the pattern",
+    "unreadable": "the file or the folder cannot be read",
+    "memory": "there is not enough memory for the image",
     "quarantine": "the image was flagged, but could not be moved to quarantine",
-    "output": "the image has a verdict, but a picture that was made of it could not be written",
-    "internal": "a bug of pixeldefend: the log has the traceback",
+    "output": "the image has a verdict, but its heat map or its purified image could not be written",
+    "internal": "a bug of pixeldefend; the traceback is on standard error",
 }
 
 
