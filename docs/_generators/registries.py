@@ -1,4 +1,4 @@
-"""Tables of what the registries hold: densities, statistics, attacks, data sets, corruptions and detectors."""
+"""Tables of what the registries hold: densities, statistics, attacks, data sets, corruptions, kinds of errors."""
 
 from __future__ import annotations
 
@@ -115,6 +115,24 @@ def additions() -> str:
     return table(["to add", "write", "and add a line to"], rows)
 
 
+def error_kinds() -> str:
+    """All kinds of errors that records have."""
+    from pixeldefend.screening.records import ERROR_KINDS
+
+    return table(["kind", "meaning"], [(f"`{kind}`", meaning) for kind, meaning in ERROR_KINDS.items()])
+
+
+def skip_reasons() -> str:
+    """All reasons for which a search skips a path."""
+    from pixeldefend.images.files import NOT_LOOKED_AT, SKIP_REASONS
+
+    rows = [
+        (f"`{reason}`", meaning, 2 if reason in NOT_LOOKED_AT else "unchanged")
+        for reason, meaning in SKIP_REASONS.items()
+    ]
+    return table(["reason", "meaning", "exit status"], rows)
+
+
 BLOCKS: tuple[Callable[..., str], ...] = (
     densities,
     statistics,
@@ -123,4 +141,6 @@ BLOCKS: tuple[Callable[..., str], ...] = (
     corruption_names,
     baselines,
     additions,
+    error_kinds,
+    skip_reasons,
 )
