@@ -91,7 +91,8 @@ def _saved(item: Purified, out: Path, taken: set[str], *, labelled: bool) -> dic
     from ..serialization import whole_file
 
     record, before = item.screened.record, item.screened.image
-    row: dict[str, Any] = {"path": record.path, "purified": None, "changed": None, "error": record.error}
+    shared = {name: getattr(record, name) for name in ("frame", "conversion", "error", "error_kind")}
+    row: dict[str, Any] = {"path": record.path, "purified": None, "changed": None, **shared}
     if item.image is None or before is None:
         return row
     path = out / record.picture_name(out, taken)
@@ -99,8 +100,9 @@ def _saved(item: Purified, out: Path, taken: set[str], *, labelled: bool) -> dic
         with whole_file(path, "wb") as file:
             Image.fromarray(item.image).save(file, "PNG")
         row["purified"] = str(path)
-    row["error"] = record.error
-    row["changed"] = float((before != item.image).mean()) if before.shape == item.image.shape else None
+    row["error"], row["error_kind"] = record.error, record.error_kind
+    grey_in_colour = before.ndim > item.image.ndim
+    row["changed"] = float((before != (item.image[..., None] if grey_in_colour else item.image)).mean())
     row["p_value"] = [record.p_value, item.p_value]
     row["bits_per_dim"] = [record.bits_per_dim, item.bits_per_dim]
     if labelled:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -249,11 +250,12 @@ def _checked_format(data: bytes, convert: bool) -> str:
         raise ImageError(f"the file has more than {MAX_BYTES} bytes, which is the limit", "too large")
     format = format_of(data[:32])
     if format is None:
-        raise ImageError(f"the file is not an image of these formats: {', '.join((*FORMATS, *CONVERTED_FORMATS))}")
+        converted = ", ".join(CONVERTED_FORMATS)
+        raise ImageError(f"the file is not an image in {', '.join(FORMATS)} or, with a conversion, {converted}")
     if format in CONVERTED_FORMATS and not convert:
         raise ImageError(
-            f"the file is a {format} image; save it as PNG as your classifier reads it, or allow the conversion "
-            "(--convert)"
+            f"the file is in {format}; save it as PNG as your classifier reads it, or allow the conversion (--convert)",
+            "mode",
         )
     return format
 
@@ -323,5 +325,7 @@ def _strictly() -> Iterator[None]:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # GIF, WebP and TIFF heed it
         raise ImageError(f"refused as a decompression bomb: {error}", "too large") from None
+    except (struct.error, IndexError):
+        raise ImageError("truncated or damaged: its parts do not fit together", "damaged") from None
     except Exception as error:  # decoders of damaged files raise OSError, SyntaxError, struct.error, EOFError ...
         raise ImageError(f"truncated or damaged: {error}", "damaged") from None

@@ -62,7 +62,7 @@ def test_animations_and_conversions_are_options(pixeldefend, detector, clean, no
 
     status, refused = found()
     assert status == 2
-    assert (refused["animated.gif"]["error_kind"], refused["scan.tif"]["error_kind"]) == ("mode", "format")
+    assert (refused["animated.gif"]["error_kind"], refused["scan.tif"]["error_kind"]) == ("mode", "mode")
     status, judged = found("--frames", "first", "--convert")
     assert status == 0
     assert judged["scan.tif"]["conversion"] == "TIFF decoded to 8 bits"

@@ -139,7 +139,7 @@ def test_animations_are_refused():
     [
         (b"", "empty"),
         (b"just text", "format"),
-        (encoded(Image.fromarray(GREY), "TIFF"), "format"),
+        (encoded(Image.fromarray(GREY), "TIFF"), "mode"),
         (encoded(Image.fromarray(RGB))[:-30], "damaged"),
         (encoded(Image.fromarray(RGB))[:-9], "damaged"),
         (encoded(Image.fromarray(np.zeros((64, 64, 3), np.uint8)), "JPEG")[:-200], "damaged"),

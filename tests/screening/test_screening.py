@@ -89,7 +89,7 @@ def test_the_most_suspicious_frame_of_an_animation_counts(tmp_path, tiny_detecto
         animation(tmp_path / "sizes.tiff", clean[0], np.zeros((9, 9), np.uint8)),
     ]
     refused = [result.record for result in screen(files, tiny_detector)]
-    assert [record.error_kind for record in refused] == ["mode", "mode", "format", "format"]
+    assert [record.error_kind for record in refused] == ["mode", "mode", "mode", "mode"]
     first = [result.record for result in screen(files, tiny_detector, frames="first", convert=True)]
     assert [record.verdict for record in first] == ["clean", "clean", "adversarial", "clean"]
     assert [record.frame for record in first] == [None] * 4
