@@ -92,9 +92,9 @@ def _too_many(what: str) -> ImageError:
     return ImageError(f"{what}; save the image again", "too large")
 
 
-def _check_animation(pixels: int, bits: int = 8) -> None:
+def _check_animation(size: int) -> None:
     """Raises ImageError if the frames of an animation have too many bytes together."""
-    if pixels * bits > 8 * MAX_ANIMATION_BYTES:
+    if size > MAX_ANIMATION_BYTES:
         raise _too_many(f"the frames of the animation have more than {MAX_ANIMATION_BYTES} bytes")
 
 
@@ -104,6 +104,7 @@ def _check_animation(pixels: int, bits: int = 8) -> None:
 SAMPLES = {0: (1, (1, 2, 4, 8, 16)), 2: (3, (8, 16)), 3: (1, (1, 2, 4, 8)), 4: (2, (8, 16)), 6: (4, (8, 16))}
 # Adam7: the first column and row of each pass, and the steps to the next ones
 PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+FILTERS = bytes(range(5))  # of a row
 # Compressed bytes that are decompressed at a time: to 16 MiB at most, since deflate never shrinks by more than 1032.
 PIECE = 2**14
 
@@ -149,7 +150,8 @@ def _check_png(data: bytes) -> None:
         previous = kind
     if found != count:
         raise _damaged(f"the PNG has {found} of {count} frames")
-    _check_animation(sum(w * h for w, h, _ in frames), samples * depth)
+    # rows of one pixel have more bytes of filters than of pixels
+    _check_animation(sum(h * (1 + (w * samples * depth + 7) // 8) for w, h, _ in frames))
     for w, h, parts in [(width, height, image), *frames]:
         _check_inflated(parts, w, h, samples * depth, passes)
 
@@ -188,7 +190,7 @@ def _check_inflated(
                 piece = inflate.decompress(part[start : start + PIECE], size - done + 1)
                 for begin, row, end in runs:
                     first = begin + max(0, -(-(done - begin) // row)) * row
-                    if max(piece[first - done : max(0, end - done) : row], default=0) > 4:
+                    if piece[first - done : max(0, end - done) : row].translate(None, FILTERS):
                         raise _damaged("a row of the PNG has an unknown filter")
                 done += len(piece)
                 if done > size:
