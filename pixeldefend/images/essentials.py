@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import zlib
 
-from .integrity import join_jpeg, jpeg_segments, png_chunks
+from .integrity import join_jpeg, jpeg_segments, png_chunks, webp_chunks
 
 EXIF_SEGMENT = 0xE1
 JPEG_METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}  # comments, and application data but those of JFIF and Adobe
@@ -29,7 +29,7 @@ def essentials(data: bytes, format: str) -> tuple[bytes, int]:
         neither PNG nor JPEG is returned as it is; only a PNG, JPEG or WebP file has an orientation here.
 
     Raises:
-        ImageError: If a PNG or a JPEG is truncated or damaged, or has more parts than the limits allow.
+        ImageError: If a PNG, a JPEG or a WebP is truncated or damaged, or has more parts than the limits allow.
     """
     if format == "PNG":
         data, exif = _png(data)
@@ -62,13 +62,7 @@ def _jpeg(data: bytes) -> tuple[bytes, bytes]:
 
 
 def _exif_of_webp(data: bytes) -> bytes:
-    place = 12
-    while place + 8 <= len(data):
-        kind, length = struct.unpack_from("<4sI", data, place)
-        if kind == b"EXIF":
-            return data[place + 8 : place + 8 + length]
-        place += 8 + length + length % 2
-    return b""
+    return next((bytes(body) for kind, body in webp_chunks(data) if kind == b"EXIF"), b"")
 
 
 def _orientation(exif: bytes) -> int:

@@ -24,7 +24,7 @@ from ..errors import ImageError
 MAX_SCANS = 100
 # Millions of empty segments in a JPEG would cost seconds.
 MAX_SEGMENTS = 10_000
-# The same for the chunks of a PNG and the blocks of a GIF. A PNG of 64 MiB in chunks of 4 KiB has 16,000.
+# The same for the chunks of a PNG or a WebP and the blocks of a GIF. A PNG of 64 MiB in chunks of 4 KiB has 16,000.
 MAX_CHUNKS = 100_000
 # All frames of an animation together, decompressed: two seconds or so.
 MAX_ANIMATION_BYTES = 2**30
@@ -347,17 +347,30 @@ def join_jpeg(segments: list[Segment], filling: bytes = b"") -> bytes:
 
 
 def _check_webp(data: bytes) -> None:
-    """Checks that all chunks are there whole. libwebp itself finds pixel data that end within a chunk."""
+    """Checks that the chunks of an image are there whole. libwebp finds pixel data that end within a chunk."""
+    if not {kind for kind, _ in webp_chunks(data)} & {b"VP8 ", b"VP8L", b"ANMF"}:
+        raise _damaged("the WebP lacks its image")
+
+
+def webp_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """Yields the kind and the body of every chunk. All have to be there."""
+    view = memoryview(data)
     place, end = 12, 8 + struct.unpack_from("<I", data, 4)[0]
     if end > len(data):
         raise _damaged(f"the WebP has {len(data)} of {end} bytes")
-    kinds = set()
-    while place < end:
+    for _ in range(MAX_CHUNKS):
+        if place == end:
+            return
+        if place + 8 > end:
+            break
         kind, length = struct.unpack_from("<4sI", data, place)
-        place += 8 + length + length % 2
-        kinds.add(kind)
-    if place != end or not kinds & {b"VP8 ", b"VP8L", b"ANMF"}:
-        raise _damaged("the WebP lacks its image, or the end of a chunk")
+        start, place = place + 8, place + 8 + length + length % 2
+        if place > end:
+            break
+        yield kind, view[start : start + length]
+    else:
+        raise _too_many(f"the WebP has more than {MAX_CHUNKS} chunks")
+    raise _damaged("the WebP lacks the end of a chunk")
 
 
 # BMP (https://learn.microsoft.com/windows/win32/gdi/bitmap-storage)
