@@ -282,7 +282,7 @@ def _check_size(width: int, height: int, max_pixels: int, frames: int = 1) -> No
 
 def _number_of_frames(image: Image.Image, frames: Frames | None, max_pixels: int) -> int:
     """Returns the number of frames to decode."""
-    if frames == "first" or (number := getattr(image, "n_frames", 1)) == 1:
+    if frames == "first" or (number := _counted(image)) == 1:
         return 1
     if frames is None:
         what = "pages" if image.format == "TIFF" else "frames"
@@ -292,7 +292,21 @@ def _number_of_frames(image: Image.Image, frames: Frames | None, max_pixels: int
     if number > MAX_FRAMES:
         raise ImageError(f"the image has {number} frames, the limit is {MAX_FRAMES}", "too large")
     _check_size(*image.size, max_pixels, number)
-    return int(number)
+    return number
+
+
+def _counted(image: Image.Image) -> int:
+    if image.format == "TIFF":  # Pillow takes minutes to count many thousands of pages
+        here = image.tell()
+        try:
+            for number in range(1, MAX_FRAMES + 1):
+                image.seek(number)
+            raise ImageError(f"the image has more than {MAX_FRAMES} pages, the limit", "too large")
+        except EOFError:
+            pass
+        finally:
+            image.seek(here)
+    return int(getattr(image, "n_frames", 1))
 
 
 def _check_strips(image: TiffImagePlugin.TiffImageFile, length: int) -> None:
