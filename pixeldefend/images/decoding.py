@@ -129,9 +129,12 @@ def decode_image(
             check_container(data, format)
         notes = [f"{format} decoded to 8 bits"] if format in CONVERTED_FORMATS else []
         found = []
+        pixels_so_far = 0
         for number in range(_number_of_frames(image, frames, max_pixels)):
             image.seek(number)
-            _check_size(*image.size, max_pixels)  # the pages of a TIFF differ in size
+            pixels_so_far += image.width * image.height  # the pages of a TIFF differ in size
+            if pixels_so_far > max_pixels:
+                raise ImageError(f"the pages have more than {max_pixels} pixels together, the limit", "too large")
             if isinstance(image, TiffImagePlugin.TiffImageFile):
                 _check_strips(image, len(data))
             image.load()
