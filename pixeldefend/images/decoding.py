@@ -59,6 +59,7 @@ TURNED = {  # EXIF orientation -> what makes it upright
     8: Image.Transpose.ROTATE_90,
 }
 BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)  # their lengths in bytes
+TIFF_BITS, TIFF_SAMPLES, TIFF_LAYOUT = 258, 277, 284  # tags
 TIFF_STRIPS, TIFF_STRIP_LENGTHS, TIFF_TILES, TIFF_TILE_LENGTHS = 273, 279, 324, 325  # tags
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 
@@ -313,11 +314,24 @@ def _counted(image: Image.Image) -> int:
 
 
 def _check_strips(image: TiffImagePlugin.TiffImageFile, length: int) -> None:
-    """Raises ImageError if the pixels of a page do not lie within the file: Pillow can be told to forgive that."""
+    """Raises ImageError if the pixels of a page do not all lie within the file, which Pillow may forgive."""
     for places, lengths in ((TIFF_STRIPS, TIFF_STRIP_LENGTHS), (TIFF_TILES, TIFF_TILE_LENGTHS)):
         parts = zip(image.tag_v2.get(places, ()), image.tag_v2.get(lengths, ()), strict=True)
         if any(place + count > length for place, count in parts):
             raise ImageError("truncated or damaged: the file ends before its pixels do", "damaged")
+    samples, bits = image.tag_v2.get(TIFF_SAMPLES, 1), image.tag_v2.get(TIFF_BITS, (1,))[0]
+    layers = samples if image.tag_v2.get(TIFF_LAYOUT) == 2 else 1
+    missing = image.width * image.height * layers
+    tiles: list[Any] = image.tile
+    for codec, (left, top, right, bottom), start, arguments in tiles:
+        if codec != "raw":  # libtiff notices itself if a strip is missing or short
+            return
+        missing -= (right - left) * (bottom - top)
+        row = ((right - left) * bits * samples // layers + 7) // 8
+        if start + (bottom - top - 1) * (arguments[1] or row) + row > length:  # whatever the strip says of itself
+            raise ImageError("truncated or damaged: the file ends before its pixels do", "damaged")
+    if missing > 0:  # Pillow would make them black
+        raise ImageError("truncated or damaged: some pixels are in no strip or tile", "damaged")
 
 
 def _turned(image: Image.Image, orientation: int) -> Image.Image:
