@@ -222,3 +222,36 @@ def test_pillows_switches_change_nothing(monkeypatch):
             for cut in (len(data) // 2, len(data) - 40):
                 with pytest.raises(ImageError):
                     read_image(data[:cut], convert=True)
+
+
+def test_the_pages_of_a_tiff_share_the_limits():
+    small, large = Image.fromarray(GREY[:1, :1]), Image.fromarray(GREY)
+    data = encoded(small, "TIFF", save_all=True, append_images=[large] * 3)
+    assert len(decode_image(data, frames="all", convert=True, max_pixels=3 * GREY.size + 1).frames) == 4
+    with pytest.raises(ImageError, match="together") as caught:
+        decode_image(data, frames="all", convert=True, max_pixels=3 * GREY.size)
+    assert caught.value.kind == "too large"
+    many = encoded(small, "TIFF", save_all=True, append_images=[small] * MAX_FRAMES)
+    for frames in (None, "all"):
+        with pytest.raises(ImageError, match="more than") as caught:
+            decode_image(many, frames=frames, convert=True)
+        assert caught.value.kind == "too large"
+    assert len(decode_image(many, frames="first", convert=True).frames) == 1
+
+
+@pytest.mark.parametrize("lenient", [False, True])
+def test_a_tiff_that_lacks_pixels_is_damaged(monkeypatch, lenient):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
+    strips, rows, lengths = 273, 278, 279
+    whole = encoded(Image.fromarray(GREY), "TIFF")
+    tags = Image.open(io.BytesIO(whole)).tag_v2
+
+    def with_tag(tag: int, value: int) -> bytes:
+        place = whole.index(struct.pack("<HHI", tag, tags.tagtype[tag], 1)) + 8
+        return whole[:place] + struct.pack("<I", value) + whole[place + 4 :]
+
+    read_image(whole, convert=True)
+    for data in (with_tag(rows, GREY.shape[0] // 2), with_tag(lengths, 1)[: tags[strips][0] + GREY.size - 1]):
+        with pytest.raises(ImageError) as caught:
+            read_image(data, convert=True)
+        assert caught.value.kind == "damaged"

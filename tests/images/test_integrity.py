@@ -456,6 +456,10 @@ def test_the_limits_of_a_png():
     frames = [frame(2 * i, side, side, 0, 0) + fdat(2 * i + 1, b"") for i in range(MAX_ANIMATION_BYTES // side**2 + 1)]
     count = chunk(b"acTL", struct.pack(">II", len(frames), 0))
     assert kind_of(grey(count, idat(), *frames, END, size=(side, side))) == "too large"
+    high = 2**20  # each row has one bit of pixels, and a byte for its filter
+    frames = [frame(2 * i, 1, high, 0, 0) + fdat(2 * i + 1, b"") for i in range(MAX_ANIMATION_BYTES // (2 * high) + 1)]
+    count = chunk(b"acTL", struct.pack(">II", len(frames), 0))
+    assert kind_of(grey(count, idat(), *frames, END, size=(1, high))) == "too large"
 
 
 # WebP, BMP and GIF
@@ -485,6 +489,7 @@ def test_a_webp_has_all_its_chunks():
         riff(*[(b"EXIF", b"")] * 10, (b"VP8 ", b"")),
     ]:
         assert kind_of(data) == "damaged"
+    assert kind_of(riff((b"VP8 ", VP8), *[(b"NONE", b"")] * MAX_CHUNKS)) == "too large"
 
 
 def bmp(bits: int, compression: int, rows: bytes, *, size: int = 40, palette: bytes = b"", start: int = -1) -> bytes:
