@@ -11,7 +11,7 @@ import typer
 from ..errors import ParameterError
 from .options import BatchSize, Convert, DetectorName, Device, FramesOfAnimations, Paths, sources_of
 from .output import check_picture, opened, progress
-from .skipped import ListSkipped, report
+from .skipped import ListSkipped, report_summary
 
 if TYPE_CHECKING:
     from ..screening.purify import Purified
@@ -80,7 +80,7 @@ def purify(
                 shown.append(item)
     if picture is not None:
         save_purified_sheet(shown, picture)
-    report(statistics, list_skipped=list_skipped)
+    report_summary(statistics, list_skipped=list_skipped)
     raise typer.Exit(2 if failed or statistics.not_looked_at else 0)
 
 

@@ -23,7 +23,7 @@ from .options import (
     sources_of,
 )
 from .output import Format, Row, check_picture, column_of, note, opened, print_table, progress
-from .skipped import ListSkipped, exit_status, report
+from .skipped import ListSkipped, exit_status, report_summary
 
 if TYPE_CHECKING:
     from ..screening import Screened, Statistics
@@ -163,7 +163,7 @@ def screen(
         if len(files) > SHEET:
             note(f"{picture} shows the first {SHEET} images")
         save_contact_sheet(shown, picture)
-    report(statistics, list_skipped=list_skipped)
+    report_summary(statistics, list_skipped=list_skipped)
     if timing:
         _report_times(statistics)
     if drift:
@@ -181,7 +181,7 @@ def _screen_on_ray(paths: list[str], output: Path | None, list_skipped: bool, **
     if not sources:
         raise ParameterError("nothing to screen: standard input lists no file")
     written = sum(screen_on_ray(sources, output, statistics=statistics, **options).values())
-    report(statistics, list_skipped=list_skipped)
+    report_summary(statistics, list_skipped=list_skipped)
     if held := statistics.verdicts.total() - written:
         note(f"{output} held {held} of them already")
     raise typer.Exit(exit_status(statistics))

@@ -29,7 +29,7 @@ def report_skipped(path: str, reason: str) -> None:
     note(f"skipped ({reason}): {visible(path)}")
 
 
-def report(statistics: Statistics, *, list_skipped: bool) -> None:
+def report_summary(statistics: Statistics, *, list_skipped: bool) -> None:
     """Prints the summary of a screening on standard error.
 
     Args:

@@ -92,7 +92,7 @@ def decode_image(
     The format is recognised by the content of the file, not by its name. EXIF orientation is applied, palettes and
     1-bit images are expanded, and a fully opaque alpha channel is dropped. An MPO file of a phone gives its first
     picture. All limits of size are checked before decoding. Checksums, lengths and the completeness of the compressed
-    data are checked by pixeldefend: Pillow's global switches change nothing.
+    data are checked by pixeldefend, whatever Pillow's global switches say. An orientation in XMP is not applied.
 
     Args:
         file: A path, or the bytes of a file.

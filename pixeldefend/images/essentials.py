@@ -14,7 +14,7 @@ from .integrity import join_jpeg, jpeg_segments, png_chunks, webp_chunks
 EXIF_SEGMENT = 0xE1
 JPEG_METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}  # comments, and application data but those of JFIF and Adobe
 PNG_PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"acTL", b"fcTL", b"fdAT"}
-ORIENTATION = 0x0112  # a tag of EXIF
+ORIENTATION, LONG = 0x0112, 4  # a tag of EXIF, and a type of numbers
 
 
 def essentials(data: bytes, format: str) -> tuple[bytes, int]:
@@ -77,5 +77,6 @@ def _orientation(exif: bytes) -> int:
     first = number(4, 4)
     for place in range(first + 2, first + 2 + 12 * number(first, 2), 12):
         if number(place, 2) == ORIENTATION:
-            return value if 1 <= (value := number(place + 8, 2)) <= 8 else 1
+            value = number(place + 8, 4 if number(place + 2, 2) == LONG else 2)
+            return value if 1 <= value <= 8 else 1
     return 1

@@ -26,7 +26,9 @@ MAX_SCANS = 100
 MAX_SEGMENTS = 10_000
 # The same for the chunks of a PNG or a WebP and the blocks of a GIF. A PNG of 64 MiB in chunks of 4 KiB has 16,000.
 MAX_CHUNKS = 100_000
-# All frames of an animation together, decompressed: two seconds or so.
+# Pillow decodes the run lengths of a BMP in Python: half a second for each MiB.
+MAX_RLE_BYTES = 4 * 2**20
+# All frames of an animation together, decompressed: some seconds.
 MAX_ANIMATION_BYTES = 2**30
 
 
@@ -390,6 +392,8 @@ def _check_bmp(data: bytes) -> None:
         offset += palette
     elif not offset:
         offset = 14 + size + palette + (12 if compression == 3 and size == 40 else 0)  # with masks of colours
+    if compression in (1, 2) and len(data) - offset > MAX_RLE_BYTES:
+        raise _too_many(f"the BMP has more than {MAX_RLE_BYTES} bytes of run lengths")
     if compression in (0, 3):  # of run lengths, Pillow always demands all rows
         length = max(length, offset + (width * bits + 31) // 32 * 4 * abs(height))
     if length > len(data):

@@ -296,14 +296,14 @@ def _is_url(source: str) -> bool:
 
 
 def _is_table(source: str) -> bool:
-    """Returns whether a source is Parquet: by its name if it is not here, otherwise by its bytes.
+    """Returns whether a source is Parquet: by its name and, if it is here, by its bytes.
 
     A folder that holds both Parquet files and images is searched for images, as it is without Ray.
     """
     if os.path.isdir(source):
         parquet = (path for path in glob.iglob(f"{glob.escape(source)}/*.parquet") if _holds_parquet(path))
         return any(parquet) and not any(isinstance(found, str) for found in find_files([source]))
-    return _holds_parquet(source) if os.path.lexists(source) else source.endswith(".parquet")
+    return source.endswith(".parquet") and (not os.path.lexists(source) or _holds_parquet(source))
 
 
 def _holds_parquet(path: str) -> bool:

@@ -20,9 +20,11 @@ from ..paths import derived_name
 
 FORMATS = ("jsonl", "csv", "parquet")
 ROWS_AT_ONCE = 4096  # rows that are written to a Parquet file together
-# control characters, and characters that change the direction of text: a terminal obeys them or hides them; and bytes
-# that are no text, among which it may find control characters, too
-INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# control characters, invisible ones, and those that change the direction of text: a terminal obeys them or hides them;
+# and bytes that are no text, among which it may find control characters, too
+INVISIBLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\xad\u200b-\u200d\ufeff]"
+)
 # where a spreadsheet may find a formula: also after spaces and quotes, in full-width characters, and after a semicolon,
 # which separates cells in some countries
 FORMULA = re.compile(r"""(?:^|(?<=;))(?=[\s"']*[=+\-@\uff1d\uff0b\uff0d\uff20])""")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..detectors import Detector
 
 logger = logging.getLogger("pixeldefend")
+PATIENCE = 20  # how many times as long as `settle` a file may change before `once` screens it as it is
 FULL_SEARCH_INTERVAL = 60.0  # seconds between full searches, since a file system may not report every change
 
 
@@ -63,7 +64,8 @@ def watch_folder(
         quarantine: A folder outside the watched one. Flagged files are moved there, atomically, and named by their name
             and the start of their sha256.
         settle: How many seconds a file must be unchanged before it is screened.
-        once: Whether to end when all present files have been screened.
+        once: Whether to end when all present files have been screened. A file that goes on changing is then screened
+            as it is after `PATIENCE` times `settle`.
         stop: An event that ends the watch when it is set, after the current file.
         on_skip: A function that is called once with each path that is skipped, and a key of
             `pixeldefend.images.files.SKIP_REASONS`.
@@ -157,14 +159,14 @@ def _is_logged(row: dict[str, Any], log: AuditLog) -> bool:
 class _Files:
     """The known files in a folder.
 
-    `waiting` holds files that may be incomplete, with their state and the time since when they have had it. `taken`
-    holds the state of all other files, and `skipped` the reason if they are no images. `reported` holds folders that
+    `waiting` holds files that may be incomplete, with their state, the time since when they have had it, and the time
+    when they were first seen. `taken` holds the state of all other files, and `skipped` the reason if they are no images. `reported` holds folders that
     are repeated or cannot be read.
     """
 
     def __init__(self, root: Path, aside: Path | None, settle: float, once: bool, on_skip: OnSkip) -> None:
         self.root, self.aside, self.settle, self.once, self.on_skip = root, aside, settle, once, on_skip
-        self.waiting: dict[str, tuple[tuple[int, ...], float]] = {}
+        self.waiting: dict[str, tuple[tuple[int, ...], float, float]] = {}
         self.taken: dict[str, tuple[int, ...]] = {}
         self.skipped: dict[str, str] = {}
         self.reported: dict[str, str] = {}
@@ -185,10 +187,10 @@ class _Files:
                     self.taken.pop(path, None)
                     self.skipped.pop(path, None)
                 continue
-            if path not in self.waiting or self.waiting[path][0] != look:
-                self.waiting[path] = (look, now)
-            old = self.once and time.time() - look[-1] / 1e9 > self.settle
-            if old or now - self.waiting[path][1] >= self.settle:
+            before, since, first = self.waiting.get(path, ((), now, now))
+            since = since if before == look else now
+            self.waiting[path] = look, since, first
+            if now - since >= self.settle or (self.once and self._need_not_wait(path, look, now - first)):
                 del self.waiting[path]
                 self.taken[path] = look
                 reason, before = skip_reason(path), self.skipped.pop(path, None)
@@ -200,9 +202,14 @@ class _Files:
                         self.on_skip(path, reason)
         return ready
 
+    def _need_not_wait(self, path: str, look: tuple[int, ...], waited: float) -> bool:
+        """Returns whether a file is old or no image, or has changed for so long that it may never end."""
+        old = time.time() - look[-1] / 1e9 > self.settle
+        return old or waited > PATIENCE * self.settle or skip_reason(path) is not None
+
     def look_again(self, path: str) -> None:
         """Forgets a file, so that it counts as new."""
-        self.waiting[path] = ((), time.monotonic())
+        self.waiting[path] = (), time.monotonic(), time.monotonic()
         self.taken.pop(path, None)
 
     def _found(self, places: Iterable[str]) -> tuple[list[str], list[Record]]:

@@ -115,7 +115,7 @@ class Inquiry:
 
     def __init__(self, questions: list[Question], *, at_once: bool = True) -> None:
         self.questions, self.at_once = questions, at_once
-        self._decided = Lock()
+        self._decided = Lock()  # taken once, for good, by whoever decides
 
     def decide(self) -> bool:
         """Decides to log the questions, or to give them up; returns whether nobody had decided before."""
@@ -329,7 +329,8 @@ class Service:
             if image is not None and record.verdict != "error":  # refused images must not displace remembered ones
                 question.query_attack = self.queries.is_attack(question.client, image)
             if record.verdict == "adversarial" and question.data is not None:
-                self._keep(record.sha256, question.data)
+                with record.noting("quarantine", "the file cannot be kept"):
+                    self._keep(record.sha256, question.data)
         ids = self.log.add([self._row(question) for question in questions], source="serve")
         for question, id in zip(questions, ids, strict=True):
             question.id = id
