@@ -565,6 +565,24 @@ def test_a_type_that_another_thread_sets_meanwhile_changes_nothing(ours):
     assert all(each == wanted for each in found)
 
 
+def test_openvino_in_threads_and_whatever_is_set(ours):
+    pytest.importorskip("openvino")
+    wanted, filters = ours.detector.score_samples(ours.images), list(warnings.filters)
+
+    def work(k: int) -> bool:
+        detector = fast if k % 8 else load_detector(ours.paths["detector"], backend="openvino")
+        return np.allclose(detector.score_samples(ours.images), wanted, atol=1e-3)
+
+    with STATES["everything at once"]():
+        before = state_of_the_process()
+        fast = load_detector(ours.paths["detector"], backend="openvino")
+        assert np.allclose(fast.score_samples(ours.images), wanted, atol=1e-3)
+        assert state_of_the_process() == before
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(32)))
+    assert list(warnings.filters) == filters
+
+
 FORK = """
 import multiprocessing, os, sys, threading
 import numpy as np, torch
