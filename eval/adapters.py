@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..ambient import warnings_ignored
 from ..data import DataSet
 from ..detectors import FunctionDetector
 from ..errors import ModelError, ParameterError
@@ -140,8 +140,7 @@ def _from_file(path: Path, device: str | torch.device) -> nn.Module:
         raise FileNotFoundError(f"there is no file {path}")
     names = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings_ignored():
             if any(name.endswith("constants.pkl") for name in names):  # only TorchScript has it
                 return torch.jit.load(path, map_location=device).eval()
             if any(name.endswith(("archive_format", "serialized_exported_program.json")) for name in names):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -109,6 +110,31 @@ class _Defaults(TorchFunctionMode):
         if device not in self.generators:
             self.generators[device] = torch.Generator(device).manual_seed(seed)
         return self.generators[device]
+
+
+class _Turns:
+    """A lock that is free in a forked process, whatever thread held it before."""
+
+    def __init__(self) -> None:
+        self.renew()
+        os.register_at_fork(after_in_child=self.renew)
+
+    def renew(self) -> None:
+        self.lock = threading.Lock()
+
+
+_filters = _Turns()
+
+
+@contextmanager
+def warnings_ignored() -> Iterator[None]:
+    """Ignores warnings in the block, one thread at a time, since all threads have the same filters.
+
+    It is not for code that scores: another thread may set filters of its own meanwhile, which would be lost.
+    """
+    with _filters.lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 class _Kept:

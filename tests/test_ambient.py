@@ -565,6 +565,24 @@ def test_a_type_that_another_thread_sets_meanwhile_changes_nothing(ours):
     assert all(each == wanted for each in found)
 
 
+def test_openvino_in_threads_and_whatever_is_set(ours):
+    pytest.importorskip("openvino")
+    wanted, filters = ours.detector.score_samples(ours.images), list(warnings.filters)
+
+    def work(k: int) -> bool:
+        detector = fast if k % 8 else load_detector(ours.paths["detector"], backend="openvino")
+        return np.allclose(detector.score_samples(ours.images), wanted, atol=1e-3)
+
+    with STATES["everything at once"]():
+        before = state_of_the_process()
+        fast = load_detector(ours.paths["detector"], backend="openvino")
+        assert np.allclose(fast.score_samples(ours.images), wanted, atol=1e-3)
+        assert state_of_the_process() == before
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(32)))
+    assert list(warnings.filters) == filters
+
+
 FORK = """
 import multiprocessing, os, sys, threading
 import numpy as np, torch
@@ -575,11 +593,12 @@ from pixeldefend.classifier import predict_labels
 detector, classifier = load_detector(sys.argv[1]), load_classifier(sys.argv[2]).train()
 images = np.random.RandomState(0).randint(0, 256, (64, 8, 8), np.uint8)
 x = torch.from_numpy(images[:16])[:, None]
+large = torch.rand(1000, 1000)
 
 def work(_=None):
     labels = predict_labels(classifier, x)
     made = craft(classifier, x, labels, "fgsm-4").images
-    torch.rand(1000, 1000) @ torch.rand(1000, 1000)
+    large @ large  # by several threads, if there are
     return detector.p_value(images).round(3).tolist(), labels.tolist(), made.sum().item(), classifier.training
 
 wanted = work()

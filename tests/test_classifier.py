@@ -5,7 +5,8 @@ import torch
 from helpers import Brightness, grid_images
 from torch import nn
 
-from pixeldefend.classifier import ResNet, modes_kept, predict_labels
+from pixeldefend.ambient import modes_kept
+from pixeldefend.classifier import ResNet, predict_labels
 from pixeldefend.errors import ModelError
 from pixeldefend.images import to_uint8
 from pixeldefend.serialization import load_tensors, save_tensors
@@ -44,6 +45,13 @@ def test_labels_are_the_same_in_batches_and_of_either_type(classifier):
     assert predict_labels(classifier, x[:0]).shape == (0,)
     dark_left = torch.cat([torch.zeros(1, 1, 4, 2), torch.ones(1, 1, 4, 2)], 3)
     assert predict_labels(Brightness(), torch.cat([dark_left, dark_left.flip(3)])).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_classifier_gets_images_of_its_own_type(dtype):
+    x = grid_images(4, 1, 8, 8)
+    for images in (x, to_uint8(x), x.half(), x.double()):
+        assert predict_labels(Brightness().to(dtype), images).dtype == torch.int64
 
 
 def test_every_part_gets_its_own_mode_back():

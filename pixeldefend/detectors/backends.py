@@ -9,13 +9,14 @@ differs from torch by rounding only, and shares the calibration of float32.
 from __future__ import annotations
 
 import copy
-import warnings
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..ambient import torch_defaults, warnings_ignored
 from ..densities import Autoregressive, Density
 from ..errors import ParameterError
 from ..extras import extra
@@ -35,6 +36,7 @@ def check_backend(backend: str) -> str:
     return backend
 
 
+@torch_defaults()
 def on_backend(density: Density, backend: str) -> Density:
     """Returns a density whose net is run by a backend, with the current weights.
 
@@ -79,9 +81,8 @@ def _by_openvino(density: Autoregressive) -> Callable[[Tensor], Tensor]:
         from openvino.frontend import FrontEndManager
         from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    example = torch.zeros(2, *density.event_shape)
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns that tracing is deprecated
+    example = torch.zeros(2, *density.event_shape, dtype=torch.float32, device="cpu")
+    with torch.no_grad(), warnings_ignored():  # torch warns that tracing is deprecated
         # not openvino.convert_model, which reports its use over the network
         decoder: Any = TorchScriptPythonDecoder(_Parameters(density), example_input=(example,))
     frontend = FrontEndManager().load_by_framework("pytorch")
@@ -100,8 +101,12 @@ def _by_openvino(density: Autoregressive) -> Callable[[Tensor], Tensor]:
     }
     compiled = openvino.Core().compile_model(model, "CPU", settings)
 
+    requests = threading.local()  # a request serves one thread at a time
+
     def run(x: Tensor) -> Tensor:
-        return torch.from_numpy(compiled(x.contiguous().numpy())[0].copy())
+        if not hasattr(requests, "own"):
+            requests.own = compiled.create_infer_request()
+        return torch.from_numpy(requests.own.infer(x.contiguous().numpy())[0].copy())
 
     return run
 

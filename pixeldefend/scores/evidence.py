@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,28 @@ from ..densities import Autoregressive, Density, OrderEnsemble, SiteDistribution
 from ..errors import ParameterError
 
 MIN_DIVISOR = 1e-12  # a model that is certain of every site predicts a variance of 0
+T = TypeVar("T")
+
+
+class computed_once(Generic[T]):
+    """A property that is computed when it is first needed, and then kept.
+
+    Before Python 3.12, `functools.cached_property` holds a lock for all objects while it computes: threads wait for one
+    another, and a forked process may wait for ever.
+
+    Args:
+        function: Computes the property.
+    """
+
+    def __init__(self, function: Callable[[Any], T]) -> None:
+        self.function = function
+        self.__doc__ = function.__doc__
+
+    def __get__(self, owner: Any, kind: Any = None) -> T:
+        if owner is None:
+            return self  # type: ignore[return-value]
+        value = vars(owner)[self.function.__name__] = self.function(owner)
+        return value
 
 
 class Evidence:
@@ -49,7 +70,7 @@ class Evidence:
             self._computed[function] = function(self)
         return self._computed[function]
 
-    @cached_property
+    @computed_once
     def conditionals(self) -> SiteDistribution:
         """The distribution of every site given those before it.
 
@@ -63,45 +84,45 @@ class Evidence:
             )
         return (self.fast or self.density).conditionals(self.x)  # type: ignore[operator]
 
-    @cached_property
+    @computed_once
     def surprisal(self) -> Tensor:
         """The surprisal of every site, s_i = -log p(x_i | x_<i): (N, *sites), in nats."""
         if isinstance(self.density, OrderEnsemble):
             return -self.density.log_prob_map(self.x)
         return -self.conditionals.log_prob(self.x)
 
-    @cached_property
+    @computed_once
     def log_prob(self) -> Tensor:
         """The logarithm of the density, log p(x): (N,), in nats."""
         if isinstance(self.density, Autoregressive):
             return -self.surprisal.flatten(1).sum(1)
         return self.density.log_prob(self.x)
 
-    @cached_property
+    @computed_once
     def _moments(self) -> tuple[Tensor, Tensor]:
         return self.conditionals.surprisal_moments()
 
-    @cached_property
+    @computed_once
     def expected_surprisal(self) -> Tensor:
         """The surprisal that the model expects, H_i, which is the entropy of p(. | x_<i): (N, *sites), in nats."""
         return self._moments[0]
 
-    @cached_property
+    @computed_once
     def surprisal_variance(self) -> Tensor:
         """The variance of s_i under p(. | x_<i), V_i: (N, *sites), in nats squared."""
         return self._moments[1]
 
-    @cached_property
+    @computed_once
     def excess(self) -> Tensor:
         """How much more surprising every site is than the model expects, s_i - H_i: (N, *sites), in nats."""
         return self.surprisal - self.expected_surprisal
 
-    @cached_property
+    @computed_once
     def standardised(self) -> Tensor:
         """The standardised excess, (s_i - H_i) / sqrt(V_i): (N, *sites), of mean 0 and variance 1 under the model."""
         return self.excess / self.surprisal_variance.clamp(min=MIN_DIVISOR).sqrt()
 
-    @cached_property
+    @computed_once
     def pit(self) -> Tensor:
         """The randomised probability integral transform, P(v < x_i) + u_i p(x_i): (N, *sites) in (0, 1).
 
@@ -118,7 +139,7 @@ class Evidence:
             return self.conditionals.below(self.x)
         return self.conditionals.below(self.x) + u * torch.exp(-self.surprisal)
 
-    @cached_property
+    @computed_once
     def residuals(self) -> Tensor:
         """The randomised PIT as standard normal numbers: (N, *sites)."""
         return torch.special.ndtri(self.pit.clamp(1e-6, 1 - 1e-6))

@@ -6,8 +6,8 @@ import pytest
 import torch
 from helpers import Brightness
 
+from pixeldefend.ambient import weights_frozen
 from pixeldefend.attacks import Attack, craft
-from pixeldefend.attacks.craft import weights_frozen
 from pixeldefend.errors import ParameterError, PixelDefendError
 
 
@@ -82,6 +82,63 @@ def test_bad_input_is_refused(near_the_boundary):
             craft(Brightness(), x, labels, "fgsm-8")
     with pytest.raises(PixelDefendError):
         craft(Brightness(), x.float(), y, "fgsm-8")
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int8", "int16", "int32", "int64", "bool", "numpy", "list", "big-endian"])
+def test_labels_of_any_whole_type(near_the_boundary, kind):
+    x, y = near_the_boundary
+    array = {"numpy": y.numpy().astype(np.uint16), "list": y.tolist(), "big-endian": y.numpy().astype(">i4")}
+    labels = array[kind] if kind in array else y.to(getattr(torch, kind))
+    assert torch.equal(craft(Brightness(), x, labels, "fgsm-8").images, craft(Brightness(), x, y, "fgsm-8").images)
+
+
+@pytest.mark.parametrize("wrong", [17, -1, 2])
+def test_labels_that_are_no_class_are_refused_before_the_attack(near_the_boundary, wrong):
+    x, y = near_the_boundary
+    labels = y.clone()
+    labels[-1] = wrong
+    with pytest.raises(ParameterError, match=f"2 classes.* {wrong}$"):
+        craft(Brightness(), x, labels, "fgsm-8", batch_size=2, progress=lambda batches: pytest.fail("too late"))
+
+
+@pytest.mark.parametrize(
+    "labels", [[0.0] * 8, np.zeros(8), torch.zeros(8).half(), torch.zeros(8) * 1j, ["a"] * 8, [[0]] * 8, 0, None]
+)
+def test_labels_of_other_types_are_refused(near_the_boundary, labels):
+    with pytest.raises(ParameterError, match="labels must be 8 whole numbers"):
+        craft(Brightness(), near_the_boundary[0], labels, "fgsm-8")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_classifiers_and_images_of_any_precision(near_the_boundary, dtype):
+    x, y = near_the_boundary
+    classifier = Brightness().to(dtype)
+    images = x / 255 if dtype == torch.bfloat16 else (x / 255).to(dtype)  # bfloat16 cannot hold all 8-bit values
+    for attack in ("fgsm-8", "pgd-8", "deepfool-l2"):
+        attacked = craft(classifier, images, y, attack)
+        assert attacked.attempted.any()
+        assert attacked.succeeded.sum() >= attacked.attempted.sum() - 1
+    assert classifier.scale.dtype == dtype
+
+
+def test_without_gradients_and_without_weights(near_the_boundary):
+    class Fixed(torch.nn.Module):
+        def forward(self, x):
+            bright = x[..., :4].mean((1, 2, 3)) - x[..., 4:].mean((1, 2, 3))
+            return torch.stack([-bright, bright], 1)
+
+    x, y = near_the_boundary
+    wanted = craft(Brightness(), x, y, "fgsm-8").images
+    with torch.no_grad():
+        assert torch.equal(craft(Brightness(), x, y, "fgsm-8").images, wanted)
+        assert not torch.is_grad_enabled()
+    with torch.inference_mode():
+        made_inside = Brightness()
+        assert torch.equal(craft(made_inside, x * 1, y * 1, "fgsm-8").images, wanted)
+    assert torch.equal(craft(made_inside, x, y, "fgsm-8").images, wanted)
+    assert torch.equal(craft(Fixed(), x, y, "fgsm-8").images, wanted)
+    with pytest.raises(ParameterError, match="no images"):
+        craft(Brightness(), x[:0], y[:0], "fgsm-8")
 
 
 WITHOUT_EXTRAS = """
