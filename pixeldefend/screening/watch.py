@@ -160,8 +160,8 @@ class _Files:
     """The known files in a folder.
 
     `waiting` holds files that may be incomplete, with their state, the time since when they have had it, and the time
-    when they were first seen. `taken` holds the state of all other files, and `skipped` the reason if they are no images. `reported` holds folders that
-    are repeated or cannot be read.
+    when they were first seen. `taken` holds the state of all other files, and `skipped` the reason if they are no
+    images. `reported` holds folders that are repeated or cannot be read.
     """
 
     def __init__(self, root: Path, aside: Path | None, settle: float, once: bool, on_skip: OnSkip) -> None:
@@ -187,8 +187,8 @@ class _Files:
                     self.taken.pop(path, None)
                     self.skipped.pop(path, None)
                 continue
-            before, since, first = self.waiting.get(path, ((), now, now))
-            since = since if before == look else now
+            seen, since, first = self.waiting.get(path, ((), now, now))
+            since = since if seen == look else now
             self.waiting[path] = look, since, first
             if now - since >= self.settle or (self.once and self._need_not_wait(path, look, now - first)):
                 del self.waiting[path]
