@@ -531,6 +531,10 @@ def test_a_bmp_has_all_its_rows(data):
     assert kind_of(longer) == "damaged"
 
 
+def test_run_lengths_of_a_bmp_are_bounded():
+    assert kind_of(bmp(8, 1, b"\0\0" * 2**22, palette=bytes(1024))) == "too large"
+
+
 def gif(*blocks: bytes, canvas: tuple[int, int] = (4, 4)) -> bytes:
     return b"GIF89a" + struct.pack("<HHBBB", *canvas, 0x80, 0, 0) + bytes(6) + b"".join(blocks)
 

@@ -61,6 +61,26 @@ def scored(monkeypatch):
     return names
 
 
+def test_once_ends_though_files_go_on_changing(place, tiny_detector):
+    put(place / "in", "growing.png", clean_images(1)[0])
+    stopped = threading.Event()
+
+    def grow():
+        while not stopped.wait(0.01):
+            for name in ("growing.png", "app.log"):
+                with (place / "in" / name).open("ab") as file:
+                    file.write(b"more")
+
+    growing = threading.Thread(target=grow)
+    growing.start()
+    try:
+        (record,) = once(place, tiny_detector)
+    finally:
+        stopped.set()
+        growing.join()
+    assert record.path.endswith("growing.png")
+
+
 def test_each_content_is_screened_once_across_restarts(place, tiny_detector, scored):
     put(place / "in", "a.png", clean_images(1)[0])
     (place / "in" / "sub").mkdir()

@@ -1,6 +1,7 @@
 """The service behind HTTP: its queue, its log, its quarantine, and what happens when something fails."""
 
 import base64
+import errno
 import json
 import threading
 import time
@@ -35,6 +36,22 @@ def test_a_wrong_size_is_refused_by_the_header(tiny_detector, tmp_path, monkeypa
         monkeypatch.setattr(type(tiny_detector), "accepts", lambda self, image: image.shape[:2] == (8, 16))
         client.post("/v1/screen?name=turned", content=png(np.zeros((16, 8), np.uint8)))
     assert decoded == ["PNG"]
+
+
+def test_a_quarantine_that_cannot_be_written_costs_no_verdict(tiny_detector, tmp_path, monkeypatch):
+    app = app_of(tiny_detector, tmp_path, quarantine=tmp_path / "quarantine")
+
+    def full(self, sha256, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(app.state.service), "_keep", full)
+    noise = png(np.random.RandomState(0).randint(0, 256, (8, 8), np.uint8))
+    with TestClient(app, base_url="http://localhost") as client:
+        (record,) = client.post("/v1/screen", content=noise).json()["records"]
+        (row,) = client.get("/v1/verdicts").json()
+    for found in (record, row):
+        assert (found["verdict"], found["error_kind"]) == ("adversarial", "quarantine")
+        assert "No space left" in found["error"]
 
 
 def test_places_in_the_queue_are_taken_before_anything_is_decoded(tiny_detector, tmp_path):
