@@ -2,8 +2,8 @@
 
 `torch_defaults` sets for a block what belongs to a thread. torch's default type belongs to the process, where another
 thread may change it at any time, so the code of this package names the type of every tensor that it makes of numbers.
-Modes and `requires_grad` belong to modules, which threads share: `modes_kept` and `weights_frozen` count the blocks that
-need them changed.
+Modes and `requires_grad` belong to modules, which threads share: `modes_kept` and `weights_frozen` count the blocks
+that need them changed.
 
 Not set here, since they belong to the process and change only how results are rounded: the number of threads,
 `torch.set_float32_matmul_precision`, and the flags in `torch.backends`, such as those for TF32.
