@@ -12,7 +12,7 @@ from torch import Tensor
 from ..attacks import Attacked
 from ..data import DataSet
 from ..errors import PixelDefendError
-from ..images import to_uint8
+from ..images import from_uint8, to_uint8
 from ..scores import EXPENSIVE, SCORES, Combined, Fused, LearnedScore, Score, make_score, with_noise
 from .cache import statistic_of
 from .metrics import auroc, rate
@@ -92,7 +92,7 @@ def calibrated(scorer: Scorer, names: list[str], data: DataSet) -> tuple[dict[st
     if learners:
         features = scorer({name: score.features for name, score in learners.items()}, data.fit.x)
         noise_users: dict[str, Score | None] = {name: s.features for name, s in learners.items() if s.uses_noise}
-        noisy = scorer(noise_users, to_uint8(with_noise(data.fit.x / 255))) if noise_users else {}
+        noisy = scorer(noise_users, to_uint8(with_noise(from_uint8(data.fit.x)))) if noise_users else {}
         for name, score in learners.items():
             score.fit(*(torch.from_numpy(part[name]) for part in (features, noisy) if name in part))
     others = {name: function for name, function in functions.items() if name != scorer.own}

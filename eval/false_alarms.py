@@ -11,7 +11,7 @@ from torch import Tensor
 from ..calibration import conformal
 from ..data import DataSet, Images
 from ..errors import DataError
-from ..images import to_uint8
+from ..images import from_uint8, to_uint8
 from ..images.corruptions import CORRUPTIONS, corrupt
 from ..scores import Score
 from .cache import statistic_of
@@ -93,7 +93,7 @@ def corrupted(x: Tensor, seed: int) -> Iterator[tuple[str, Tensor]]:
         The name of a corruption and the corrupted images, (N, C, H, W) uint8.
     """
     for name in CORRUPTIONS:
-        yield name, to_uint8(corrupt(x / 255, name, seed=seed))
+        yield name, to_uint8(corrupt(from_uint8(x), name, seed=seed))
 
 
 def other_images(others: Iterable[DataSet], count: int) -> Iterator[tuple[str, Tensor]]:

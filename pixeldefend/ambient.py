@@ -2,7 +2,8 @@
 
 `torch_defaults` sets for a block what belongs to a thread. torch's default type belongs to the process, where another
 thread may change it at any time, so the code of this package names the type of every tensor that it makes of numbers.
-Modes and `requires_grad` belong to modules, which threads share: `kept` counts the threads that need them changed.
+Modes and `requires_grad` belong to modules, which threads share: `modes_kept` and `weights_frozen` count the blocks
+that need them changed.
 
 Not set here, since they belong to the process and change only how results are rounded: the number of threads,
 `torch.set_float32_matmul_precision`, and the flags in `torch.backends`, such as those for TF32.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -26,9 +27,16 @@ ACCELERATOR = torch.accelerator.current_accelerator(check_available=False)
 # the device types for which autocast may be on
 DEVICE_TYPES = ("cpu",) if ACCELERATOR is None else ("cpu", ACCELERATOR.type)
 
+
+def _in_child(function: Callable[[], object]) -> None:
+    """Has a function called in every process that is forked from this one."""
+    if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+        os.register_at_fork(after_in_child=function)
+
+
 # The OpenMP threads of a process do not exist in its children, which would wait for them for ever. A single thread
 # waits for no others. DataLoader does the same in its workers.
-os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+_in_child(lambda: torch.set_num_threads(1))
 
 
 @contextmanager
@@ -117,7 +125,7 @@ class _Turns:
 
     def __init__(self) -> None:
         self.renew()
-        os.register_at_fork(after_in_child=self.renew)
+        _in_child(self.renew)
 
     def renew(self) -> None:
         self.lock = threading.Lock()
@@ -149,7 +157,7 @@ class _Kept:
         self.lock = threading.Lock()
         # by the object's id: the number of blocks that need it changed, the object, and its own value
         self.saved: dict[int, tuple[int, Any, Any]] = {}
-        os.register_at_fork(after_in_child=self._forget)
+        _in_child(self._forget)
 
     @contextmanager
     def __call__(self, objects: Iterable[Any]) -> Iterator[None]:

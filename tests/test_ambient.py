@@ -23,7 +23,7 @@ from torch import nn
 
 from pixeldefend import ClassConditional, FunctionDetector, PixelDefend, is_adversarial, load_classifier, load_detector
 from pixeldefend.ambient import modes_kept, torch_defaults, weights_frozen
-from pixeldefend.attacks import ATTACKS, Attack, JointPGD, NotFlagged, craft
+from pixeldefend.attacks import ATTACKS, SPSA, Attack, JointPGD, NotFlagged, craft
 from pixeldefend.classifier import ResNet, predict_labels
 from pixeldefend.densities import DENSITIES, EoNADE, OrderEnsemble, PixelCNNPlusPlus, build, load
 from pixeldefend.detectors import Detector
@@ -335,6 +335,20 @@ def test_attacks_that_know_the_detector_do_not_depend_on_what_is_set(ours):
     check(call, ["everything at once"])
     with pytest.raises(ParameterError, match="17"):
         attack.run(model, x, Misclassification(torch.tensor([0, 17])), epsilon=8 / 255)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_attacks_that_know_the_detector_on_classifiers_of_any_precision(ours, dtype):
+    from foolbox import PyTorchModel
+    from foolbox.criteria import Misclassification
+
+    x, classifier = ours.x.to(dtype), copy.deepcopy(ours.classifier).to(dtype)
+    criterion = Misclassification(predict_labels(classifier, x).to(torch.uint8).int())
+    for attack in (JointPGD(ours.detector, steps=2), SPSA(ours.detector, steps=2, samples=2)):
+        with torch.no_grad():
+            found = attack.run(PyTorchModel(classifier, (0, 1), "cpu"), x, criterion, epsilon=8 / 255)
+        assert found.dtype == dtype
+        assert 0 < (found - x).abs().max() <= 8.5 / 255
 
 
 def test_gradients_are_the_caller_s_affair(ours):

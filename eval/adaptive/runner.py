@@ -25,7 +25,7 @@ from ...data import Images
 from ...devices import device_of
 from ...errors import DataError, ParameterError
 from ...extras import extra
-from ...images import to_uint8
+from ...images import from_uint8, to_uint8
 from ...purification import PixelDefend
 from ..cache import Cache, detector_key, images_key, module_key, source_digest, versions
 from .checks import run_checks
@@ -295,7 +295,7 @@ class Runner:
             progress=self.progress,
             **attack.settings,
         )
-        x = (images.x / 255).to(self.device)
+        x = from_uint8(images.x).to(self.device)
         density = getattr(detector, "density", None)
         with modes_kept(target, density), weights_frozen(target, density):
             model, labels = PyTorchModel(target, (0, 1), self.device), Misclassification(images.y.to(self.device))

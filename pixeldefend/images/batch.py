@@ -52,6 +52,7 @@ def to_batch(x: Any) -> tuple[Tensor, bool]:
         return from_uint8(tensor), single
     if not tensor.is_floating_point():
         raise ImageError(f"got dtype {tensor.dtype}; wanted uint8, or floating point in [0, 1]", "mode")
+    tensor = tensor if tensor.dtype == torch.float64 else tensor.float()
     if not torch.isfinite(tensor).all():
         raise ImageError("got NaN or infinite pixels; wanted floating point in [0, 1]", "range")
     tensor = tensor.float()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..classifier import predict_labels
 from ..detectors import ConformalDetector
 from ..errors import PixelDefendError
-from ..images import match_channels, to_batch
+from ..images import from_uint8, match_channels, to_batch
 from ..purification import purify
 from ..screening.figures import heat_map
 
@@ -40,7 +40,7 @@ def explain(
         return None
     x = match_channels(x, purified.shape[1])
     change = (purified.float() - 255 * x)[0].permute(1, 2, 0).numpy()
-    before, after = _labels(classifier, torch.cat([x, purified / 255]))
+    before, after = _labels(classifier, torch.cat([x, from_uint8(purified)]))
     return {
         "image": _data_uri(image),
         "surprisal": _data_uri(heat_map(detector.surprisal_map(x)[0])),

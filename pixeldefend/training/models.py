@@ -41,6 +41,7 @@ class Trained(Generic[Model]):
     held_out: int
 
 
+@torch.random.fork_rng(devices=[])  # whatever the caller draws on the CPU afterwards does not depend on the training
 def train_density(
     data: str | DataSet,
     out: str | os.PathLike[str],
@@ -115,6 +116,7 @@ def train_density(
     return Trained(density, path, metrics, recipe, len(events.validation))
 
 
+@torch.random.fork_rng(devices=[])
 def train_classifier(
     data: str | DataSet,
     out: str | os.PathLike[str],
