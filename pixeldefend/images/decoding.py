@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import struct
@@ -222,7 +223,9 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     """
     path = Path(path)
     if not path.is_file():  # a device or a pipe would block, or never end
-        raise FileNotFoundError(f"there is no file {path}") if not path.exists() else OSError(f"{path} is not a file")
+        if not path.exists():
+            raise FileNotFoundError(errno.ENOENT, "there is no such file", str(path))
+        raise OSError(errno.EINVAL, "it is not a file, but a folder, a pipe or a device", str(path))
     with path.open("rb") as handle:
         return handle.read(MAX_BYTES + 1)
 

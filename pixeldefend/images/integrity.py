@@ -355,7 +355,7 @@ def _check_webp(data: bytes) -> None:
 
 
 def webp_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Yields the kind and the body of every chunk. All have to be there."""
+    """Yields the kind and the body of every chunk, all of which have to be there."""
     view = memoryview(data)
     place, end = 12, 8 + struct.unpack_from("<I", data, 4)[0]
     if end > len(data):

@@ -123,7 +123,7 @@ def test_bad_parameters_are_refused_at_fit(tiny_density, parameters, message):
         (np.zeros((2, 63)), "63 features"),
         (np.full((2, 64), 2.0), r"\[0, 1\], got min 2"),
         (np.random.RandomState(0).rand(2, 8, 8, 3), "in colour"),
-        ("missing.png", "there is no file"),
+        ("missing.png", "there is no such file"),
     ],
 )
 def test_bad_images_are_refused(tiny_detector, x, message):

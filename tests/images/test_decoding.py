@@ -173,5 +173,5 @@ def test_damaged_pil_images_are_refused_too():
 def test_missing_files_and_folders_are_os_errors(tmp_path: Path):
     with pytest.raises(FileNotFoundError):
         read_image(tmp_path / "missing.png")
-    with pytest.raises(OSError, match="not a file"):  # the type is that of any failed read
+    with pytest.raises(OSError, match="it is not a file"):  # the type is that of any failed read
         read_image(tmp_path)

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from trees import TREES, grown
 
@@ -106,7 +106,7 @@ def cluster():
 
 
 @pytest.mark.slow
-@settings(max_examples=2, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=1, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(TREES, st.sampled_from(list(WAYS))), min_size=12, max_size=20))
 def test_ray_gives_the_same_records(tmp_path_factory, monkeypatch, cluster, detector_file, trees):
     """Each run takes seconds, so it screens many trees."""

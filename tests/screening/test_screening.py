@@ -167,6 +167,9 @@ class Everything:
     def __init__(self, *arguments, **options):
         self.detectors = {"failing": Failing()}
 
+    def check_size(self, height, width):
+        """Takes all sizes."""
+
     def choose(self, image):
         if image.max() == 4:
             raise ZeroDivisionError
