@@ -20,7 +20,7 @@ def name_max(folder: str | os.PathLike[str]) -> int:
 
 
 def shortened(name: str, most: int) -> str:
-    """Cuts a name between UTF-8 characters, and leaves bytes that are no UTF-8 as they are.
+    """Cuts a name between UTF-8 characters, and leaves bytes that are not valid UTF-8 as they are.
 
     Args:
         name: The name.

@@ -26,7 +26,7 @@ def _reads_everything() -> bool:
 
 
 READS_EVERYTHING = _reads_everything()  # as root does
-needs_closed_files = pytest.mark.skipif(READS_EVERYTHING, reason="root reads everything")
+needs_closed_files = pytest.mark.skipif(READS_EVERYTHING, reason="root can read files whose permissions forbid it")
 
 # name of a density -> small configurations that between them reach every branch; one that is not here is tested with
 # its default arguments

@@ -21,7 +21,7 @@ def report_skipped(path: str, reason: str) -> None:
     """Names a skipped file on standard error, in one line.
 
     Args:
-        path: The file. Control characters and bytes that are no UTF-8 are spelled out.
+        path: The file. Control characters and bytes that are not valid UTF-8 are escaped.
         reason: A key of `pixeldefend.images.files.SKIP_REASONS`.
     """
     from ..screening.records import visible

@@ -29,7 +29,7 @@ from ..errors import ImageError, ParameterError
 from ..extras import extra
 from .conversion import to_8_bits
 from .essentials import essentials
-from .integrity import check_container, check_pixels
+from .integrity import check_container, check_jpeg_pixels
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 CONVERTED_FORMATS = ("TIFF", "AVIF", "HEIC")  # read only if conversions are allowed
@@ -141,7 +141,7 @@ def decode_image(
                 _check_strips(image, len(data))
             image.load()
             if format == "JPEG":
-                check_pixels(pixels_only, format, np.asarray(image))
+                check_jpeg_pixels(pixels_only, np.asarray(image))
             upright = ImageOps.exif_transpose(image) if format in CONVERTED_FORMATS else _turned(image, orientation)
             pixels, lost = to_8_bits(upright, convert=convert, halved=_halved(pixels_only, format))
             found.append(pixels)

@@ -53,7 +53,7 @@ def check_container(data: bytes, format: str) -> None:
         raise _damaged(f"the parts of the {format} do not fit together") from None
 
 
-def check_pixels(data: bytes, format: str, pixels: np.ndarray) -> None:
+def check_jpeg_pixels(data: bytes, pixels: np.ndarray) -> None:
     """Checks that the pixels of a JPEG are all from the file.
 
     Where the data of a scan end early, libjpeg makes up the rest and says nothing. But a scan that is whole does not
@@ -61,15 +61,12 @@ def check_pixels(data: bytes, format: str, pixels: np.ndarray) -> None:
     pixel, the data ended early.
 
     Args:
-        data: The bytes of a file that passes `check_container`.
-        format: Its format. The other formats need no check after decoding.
+        data: The bytes of a JPEG that passes `check_container`.
         pixels: uint8, (H, W), (H, W, 3) or (H, W, 4): grey, RGB or CMYK, as Pillow decodes the file, not yet oriented.
 
     Raises:
         ImageError: If the file is truncated or damaged.
     """
-    if format != "JPEG":
-        return
     height, width, *channels = pixels.shape
     mode, raw_mode = {(): ("L", "L"), (3,): ("RGB", "RGB"), (4,): ("CMYK", "CMYK;I")}[tuple(channels)]
     segments = jpeg_segments(data)

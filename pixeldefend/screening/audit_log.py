@@ -86,7 +86,7 @@ class AuditLog:
         self._since_pruned = 0
         self._files: list[tuple[int, int] | None] | None = None  # what identifies them, once they are open
         if self.path.exists() and not self.path.is_file():
-            raise OSError(f"cannot open the log {path}: it is no file")
+            raise OSError(f"cannot open the log {path}: it is not a file")
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"cannot write {path}: there is no folder {self.path.parent}")
         with self._explained():
@@ -120,7 +120,7 @@ class AuditLog:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turns errors of SQLite into an `OSError`, or into a `ParameterError` if the file is no audit log."""
+        """Turns errors of SQLite into an `OSError`, or into a `ParameterError` if it is not an audit log."""
         try:
             yield
         except UnicodeDecodeError as error:  # in the name of a column

@@ -21,7 +21,7 @@ from ..paths import derived_name
 FORMATS = ("jsonl", "csv", "parquet")
 ROWS_AT_ONCE = 4096  # rows that are written to a Parquet file together
 # control characters, invisible ones, and those that change the direction of text: a terminal obeys them or hides them;
-# and bytes that are no text, among which it may find control characters, too
+# and bytes that are not text, because it may find control characters among them
 INVISIBLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\xad\u200b-\u200d\ufeff]"
 )

@@ -219,7 +219,7 @@ class _Form(MultiPartParser):
 
 async def _from_form(request: Request) -> list[File]:
     charset = parse_options_header(request.headers["content-type"])[1].get(b"charset", b"utf-8")
-    if charset.lower() not in (b"utf-8", b"us-ascii"):  # others give text that is no Unicode, or take long to decode
+    if charset.lower() not in (b"utf-8", b"us-ascii"):  # others give invalid Unicode, or decode slowly
         raise HTTPException(415, f"the charset of a form must be utf-8, got {charset.decode('latin-1')!r}")
     parser = _Form(request.headers, request.stream(), max_files=MAX_IMAGES, max_fields=MAX_IMAGES)
     try:

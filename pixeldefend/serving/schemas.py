@@ -31,7 +31,7 @@ def from_base64(text: object) -> bytes:
         The bytes.
 
     Raises:
-        ImageError: If it is no such text.
+        ImageError: If the text is not base64.
     """
     if not isinstance(text, str):
         raise ImageError("a string is required: base64 of an image file")

@@ -19,7 +19,7 @@ LONGEST_REASON = 1000  # characters
 class Refused(BaseException):
     """The body of a request is refused while it is being received.
 
-    It is no Exception, because FastAPI would answer to that itself.
+    It is not an `Exception`, because FastAPI would answer that itself.
 
     Args:
         status: The HTTP status of the answer.
