@@ -257,13 +257,10 @@ class PixelLogisticMixtureHead(Head):
 
     def _parts(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logits (N, 1, H, W, K), means and log-scales (N, C, H, W, K), coefficients (N, pairs, H, W, K) in (-1, 1)."""
-        n, _, h, w = parameters.shape
         k, c = self.mixtures, self.channels
-        sections = [k, c * k, c * k, self.pairs * k]
-        parts = parameters.permute(0, 2, 3, 1).split(sections, -1)  # (N, H, W, ·)
-        logits, means, log_scales, coefficients = (
-            part.reshape(n, h, w, section // k, k).movedim(3, 1) for part, section in zip(parts, sections, strict=True)
-        )
+        # one plane a parameter, whatever the net's order in memory: sums over few components are then much faster
+        planes = parameters.movedim(1, 0).contiguous().unflatten(0, (-1, k)).permute(2, 0, 3, 4, 1)  # (N, ·, H, W, K)
+        logits, means, log_scales, coefficients = planes.split([1, c, c, self.pairs], 1)
         return logits, means, log_scales, coefficients.tanh()
 
     def _row(self, coefficients: Tensor, i: int) -> Tensor:

@@ -51,7 +51,7 @@ class DiscretizedLogisticMixture(GridDistribution):
     known: tuple[Tensor, Tensor] | None = None
 
     def __init__(self, logits: Tensor, means: Tensor, log_scales: Tensor, *, validate_args: bool | None = None) -> None:
-        self.logits = logits.log_softmax(-1)
+        self.logits = _log_softmax(logits)
         self.means = means
         self.log_scales = log_scales.clamp(*self.LOG_SCALES)
         super().__init__(batch_shape=logits.shape[:-1], validate_args=validate_args)
@@ -74,18 +74,24 @@ class DiscretizedLogisticMixture(GridDistribution):
         """
         if self.known is not None and value is self.known[0] and not value.requires_grad:
             return self.known[1]
-        x = value.unsqueeze(-1)
-        half = 1 / (BYTE_LEVELS - 1)
         inverse_scale = torch.exp(-self.log_scales)
-        upper = (2 * x - 1 - self.means + half) * inverse_scale
-        lower = (2 * x - 1 - self.means - half) * inverse_scale
-        # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)): no cancellation, however far the tail
-        up, down = _log_sigmoid(upper), _log_sigmoid(-lower)
-        tanh = torch.tanh(half * inverse_scale)
-        inside = up + down + torch.log(2 * tanh / (1 + tanh))  # which is 1 - exp(-2 half inverse_scale)
-        below = lower + down + _log_openness(x)  # the tail below the first bin, sigmoid(lower)
-        above = up - upper + _log_openness(1 - x)  # and above the last one
-        return _log_add(_log_add(inside, below), above)
+        half = inverse_scale / (BYTE_LEVELS - 1)
+        z = (2 * value.unsqueeze(-1) - 1 - self.means) * inverse_scale
+        # sigmoid(z + half) - sigmoid(z - half) = sinh(half) / (cosh(z) + cosh(half)), which has no cancellation; both
+        # sides of the fraction are divided by exp |z|, which may overflow
+        rise = torch.expm1(half)  # sinh(half) = (rise + fall) / 2 and cosh(half) = 1 + (rise - fall) / 2
+        fall = rise / (1 + rise)
+        away = z.abs()
+        small = torch.exp((-away).clamp(min=-80))
+        masses = torch.log(rise + fall) - away - torch.log(1 + small * (small + (2 + rise - fall)))
+        for distance, outwards in ((value, -1), (1 - value, 1)):
+            openness = _openness(distance).expand(masses.shape[:-1])
+            ends = openness.nonzero(as_tuple=True)  # few sites have bins that reach to infinity
+            if len(ends[0]):
+                beyond = _log_sigmoid(-outwards * z[ends] - half.expand_as(masses)[ends])
+                opened = beyond + torch.log(openness[ends]).unsqueeze(-1)
+                masses = masses.index_put(ends, _log_add(masses[ends], opened))
+        return masses
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Evaluates log p, smooth off the grid; see `SiteDistribution.log_prob`."""
@@ -208,13 +214,16 @@ def _log_add(a: Tensor, b: Tensor) -> Tensor:
     return torch.maximum(a, b) + torch.log(1 + torch.exp((-(a - b).abs()).clamp(min=-80)))
 
 
-def _log_openness(distance: Tensor) -> Tensor:
-    """Log of the share by which a bin's outer edge is open to infinity, at a distance from the end of the range.
+def _log_softmax(logits: Tensor) -> Tensor:
+    """Computes logits.log_softmax(-1), which would copy logits whose last axis is not the innermost in memory."""
+    shifted = logits - logits.detach().amax(-1, keepdim=True)
+    return shifted - torch.log(torch.exp(shifted).sum(-1, keepdim=True))
 
-    It is 0 at the end itself and minus infinity (with a zero gradient) from one grid step on, where rounding must not
-    open the bin again.
+
+def _openness(distance: Tensor) -> Tensor:
+    """The share by which a bin's outer edge is open to infinity, at a distance from the end of the range.
+
+    It is 1 at the end itself and 0 from one grid step on, where rounding must not open the bin again.
     """
     slack = 1e-4
-    opened = 1 - (BYTE_LEVELS - 1) / (1 - slack) * distance
-    positive = opened > 0
-    return torch.where(positive, torch.log(torch.where(positive, opened, 1)), -math.inf)
+    return (1 - (BYTE_LEVELS - 1) / (1 - slack) * distance).clamp(min=0)
