@@ -65,8 +65,8 @@ def purify(
     if isinstance(density, str | os.PathLike):
         density = cached_detector(str(density))
     model = checked_density(density)
-    batch = match_channels(batch, model.event_shape[0])
-    if tuple(batch.shape[1:]) != model.event_shape:
+    batch = match_channels(batch, model.event_shape[0] or 3)
+    if not model.fits(tuple(batch.shape[1:])):
         raise ImageError(
             f"the density models images of shape {model.event_shape}, got {tuple(batch.shape[1:])}", "size"
         )

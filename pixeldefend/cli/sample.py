@@ -42,6 +42,10 @@ def sample(
     length: Annotated[
         int | None, typer.Option(min=1, help="The number of characters or samples of one text or sound.")
     ] = None,
+    size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="HEIGHT WIDTH", help="The size of the images, if the density models images of any size."),
+    ] = None,
     rate: Annotated[int, typer.Option(min=1, help="The sample rate of a .wav file, in Hz.")] = 8000,
     seed: Annotated[int, typer.Option(help="The seed of the random numbers.")] = 0,
     device: Device = "cpu",
@@ -74,6 +78,7 @@ def sample(
         given=model.encode(prompt) if prompt and isinstance(model, SequenceModel) else None,
         temperature=temperature,
         length=length,
+        size=size,
     ).cpu()
     if isinstance(model, SequenceModel) and kind == "text":
         _write_text(list(model.decode(x)), out)

@@ -11,6 +11,7 @@ from .fvsbn import FVSBN
 from .gated_pixelcnn import GatedPixelCNN
 from .made import MADE
 from .nade import NADE
+from .nelloc import NeLLoC
 from .pixelcnn import PixelCNN
 from .pixelcnnpp import PixelCNNPlusPlus
 from .pixelrnn import DiagonalBiLSTM, RowLSTM
@@ -34,6 +35,7 @@ __all__ = [
     "EoNADE",
     "GatedPixelCNN",
     "GridDistribution",
+    "NeLLoC",
     "OrderEnsemble",
     "PixelCNN",
     "PixelCNNPlusPlus",

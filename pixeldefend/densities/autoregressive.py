@@ -38,23 +38,25 @@ class Autoregressive(Density):
         head: The head, which makes the distributions.
 
     Attributes:
-        heads: The names of the heads that the model can have.
+        heads: The names of the heads that the model can have. A model that has only one takes no argument for it.
         default_head: The default head; None if the default depends on the data.
         min_side: The least height and width of an image.
+        any_size: Whether `event_shape` can be (C, None, None), images of any size.
         full_context: Whether every conditional depends on all sites before it, however small the net is. False if a
             model has a limited reach or a blind spot.
         rows_at_once: If the net of a model of images can work on some rows, given those above (`sampling.RowStream`),
             their number must be a multiple of this. None if the net needs whole events.
     """
 
-    event_shape: tuple[int, ...]
+    event_shape: tuple[int | None, ...]
     heads: tuple[str, ...] = tuple(HEADS)
     default_head: str | None = None
     min_side: int = 1
+    any_size: bool = False
     full_context: bool = True
     rows_at_once: int | None = None
 
-    def __init__(self, event_shape: tuple[int, ...], net: nn.Module, head: Head) -> None:
+    def __init__(self, event_shape: tuple[int | None, ...], net: nn.Module, head: Head) -> None:
         super().__init__(event_shape)
         self.net = net
         self.head = head
@@ -88,6 +90,22 @@ class Autoregressive(Density):
             ParameterError: As `check` does.
         """
         return self._conditionals(ordinary(x))
+
+    def tiles(self, x: Tensor) -> Iterator[tuple[tuple[slice, ...], SiteDistribution, Tensor]]:
+        """Computes the conditionals of one part of x after another, so that memory is bounded.
+
+        Models of a limited reach override this method. The parts of others are whole events.
+
+        Args:
+            x: (N, *event).
+
+        Yields:
+            The index of a part in x; the conditionals of its sites; and x there. Every site is in one part.
+
+        Raises:
+            ParameterError: As `check` does.
+        """
+        yield (slice(0, len(x)),), self.conditionals(x), x
 
     @torch_defaults()
     def log_prob_map(self, x: Tensor) -> Tensor:
@@ -156,6 +174,7 @@ class Autoregressive(Density):
         given: Tensor | None = None,
         temperature: float = 1.0,
         length: int | None = None,
+        size: tuple[int, int] | None = None,
         method: str = "auto",
     ) -> Tensor:
         """Draws exact samples.
@@ -171,18 +190,20 @@ class Autoregressive(Density):
             temperature: Above 0. The conditionals become p^(1/temperature), normalised: 1 samples from p, lower values
                 sharpen it.
             length: The length of the events, at least 1, for models of sequences.
+            size: Height and width of the images, at least 1, for models of images of any size, which need it.
             method: "auto", "fixed_point" or "cached", as for `sampling.solve`; the samples are the same.
 
         Returns:
             (n, *event).
 
         Raises:
-            ParameterError: If an argument is out of range, or if `length` is given to a model of events of one shape.
+            ParameterError: If an argument is out of range, if `length` or `size` is given to a model of events of one
+                shape, or if a model of images of any size gets no `size`.
             ModelError: If the density gives NaN.
         """
         if n < 0:
             raise ParameterError(f"n must be at least 0, got {n}")
-        shape = self._shape_of(length)
+        shape = self._shape_of(length, size)
         x = torch.zeros(n, *shape, device=self.device, dtype=self.dtype)
         sites = self.sites(shape)
         known = torch.zeros(shape, dtype=torch.bool, device=self.device)
@@ -217,16 +238,24 @@ class Autoregressive(Density):
         """Returns (n, *shape) zeros in the memory order of the sites, so that `sites.to_row` is a view."""
         return from_row(torch.zeros(n, math.prod(shape), device=self.device, dtype=self.dtype), shape)
 
-    def _shape_of(self, length: int | None) -> tuple[int, ...]:
+    def _shape_of(self, length: int | None, size: tuple[int, int] | None) -> tuple[int, ...]:
         """Returns the shape of the events to sample."""
         shape = self.event_shape
-        if length is None:
-            return shape
-        if "sequences" not in self.events or len(shape) != 1:
+        if length is not None and ("sequences" not in self.events or len(shape) != 1):
             raise ParameterError(f"this density models events of shape {shape} only, not of length {length}")
-        if length < 1:
-            raise ParameterError(f"length must be at least 1, got {length}")
-        return (length,)
+        if size is not None and not self.is_open:
+            raise ParameterError(f"this density models events of shape {shape} only, not of size {tuple(size)}")
+        if self.is_open:
+            if size is None:
+                raise ParameterError("this density models images of any size: give the size, (height, width)")
+            if len(size) != 2 or min(size) < 1:
+                raise ParameterError(f"size must be (height, width), both at least 1, got {tuple(size)}")
+            shape = (shape[0], *size)
+        elif length is not None:
+            if length < 1:
+                raise ParameterError(f"length must be at least 1, got {length}")
+            shape = (length,)
+        return tuple(side for side in shape if side is not None)
 
     def _checked_given(self, given: Tensor | None, n: int, sites: int) -> int:
         """Returns the number of given values, after checking them."""

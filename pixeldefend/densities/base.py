@@ -27,7 +27,8 @@ class Density(nn.Module, ABC):
     """A probability distribution p(x) over events of one shape.
 
     Args:
-        event_shape: Shape of one event, (C, H, W) for images; None if any shape is possible.
+        event_shape: Shape of one event, (C, H, W) for images, or (C, None, None) for images of any size; None if any
+            shape is possible.
 
     Attributes:
         name: The model's key in `DENSITIES`. None if it has no key; it can then not be saved.
@@ -50,7 +51,9 @@ class Density(nn.Module, ABC):
         if "__init__" in vars(cls):
             cls.__init__ = _recording(cls.__init__)  # type: ignore[method-assign]
 
-    def __init__(self, event_shape: tuple[int, ...] | None) -> None:
+    event_shape: tuple[int | None, ...] | None
+
+    def __init__(self, event_shape: tuple[int | None, ...] | None) -> None:
         super().__init__()
         self.event_shape = None if event_shape is None else tuple(event_shape)
 
@@ -157,20 +160,45 @@ class Density(nn.Module, ABC):
             return (255 * x + noise) / 256
         return x
 
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Returns whether the density models events of this shape."""
+        if self.event_shape is None:
+            return True
+        if len(shape) != len(self.event_shape):
+            return False
+        if "sequences" in self.events and len(shape) == 1:  # of any length
+            return shape[0] > 0
+        return all(
+            side > 0 if wanted is None else side == wanted for side, wanted in zip(shape, self.event_shape, strict=True)
+        )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the density models images of any size: `event_shape` is (C, None, None)."""
+        return self.event_shape is not None and None in self.event_shape
+
+    def check_shape(self, x: Tensor) -> None:
+        """Checks that x holds events that the density models.
+
+        Raises:
+            ParameterError: If x is not (N, *event).
+        """
+        if not x.ndim or not self.fits(tuple(x.shape[1:])):
+            raise ParameterError(
+                f"this density models events of shape {self.event_shape}, got x of shape {tuple(x.shape)}"
+            )
+
     def check(self, x: Tensor) -> None:
         """Checks that x can be scored.
 
         Raises:
             ParameterError: If x is not (N, *event), floating point and finite.
         """
-        any_length = "sequences" in self.events and len(self.event_shape or ()) == 1 and x.ndim == 2 and x.shape[1] > 0
-        if self.event_shape is not None and tuple(x.shape[1:]) != self.event_shape and not any_length:
-            raise ParameterError(
-                f"this density models events of shape {self.event_shape}, got x of shape {tuple(x.shape)}"
-            )
+        self.check_shape(x)
         if not x.is_floating_point():
             raise ParameterError(f"x must be floating point, got {x.dtype}")
-        if not torch.isfinite(x).all():
+        # the least and the greatest value are NaN if one is, and take no memory
+        if x.numel() and not all(math.isfinite(end) for end in x.detach().aminmax()):
             raise ParameterError(f"x must be finite, got {int((~torch.isfinite(x)).sum())} NaN or infinite values")
 
     def save(self, path: str | os.PathLike[str], **notes: Any) -> None:

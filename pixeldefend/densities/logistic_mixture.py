@@ -10,7 +10,6 @@ tails, and without tables that do not fit into the CPU's cache.
 
 from __future__ import annotations
 
-import math
 from typing import Any, Self
 
 import torch

@@ -22,6 +22,7 @@ from .fvsbn import FVSBN
 from .gated_pixelcnn import GatedPixelCNN
 from .made import MADE
 from .nade import NADE
+from .nelloc import NeLLoC
 from .pixelcnn import PixelCNN
 from .pixelcnnpp import PixelCNNPlusPlus
 from .pixelrnn import DiagonalBiLSTM, RowLSTM
@@ -43,6 +44,7 @@ DENSITIES: dict[str, type[Autoregressive]] = {
     "gated_pixelcnn": GatedPixelCNN,
     "pixelcnnpp": PixelCNNPlusPlus,
     "wavenet": WaveNet,
+    "nelloc": NeLLoC,
 }
 
 

@@ -65,23 +65,24 @@ def on_backend(density: Density, backend: str) -> Density:
     return fast
 
 
-def _in_bfloat16(density: Autoregressive) -> Callable[[Tensor], Tensor]:
+def _in_bfloat16(density: Autoregressive) -> Callable[..., Tensor]:
     parameters = density.parameters_of_sites
 
-    def run(x: Tensor) -> Tensor:
+    def run(x: Tensor, *context: Any) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16):
-            return parameters(x)
+            return parameters(x, *context)
 
     return run
 
 
-def _by_openvino(density: Autoregressive) -> Callable[[Tensor], Tensor]:
+def _by_openvino(density: Autoregressive) -> Callable[..., Tensor]:
     with extra("fast"):
         import openvino
         from openvino.frontend import FrontEndManager
         from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    example = torch.zeros(2, *density.event_shape, dtype=torch.float32, device="cpu")
+    sides = [16 if side is None else side for side in density.event_shape]
+    example = torch.zeros(2, *sides, dtype=torch.float32, device="cpu")
     with torch.no_grad(), warnings_ignored():  # torch warns that tracing is deprecated
         # not openvino.convert_model, which reports its use over the network
         decoder: Any = TorchScriptPythonDecoder(_Parameters(density), example_input=(example,))
@@ -93,7 +94,7 @@ def _by_openvino(density: Autoregressive) -> Callable[[Tensor], Tensor]:
         raise ParameterError(
             f"OpenVINO cannot run {kind}: use another backend ({str(error).splitlines()[-1]})"
         ) from error
-    model.reshape([-1, *density.event_shape])
+    model.reshape([-1, *(-1 if side is None else side for side in density.event_shape)])
     settings = {
         "INFERENCE_PRECISION_HINT": "f32",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -103,10 +104,14 @@ def _by_openvino(density: Autoregressive) -> Callable[[Tensor], Tensor]:
 
     requests = threading.local()  # a request serves one thread at a time
 
-    def run(x: Tensor) -> Tensor:
+    def run(x: Tensor, context: tuple[int, int, int] = (0, 0, 0)) -> Tensor:
         if not hasattr(requests, "own"):
             requests.own = compiled.create_infer_request()
-        return torch.from_numpy(requests.own.infer(x.contiguous().numpy())[0].copy())
+        parameters = requests.own.infer(x.contiguous().numpy())[0]
+        if any(context):  # of a part of an image: see `NeLLoC.parameters_of_sites`
+            upper, left, right = context
+            parameters = parameters[:, :, upper:, left : x.shape[3] - right]
+        return torch.from_numpy(parameters.copy())
 
     return run
 

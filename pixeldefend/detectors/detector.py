@@ -86,10 +86,10 @@ class Detector(ConformalDetector):
     @property
     def takes(self) -> str:
         """The images that the detector takes, as a phrase for messages: "28 x 28 grey images"."""
-        shape = self._image_shape()
-        if shape is None:
+        channels = self._channels()
+        if channels is None:
             return f"events of shape {self._density().event_shape}"
-        return self._preprocessor().takes(shape[1:], "grey images" if shape[0] == 1 else "images")
+        return self._preprocessor().takes(self._tile(), "grey images" if channels == 1 else "images")
 
     def accepts(self, image: Any) -> bool:
         """Returns whether the detector takes an image of this size and number of channels.
@@ -100,11 +100,11 @@ class Detector(ConformalDetector):
         Raises:
             ImageError: If the image is malformed.
         """
-        shape = self._image_shape()
+        channels = self._channels()
         x = uint8_image(image)
-        if shape is None or not self._preprocessor().accepts((x.shape[1], x.shape[2]), shape[1:]):
+        if channels is None or not self._preprocessor().accepts((x.shape[1], x.shape[2]), self._tile()):
             return False
-        return shape[0] == 3 or len(x) == 1 or bool((x[:1] == x).all())
+        return channels == 3 or len(x) == 1 or bool((x[:1] == x).all())
 
     def _density(self) -> Density:
         if self.density is None:
@@ -114,33 +114,41 @@ class Detector(ConformalDetector):
     def _preprocessor(self) -> Preprocessor:
         return self.preprocessor or Identity()
 
-    def _image_shape(self) -> tuple[int, int, int] | None:
-        """Returns (C, h, w) of a tile; None if the density models no images."""
+    def _channels(self) -> int | None:
+        """Returns the number of channels of a tile; None if the density models no images."""
         shape = self._density().event_shape
-        return (shape[0], shape[1], shape[2]) if shape is not None and len(shape) == 3 else None
+        return shape[0] if shape is not None and len(shape) == 3 else None
+
+    def _tile(self) -> tuple[int, int] | None:
+        """Returns the height and the width of a tile; None if it may have any size."""
+        _, height, width = self._density().event_shape or (None, None, None)
+        return None if height is None or width is None else (height, width)
 
     def _samples(self, X: Any, *, reset: bool = False) -> Samples:
-        density, shape = self._density(), self._image_shape()
-        if shape is not None and is_images(X, shape[1:] if self.preprocessor is None else None):
+        density, channels = self._density(), self._channels()
+        tile = None if channels is None else self._tile()
+        table = channels is None or not (tile is None or is_images(X, tile if self.preprocessor is None else None))
+        if channels is not None and not table:
             samples = Samples.of_images(X)
             for _, x in samples.groups:
-                if len(x) and not self._preprocessor().accepts((x.shape[2], x.shape[3]), shape[1:]):
+                if len(x) and not self._preprocessor().accepts((x.shape[2], x.shape[3]), tile):
                     height, width = x.shape[2:]
                     size = f"{height} x {width} (height x width)"
                     raise ImageError(f"the image is {size}, the detector takes {self.takes}", "size")
-            samples = Samples([(places, match_channels(x, shape[0])) for places, x in samples.groups])
+            samples = Samples([(places, match_channels(x, channels)) for places, x in samples.groups])
         else:
             X = validate_data(self, X, reset=reset, ensure_min_samples=2 if reset else 1)
             # flattened images, or the codes of rows
-            levels = 256 if density.event_shape is None or shape is not None else density.levels or 2
+            levels = 256 if density.event_shape is None or channels is not None else density.levels or 2
             scale = levels - 1 if X.dtype == np.uint8 else 1
             x = torch.from_numpy(np.asarray(X, dtype=np.float32)) / scale
             if density.event_shape is not None:
-                if x.shape[1] != math.prod(density.event_shape):
+                shape = [side for side in density.event_shape if side is not None]
+                if x.shape[1] != math.prod(shape):
                     raise ParameterError(
                         f"this density models events of shape {density.event_shape}, got rows of {x.shape[1]} values"
                     )
-                x = x.reshape(-1, *density.event_shape)
+                x = x.reshape(-1, *shape)
             samples = Samples.of(x)
         if reset:
             self.n_features_in_ = math.prod(samples.groups[0][1].shape[1:])
@@ -200,7 +208,7 @@ class Detector(ConformalDetector):
 
     def _examine(self, x: Tensor, maps: bool) -> tuple[np.ndarray, ...]:
         density = self._density()
-        has_bits = density.has_bits(density.event_shape or tuple(x.shape[1:]))
+        has_bits = density.has_bits(tuple(x.shape[1:]))
         statistics = [self.score_, *([bits_per_dim] if has_bits else []), *([surprisal_of_pixels] if maps else [])]
         tiles, (scores, *rest) = self._of_tiles(x, *statistics)
         found = [to_numbers(aggregated(scores, tiles.owner, self.aggregate))]
@@ -402,5 +410,5 @@ class Detector(ConformalDetector):
                 detector.score_.restore(meta["learned"])
             except ModelError as error:
                 raise ModelError(f"{path}: {error}; calibrate its density again (pixeldefend calibrate)") from None
-        detector.n_features_in_ = math.prod(detector._density().event_shape or (0,))
+        detector.n_features_in_ = math.prod(side or 0 for side in detector._density().event_shape or (0,))
         return detector

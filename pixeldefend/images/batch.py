@@ -108,7 +108,7 @@ def from_uint8(x: Tensor) -> Tensor:
     Returns:
         float32 in [0, 1], of the same shape.
     """
-    return x.float() / 255  # a quotient of whole numbers would have torch's default type
+    return x.float().div_(255)  # a quotient of whole numbers would have torch's default type
 
 
 def quantize(x: Tensor) -> Tensor:

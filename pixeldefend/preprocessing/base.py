@@ -57,15 +57,20 @@ class Preprocessor(BaseEstimator, ABC):  # type: ignore[misc]
         """
 
     @abstractmethod
-    def accepts(self, size: tuple[int, int], tile: tuple[int, int]) -> bool:
-        """Returns whether images of a size become tiles of a given size, both (height, width)."""
+    def accepts(self, size: tuple[int, int], tile: tuple[int, int] | None) -> bool:
+        """Returns whether images of a size become tiles of a given size.
+
+        Args:
+            size: (height, width) of an image.
+            tile: (height, width) of a tile; None if a tile may have any size.
+        """
 
     @abstractmethod
-    def takes(self, tile: tuple[int, int], images: str) -> str:
+    def takes(self, tile: tuple[int, int] | None, images: str) -> str:
         """Returns a phrase for the images that become tiles of a given size.
 
         Args:
-            tile: (height, width) of a tile.
+            tile: (height, width) of a tile; None if a tile may have any size.
             images: "images" or "grey images".
         """
 

@@ -36,8 +36,9 @@ class Resize(Preprocessor):
         height, width = x.shape[2:]
         return TileBatch.of_whole_images(resized, height, width)
 
-    def accepts(self, size: tuple[int, int], tile: tuple[int, int]) -> bool:
-        return min(size) >= 1 and tile == (self.height, self.height if self.width is None else self.width)
+    def accepts(self, size: tuple[int, int], tile: tuple[int, int] | None) -> bool:
+        made = (self.height, self.height if self.width is None else self.width)
+        return min(size) >= 1 and tile in (None, made)
 
-    def takes(self, tile: tuple[int, int], images: str) -> str:
+    def takes(self, tile: tuple[int, int] | None, images: str) -> str:
         return f"{images} of any size"

@@ -43,10 +43,10 @@ class Tiles(Preprocessor):
         owner = torch.arange(n, device="cpu").repeat_interleave(len(corners))
         return TileBatch(torch.stack(tiles, 1).flatten(0, 1), owner, box.repeat(n, 1))
 
-    def accepts(self, size: tuple[int, int], tile: tuple[int, int]) -> bool:
-        return min(size) >= self.size and tile == (self.size, self.size)
+    def accepts(self, size: tuple[int, int], tile: tuple[int, int] | None) -> bool:
+        return min(size) >= self.size and tile in (None, (self.size, self.size))
 
-    def takes(self, tile: tuple[int, int], images: str) -> str:
+    def takes(self, tile: tuple[int, int] | None, images: str) -> str:
         return f"{images} of at least {self.size} x {self.size}"
 
 

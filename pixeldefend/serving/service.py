@@ -385,6 +385,8 @@ def _only_shape(detector: ConformalDetector) -> tuple[int, int, int] | None:
     if shape is None or len(shape) != 3:
         return None
     channels, height, width = shape
+    if channels is None or height is None or width is None:
+        return None
     takes_others = detector.accepts(np.zeros((2 * height, 2 * width), np.uint8))
     return None if takes_others else (channels, height, width)
 

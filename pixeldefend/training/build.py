@@ -20,7 +20,7 @@ def build_for(data: DataSet, model: str, /, **arguments: Any) -> Autoregressive:
 
     Args:
         data: The data set to model.
-        model: A key of `pixeldefend.densities.DENSITIES`.
+        model: A key of `pixeldefend.densities.DENSITIES`. A density that can have images of any size has them.
         **arguments: Arguments of the density. Without a `head` the density takes the one that suits the values: a
             Bernoulli for 2 levels, a discretized mixture of logistics for 256, a mixture of normals for real numbers, a
             categorical distribution for text and other numbers of levels.
@@ -32,13 +32,18 @@ def build_for(data: DataSet, model: str, /, **arguments: Any) -> Autoregressive:
         ParameterError: If the density does not model such events, an argument is unknown, or the head is for other
             values than those of the data.
     """
-    levels, shape = data.train.levels, data.train.shape
+    levels = data.train.levels
+    shape: tuple[int | None, ...] = data.train.shape
     for name in ("model", "event_shape"):
         if name in arguments:
             raise ParameterError(f"the data and --model determine {name}, so it cannot be set to {arguments[name]!r}")
     if model in DENSITIES:
         defaults = _defaults(data, DENSITIES[model])
         _check_suited(data, model, arguments.get("head", defaults["head"]))
+        if len(DENSITIES[model].heads) == 1:  # which takes no argument for it
+            del defaults["head"]
+        if DENSITIES[model].any_size:
+            shape = (shape[0], None, None)
         arguments = defaults | arguments
     if arguments.get("head") == "categorical" and levels not in (None, 256):
         arguments.setdefault("levels", levels)
@@ -49,7 +54,7 @@ def build_for(data: DataSet, model: str, /, **arguments: Any) -> Autoregressive:
     if density.levels == levels or (len(shape) == 3 and levels == 256 and density.levels in (2, None)):
         return density
     raise ParameterError(
-        f"{data.name} holds {_words(levels)}, but the head {arguments['head']!r} models {_words(density.levels)}"
+        f"{data.name} holds {_words(levels)}, but the head {arguments.get('head')!r} models {_words(density.levels)}"
     )
 
 
