@@ -10,6 +10,7 @@ tails, and without tables that do not fit into the CPU's cache.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Self
 
 import torch
@@ -18,6 +19,9 @@ from torch.distributions import constraints
 from torch.nn import functional as F
 
 from .distributions import BYTE_LEVELS, GridDistribution
+
+LOGISTIC_VARIANCE = math.pi**2 / 3  # of a logistic distribution of scale 1
+ROUNDING_VARIANCE = 1 / 12 / (BYTE_LEVELS - 1) ** 2  # what rounding adds (Sheppard's correction)
 
 
 class DiscretizedLogisticMixture(GridDistribution):
@@ -97,6 +101,18 @@ class DiscretizedLogisticMixture(GridDistribution):
         if self._validate_args:
             self._validate_sample(value)
         return torch.logsumexp(self.logits + self.component_log_masses(value), -1)
+
+    def mean_and_deviation(self) -> tuple[Tensor, Tensor]:
+        """Computes the mean and the standard deviation of a value, as if the range had no ends.
+
+        Returns:
+            (*batch_shape) each, where the values are in [0, 1].
+        """
+        weights = self.logits.exp()
+        mean = (weights * self.means).sum(-1)
+        spread = (self.means - mean.unsqueeze(-1)).square()
+        variance = (weights * (LOGISTIC_VARIANCE * torch.exp(2 * self.log_scales) + spread)).sum(-1)
+        return (mean + 1) / 2, (variance / 4 + ROUNDING_VARIANCE).sqrt()
 
     def below(self, value: Tensor) -> Tensor:
         """Evaluates the mixture's distribution function; see `SiteDistribution.below`."""

@@ -12,7 +12,7 @@ and trains several times faster.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from .autoregressive import Autoregressive
 from .distributions import SiteDistribution, at_least_float32
 from .heads import PixelLogisticMixtureHead
 from .layers import ShiftedConv2d, with_constant
+from .logistic_mixture import DiscretizedLogisticMixture
 from .sampling import CachedConv2d
 
 GAIN = 8.0  # neighbouring pixels differ by little: differences are given to the net as so many times as large
@@ -99,11 +100,30 @@ class NeLLoC(Autoregressive):
 
     # -- tile by tile ------------------------------------------------------------------------------------------------
 
-    def tiles(self, x: Tensor) -> Iterator[tuple[tuple[slice, ...], SiteDistribution, Tensor]]:
+    def places(self, shape: torch.Size) -> list[tuple[slice, ...]]:
+        """Lists the places of the tiles of images, (N, C, H, W), as indices of the images, row after row."""
+        n, _, h, w = shape
+        images = max(1, TILE**2 // (min(h, TILE) * min(w, TILE)))
+        return [
+            (
+                slice(first, min(first + images, n)),
+                slice(None),
+                slice(top, min(top + TILE, h)),
+                slice(left, min(left + TILE, w)),
+            )
+            for first in range(0, n, images)
+            for top in range(0, h, TILE)
+            for left in range(0, w, TILE)
+        ]
+
+    def tiles(
+        self, x: Tensor, places: Iterable[tuple[slice, ...]] | None = None
+    ) -> Iterator[tuple[tuple[slice, ...], DiscretizedLogisticMixture, Tensor]]:
         """Computes the conditionals tile by tile, so that memory does not grow with the image.
 
         Args:
             x: (N, C, H, W) in [0, 1], or uint8, of which one tile at a time is converted.
+            places: The tiles, some of `places(x.shape)`; None for all.
 
         Yields:
             As `Autoregressive.tiles`.
@@ -112,17 +132,11 @@ class NeLLoC(Autoregressive):
             ParameterError: As `check` does.
         """
         (self.check_shape if x.dtype == torch.uint8 else self.check)(x)
-        n, _, h, w = x.shape
-        images = max(1, TILE**2 // (min(h, TILE) * min(w, TILE)))
-        for first in range(0, n, images):
-            for top in range(0, h, TILE):
-                for left in range(0, w, TILE):
-                    rows, columns = slice(top, min(top + TILE, h)), slice(left, min(left + TILE, w))
-                    where = (slice(first, min(first + images, n)), slice(None), rows, columns)
-                    yield where, *self._tile(x, where)
+        for where in self.places(x.shape) if places is None else places:
+            yield where, *self._tile(x, where)
 
     @torch_defaults()
-    def _tile(self, x: Tensor, where: tuple[slice, ...]) -> tuple[SiteDistribution, Tensor]:
+    def _tile(self, x: Tensor, where: tuple[slice, ...]) -> tuple[DiscretizedLogisticMixture, Tensor]:
         """Computes the conditionals of one tile, and returns them with the tile."""
         images, channels, rows, columns = where
         upper, left = min(rows.start, self.rows), min(columns.start, self.columns)

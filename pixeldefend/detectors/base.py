@@ -19,6 +19,7 @@ from ..ambient import modes_kept, torch_defaults
 from ..calibration import ConformalMartingale, conformal
 from ..calibration.conformal import Array
 from ..errors import CalibrationError, ModelError, ParameterError
+from ..images import Origin
 from ..images.corruptions import check_corruption
 from ..serialization import load_tensors, save_tensors
 from .samples import Samples, check_distinct, uint8_image
@@ -36,6 +37,7 @@ class Verdicts:
         bits_per_dim: (N,), -log2 p(x) per sub-pixel; NaN where it is not defined.
         surprisal_map: (N, H, W) nats a pixel, or a list of (H, W) if the images differ in size; (N, D) for rows. None
             if it was not asked for or the detector has no density.
+        history: What each image has been through, if the detector estimates it.
     """
 
     is_adversarial: np.ndarray
@@ -43,6 +45,7 @@ class Verdicts:
     score: np.ndarray
     bits_per_dim: np.ndarray
     surprisal_map: Any = None
+    history: list[str] | None = None
 
 
 class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
@@ -217,12 +220,13 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     # -- the verdict: higher is more anomalous -----------------------------------------------------------------------
 
-    def judge(self, X: Any, *, maps: bool = False) -> Verdicts:
+    def judge(self, X: Any, *, maps: bool = False, origins: Sequence[Origin | None] | None = None) -> Verdicts:
         """Returns all results for each image, from one pass.
 
         Args:
             X: Images.
             maps: Whether to return the surprisal of every pixel too.
+            origins: What the file of each image says of itself, for detectors of photographs.
         """
         check_is_fitted(self)
         score, bits, *rest = self._each(lambda x: self._examine(x, maps), self._samples(X))
@@ -302,14 +306,16 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def _each(self, function: Callable[[Tensor], tuple[np.ndarray, ...]], samples: Samples) -> list[Any]:
+    def _each(
+        self, function: Callable[[Tensor], tuple[np.ndarray, ...]], samples: Samples, *, floating: bool = True
+    ) -> list[Any]:
         """Calls a function with batches, without gradients and with the detector's modules in evaluation mode."""
         if self.batch_size < 1:
             raise ParameterError(f"batch_size must be at least 1, got {self.batch_size}")
         modules = [value for value in self.get_params(deep=False).values() if isinstance(value, nn.Module)]
         # dropout would make scores random; what a module keeps from inference mode could not take part in gradients
         with torch_defaults(), torch.no_grad(), modes_kept(*modules):
-            return samples.each(function, self.batch_size)
+            return samples.each(function, self.batch_size, floating=floating)
 
     def _anomaly_scores(self, samples: Samples) -> Array:
         scores: Array = self._each(lambda x: (to_numbers(self.anomaly_scores(x)),), samples)[0]

@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from ..densities import Density, restored
+from ..errors import ModelError, ParameterError
+from ..scores.likelihood_ratio import LikelihoodRatio
 
 
 def density_of(path: str | os.PathLike[str], tensors: dict[str, Tensor], meta: dict[str, Any]) -> Density:
@@ -21,6 +23,27 @@ def density_of(path: str | os.PathLike[str], tensors: dict[str, Tensor], meta: d
     Raises:
         ModelError: If the weights do not belong to the density.
     """
-    prefix = "density."
-    weights = {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
-    return restored(path, meta["density"], weights)
+    return restored(path, meta["density"], _part(tensors, "density."))
+
+
+def ratio_of(path: str | os.PathLike[str], tensors: dict[str, Tensor], meta: dict[str, Any]) -> LikelihoodRatio:
+    """Returns the likelihood ratio in the file of a detector of photographs.
+
+    Args:
+        path: The file, for messages.
+        tensors: The tensors in the file.
+        meta: The metadata of the file.
+
+    Raises:
+        ModelError: If the weights do not belong to it.
+    """
+    try:
+        ratio = LikelihoodRatio(**meta["ratio"])
+        ratio.load_state_dict(_part(tensors, "ratio."))
+    except (KeyError, TypeError, RuntimeError, ParameterError) as error:
+        raise ModelError(f"{path}: the likelihood ratio is damaged or of another version ({error})") from None
+    return ratio.eval()
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

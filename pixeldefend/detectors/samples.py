@@ -99,12 +99,15 @@ class Samples:
         """Returns the images after a benign corruption, a key of `images.corruptions.CORRUPTIONS`."""
         return self.changed(lambda x: corrupt(x, name))
 
-    def each(self, function: Callable[[Tensor], tuple[np.ndarray, ...]], batch_size: int) -> list[Any]:
+    def each(
+        self, function: Callable[[Tensor], tuple[np.ndarray, ...]], batch_size: int, *, floating: bool = True
+    ) -> list[Any]:
         """Calls a function with batches of images of one size.
 
         Args:
             function: (n, ...) floating point -> arrays (n, ...).
             batch_size: The largest number of images at once; there are fewer if the images are large.
+            floating: Whether the function needs floating point. If not, 8-bit images stay as they are.
 
         Returns:
             One array (N, ...) for each of the function's results, or a list of N arrays if their shapes differ.
@@ -114,7 +117,7 @@ class Samples:
             size = batch_size
             if x.ndim == 4 and batch_size > 0:
                 size = max(1, min(batch_size, PIXELS_AT_ONCE // max(1, x.shape[2] * x.shape[3])))
-            parts = in_batches(lambda part: function(_floating(part)), x, size)
+            parts = in_batches((lambda part: function(_floating(part))) if floating else function, x, size)
             found.append((places, [np.concatenate(results) for results in zip(*parts, strict=True)]))
         return [
             _in_order(len(self), [(places, results[k]) for places, results in found]) for k in range(len(found[0][1]))

@@ -1,0 +1,312 @@
+"""The detector of photographs: images of any size and of any history, each judged among those of its own history."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from ..ambient import ordinary, torch_defaults
+from ..calibration import conformal
+from ..calibration.conformal import Array
+from ..densities import NeLLoC
+from ..devices import check_device
+from ..errors import ImageError, ModelError, ParameterError
+from ..images import Origin, match_channels
+from ..scores.likelihood_ratio import LikelihoodRatio
+from ..scores.profile import examine
+from .base import ConformalDetector, Verdicts
+from .checkpoint import density_of, ratio_of
+from .samples import Samples, uint8_image
+from .scoring import to_numbers
+
+MIN_SIDE = 64
+# a history with fewer calibration images shares those of all such histories
+IMAGES_OF_A_HISTORY = 200
+UNKNOWN = "unknown"
+# the share of calibration images that are too strange for their history to count as known
+STRANGE = 1e-3
+
+
+class PhotoDetector(ConformalDetector):
+    """A detector of photographs of any size, whose rate of false alarms holds within every history.
+
+    A history is what an image has been through: a camera's JPEG, resizing, screenshots and so on. The network estimates
+    it from the pixels and, if the image comes from a file, from what the file says of itself. A p-value compares an
+    image with the calibration images whose history was estimated to be the same, so it is valid within each estimated
+    history. An image unlike all calibration images has the history "unknown", and the greatest p-value among all
+    histories.
+
+    Args:
+        density: The local density of clean photographs.
+        ratio: The likelihood ratio of profiles under this density.
+        fpr: The share of clean images that may be flagged within each history, in (0, 1).
+        confidence: As for `ConformalDetector`.
+        batch_size: The number of images that are scored at once, at least 1.
+
+    Attributes:
+        calibration_histories_: (n, 2) the histories of the calibration images, indices of `ratio.histories`: estimated
+            from the file and the pixels, and from the pixels alone.
+        strangeness_: The strangeness above which a history is unknown.
+
+    The other attributes are those of `ConformalDetector`.
+
+    Reference:
+        Vovk, Lindsay, Nouretdinov & Gammerman 2003, "Mondrian confidence machine".
+    """
+
+    def __init__(
+        self,
+        density: NeLLoC | None = None,
+        ratio: LikelihoodRatio | None = None,
+        *,
+        fpr: float = 0.01,
+        confidence: float | None = None,
+        batch_size: int = 16,
+    ) -> None:
+        super().__init__(fpr=fpr, confidence=confidence, batch_size=batch_size)
+        self.density = density
+        self.ratio = ratio
+
+    # -- which images --------------------------------------------------------------------------------------------
+
+    @property
+    def takes(self) -> str:
+        """The images that the detector takes, as a phrase for messages."""
+        return f"images with sides of at least {MIN_SIDE}"
+
+    def accepts(self, image: Any) -> bool:
+        """Returns whether the detector takes an image: one with both sides of at least 64.
+
+        Args:
+            image: One image, as `pixeldefend.images.to_batch` takes it.
+
+        Raises:
+            ImageError: If the image is malformed.
+        """
+        return min(uint8_image(image).shape[1:]) >= MIN_SIDE
+
+    def _models(self) -> tuple[NeLLoC, LikelihoodRatio]:
+        if self.density is None or self.ratio is None:
+            raise ParameterError("PhotoDetector needs a density and a ratio: load_detector('photo') has both")
+        return self.density, self.ratio
+
+    def _samples(self, X: Any, *, reset: bool = False) -> Samples:
+        samples = Samples.of_images(X)
+        for _, x in samples.groups:
+            if len(x) and min(x.shape[2:]) < MIN_SIDE:
+                size = f"{x.shape[2]} x {x.shape[3]} (height x width)"
+                raise ImageError(f"the image is {size}, the detector takes {self.takes}", "size")
+        return Samples([(places, match_channels(x, 3)) for places, x in samples.groups])
+
+    # -- scores --------------------------------------------------------------------------------------------------
+
+    @torch_defaults()
+    def anomaly_scores(self, x: Tensor) -> Tensor:
+        """Scores a batch of images.
+
+        Args:
+            x: (N, C, H, W) in [0, 1], images of one size.
+
+        Returns:
+            (N,), the log likelihood ratio of the images' profiles, perturbed against clean. It has a gradient.
+        """
+        density, ratio = self._models()
+        x = match_channels(ordinary(x), 3).to(density.device, density.dtype)
+        scores: Tensor = ratio(examine(density, x).profiles)[0]
+        return scores
+
+    def judge(self, X: Any, *, maps: bool = False, origins: Sequence[Origin | None] | None = None) -> Verdicts:
+        """Returns all results for each image, from one pass.
+
+        Args:
+            X: Images.
+            maps: Whether to return maps too: how much more surprising each pixel is than the density expects.
+            origins: What the file of each image says of itself, None for images without a file.
+
+        Returns:
+            The verdicts, with histories.
+        """
+        check_is_fitted(self)
+        found = self._examined(self._samples(X), maps)
+        histories = self._histories(found, origins)
+        p_value, threshold = self._compared(found.score, histories, origins)
+        return Verdicts(
+            is_adversarial=found.score > threshold,
+            p_value=p_value,
+            score=found.score,
+            bits_per_dim=found.bits_per_dim,
+            surprisal_map=found.maps,
+            history=[UNKNOWN if history < 0 else self._models()[1].histories[history] for history in histories],
+        )
+
+    def score_samples(self, X: Any) -> Array:
+        """Returns (N,): minus the anomaly score, so that lower is more abnormal."""
+        check_is_fitted(self)
+        return -self._examined(self._samples(X)).score
+
+    def decision_function(self, X: Any) -> Array:
+        """Returns (N,): the threshold of each image's history minus its anomaly score, negative for outliers."""
+        check_is_fitted(self)
+        found = self._examined(self._samples(X))
+        return self._compared(found.score, self._histories(found, None), None)[1] - found.score
+
+    def p_value(self, X: Any) -> Array:
+        """Returns (N,): the share of clean images of the same history that are at least as anomalous."""
+        return self.judge(X).p_value
+
+    def is_adversarial(self, X: Any) -> np.ndarray:
+        """Returns (N,) bool: whether each image is flagged at the rate `fpr`."""
+        return self.judge(X).is_adversarial
+
+    def _examined(self, samples: Samples, maps: bool = False) -> _Examined:
+        """Scores images and estimates their histories, from one pass of the density."""
+        density, ratio = self._models()
+
+        def batch(x: Tensor) -> tuple[np.ndarray, ...]:
+            examined = examine(density, x.to(density.device), maps=maps)
+            score, histories = ratio(examined.profiles)
+            found = [score, examined.bits_per_dim, ratio.strangeness(examined.profiles), histories]
+            return tuple(to_numbers(values) for values in found) + (
+                () if examined.excess_map is None else (examined.excess_map.cpu().numpy(),)
+            )
+
+        return _Examined(*self._each(batch, samples, floating=False))
+
+    def _histories(self, found: _Examined, origins: Sequence[Origin | None] | None) -> np.ndarray:
+        """Returns (N,) the histories, -1 for unknown ones."""
+        return np.where(found.strangeness > self.strangeness_, -1, self._models()[1].estimated(found.histories, origins))
+
+    def _compared(
+        self, scores: Array, histories: np.ndarray, origins: Sequence[Origin | None] | None
+    ) -> tuple[Array, Array]:
+        """Returns (N,) p-values and (N,) thresholds, among the calibration images of the same history.
+
+        Of an unknown history, the p-value is the greatest one of all histories, and so is the threshold.
+        """
+        p_values, thresholds = np.empty(len(scores)), np.empty(len(scores))
+        from_file = np.array([origin is not None for origin in origins or [None] * len(scores)], dtype=bool)
+        for column, way in ((0, from_file), (1, ~from_file)):
+            for history in np.unique(histories[way]):
+                here = way & (histories == history)
+                among = list(self.groups_[column].values()) if history < 0 else [self.groups_[column][history]]
+                p_values[here] = np.max([conformal.p_values(scores[here], group) for group in among], axis=0)
+                thresholds[here] = max(conformal.threshold(group, self.fpr, self.confidence) for group in among)
+        return p_values, thresholds
+
+    # -- calibration ---------------------------------------------------------------------------------------------
+
+    @torch_defaults()
+    def fit(self, X: Any, y: Any = None, *, origins: Sequence[Origin | None] | None = None) -> Self:
+        """Calibrates on clean images that neither the density nor the ratio was trained on.
+
+        Args:
+            X: Clean images like those that will be screened.
+            y: Ignored.
+            origins: As for `judge`. Images that come from files should have them.
+
+        Returns:
+            The detector.
+
+        Raises:
+            CalibrationError: If X is too small for fpr, or if many images are copies of others.
+            ImageError: If an image is malformed.
+        """
+        samples = self._samples(X, reset=True)
+        self._check_calibration(samples)
+        found = self._examined(samples)
+        ratio = self._models()[1]
+        by_pixels = ratio.estimated(found.histories, None)
+        by_file = by_pixels if origins is None else ratio.estimated(found.histories, origins)
+        self.strangeness_ = float(np.quantile(found.strangeness, 1 - STRANGE, method="higher"))
+        self.calibration_histories_ = np.stack([by_file, by_pixels], 1)
+        return self._calibrated({self.precision: found.score}, np.arange(len(samples)), ())
+
+    def _calibrated(self, calibrations: dict[str, Array], index: np.ndarray, corruptions: Sequence[str]) -> Self:
+        super()._calibrated(calibrations, index, corruptions)
+        needed = max(IMAGES_OF_A_HISTORY, conformal.images_needed(self.fpr, self.confidence))
+        histories = len(self._models()[1].histories)
+        self.groups_ = [
+            _groups(self.calibration_scores_, labels, histories, needed) for labels in self.calibration_histories_.T
+        ]
+        return self
+
+    # -- files -----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    @torch_defaults()
+    def load(cls, path: str | os.PathLike[str], *, device: str | torch.device = "cpu", **given: Any) -> Self:
+        """Reads a detector that `save` wrote.
+
+        Args:
+            path: The file.
+            device: Where the density runs.
+            **given: Parameters of the constructor that replace those in the file.
+
+        Returns:
+            The fitted detector.
+
+        Raises:
+            ModelError: If the file is damaged or holds something else.
+            CalibrationError: If the file holds too few calibration images for the parameters.
+            ParameterError: If the device cannot be used.
+            FileNotFoundError: If the file is missing.
+        """
+        detector = super().load(path, **given)
+        for model in detector._models():
+            model.to(check_device(device))
+        return detector
+
+    def _tensors(self) -> dict[str, Tensor]:
+        density, ratio = self._models()
+        return {
+            **{f"density.{name}": tensor for name, tensor in density.state_dict().items()},
+            **{f"ratio.{name}": tensor for name, tensor in ratio.state_dict().items()},
+            "calibration_histories": torch.from_numpy(self.calibration_histories_.astype(np.int16)),
+        }
+
+    def _notes(self) -> dict[str, Any]:
+        density, ratio = self._models()
+        return {"density": density.config, "ratio": ratio.config, "strangeness": self.strangeness_}
+
+    @classmethod
+    def _restore(cls, path: Any, tensors: dict[str, Tensor], meta: dict[str, Any], given: dict[str, Any]) -> Self:
+        density = density_of(path, tensors, meta).eval()
+        if not isinstance(density, NeLLoC):
+            raise ModelError(f"{path} holds a {type(density).__name__}, but photographs need a NeLLoC")
+        ratio = ratio_of(path, tensors, meta)
+        detector = cls(density, ratio, **{**meta["parameters"], **given})
+        detector.calibration_histories_ = tensors["calibration_histories"].numpy().astype(int)
+        detector.strangeness_ = float(meta["strangeness"])
+        return detector
+
+
+@dataclass
+class _Examined:
+    """The score, bits/dim, strangeness, log-probabilities of histories and map of each image."""
+
+    score: Array
+    bits_per_dim: Array
+    strangeness: Array
+    histories: Array
+    maps: Any = None
+
+
+def _groups(scores: Array, labels: np.ndarray, histories: int, needed: int) -> dict[int, Array]:
+    """Returns the calibration scores that images of each history are compared with.
+
+    Histories with fewer than `needed` images are put together, and with all others if they are still too few.
+    Which histories are put together depends on how many images they have, but on no score. So the images of a group are
+    exchangeable, and p-values are valid within each group.
+    """
+    few = np.bincount(labels, minlength=histories) < needed
+    of_few = few[labels]
+    if of_few.sum() < needed:
+        of_few = np.ones(len(labels), dtype=bool)
+    return {history: scores[of_few if few[history] else labels == history] for history in range(histories)}

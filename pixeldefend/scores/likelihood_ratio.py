@@ -1,0 +1,115 @@
+"""The likelihood ratio of an image's profile, which is learned from clean and from synthetically perturbed images.
+
+By Neyman and Pearson no test of "perturbed" against "clean" is more powerful than the likelihood ratio. A network that
+is trained to tell the two apart, half and half, approximates its logarithm: the log-odds of the classes. The network
+reads profiles (`profile`), and it has never seen an attack. It also learns what an image has been through, its history,
+because what is usual in one history is suspicious in another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import ParameterError
+from ..images import Origin
+
+# what files say of themselves, as far as it tells histories apart
+FILE_KINDS = ("lossless", "WebP", "JPEG below 75", "JPEG below 90", "JPEG of 90 or more")
+FAR = 6.0  # standardised features are clipped here: outside of what was learned a network may say anything
+
+
+def file_kind(origin: Origin | None) -> str | None:
+    """Returns the kind of a file, one of `FILE_KINDS`; None if nothing is known of it."""
+    if origin is None or origin.lossy is None:
+        return None
+    if not origin.lossy:
+        return "lossless"
+    if origin.format != "JPEG":
+        return "WebP"
+    if origin.quality is None:
+        return None
+    return "JPEG below 75" if origin.quality < 75 else "JPEG below 90" if origin.quality < 90 else "JPEG of 90 or more"
+
+
+class LikelihoodRatio(nn.Module):
+    """A network that computes the log likelihood ratio of profiles, perturbed against clean, and their histories.
+
+    Args:
+        features: The number F of features of a profile, at least 1.
+        histories: The names of the histories that it tells apart.
+        width: The number of hidden units, at least 1.
+
+    Raises:
+        ParameterError: If an argument is out of range.
+
+    Reference:
+        Sugiyama, Suzuki & Kanamori 2012, "Density ratio estimation in machine learning", chapter 4; Gutmann & Hyvärinen
+        2010, "Noise-contrastive estimation".
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    file_kinds: Tensor
+
+    def __init__(self, features: int, histories: Sequence[str], *, width: int = 64) -> None:
+        super().__init__()
+        if features < 1 or width < 1 or not histories:
+            raise ParameterError(
+                f"features and width must be at least 1 and histories not empty, got {features}, {width}, {histories}"
+            )
+        self.histories = tuple(histories)
+        self.config = {"features": features, "histories": list(histories), "width": width}
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("deviation", torch.ones(features))
+        self.register_buffer("file_kinds", torch.zeros(len(self.histories), len(FILE_KINDS)))
+        self.hidden = nn.Linear(features, width)
+        self.last = nn.Linear(width, 1 + len(self.histories))
+
+    def forward(self, profiles: Tensor) -> tuple[Tensor, Tensor]:
+        """Evaluates profiles.
+
+        Args:
+            profiles: (N, F).
+
+        Returns:
+            (N,), the log likelihood ratio in nats, and (N, H), the log-probabilities of the histories.
+        """
+        found = self.last(F.silu(self.hidden(self._standardised(profiles))))
+        return found[:, 0], found[:, 1:].log_softmax(1)
+
+    def strangeness(self, profiles: Tensor) -> Tensor:
+        """Computes how far profiles are from what the network has learned from.
+
+        Args:
+            profiles: (N, F).
+
+        Returns:
+            (N,), the root mean square of the standardised features, about 1 for familiar images.
+        """
+        return self._standardised(profiles).square().mean(1).sqrt()
+
+    def estimated(self, log_probs: np.ndarray, origins: Sequence[Origin | None] | None = None) -> np.ndarray:
+        """Estimates the histories of images.
+
+        Args:
+            log_probs: (N, H), the log-probabilities of the histories given the pixels, as `forward` returns them.
+            origins: What the file of each image says of itself, None for images without a file. Bayes' rule joins it
+                with the pixels.
+
+        Returns:
+            (N,) the most probable histories, indices of `histories`.
+        """
+        given = np.array(log_probs)
+        for row, origin in zip(given, origins or (), strict=origins is not None):
+            kind = file_kind(origin)
+            if kind is not None:
+                row += self.file_kinds[:, FILE_KINDS.index(kind)].cpu().numpy()
+        return given.argmax(1)
+
+    def _standardised(self, profiles: Tensor) -> Tensor:
+        return ((profiles - self.mean) / self.deviation).clamp(-FAR, FAR)
