@@ -15,6 +15,7 @@ from .decoding import (
     read_bytes,
     read_image,
 )
+from .origin import Origin
 
 __all__ = [
     "CONVERTED_FORMATS",
@@ -25,6 +26,7 @@ __all__ = [
     "SUFFIXES",
     "DecodedImage",
     "Frames",
+    "Origin",
     "decode_image",
     "from_uint8",
     "looks_like_an_image",

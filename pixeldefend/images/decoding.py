@@ -30,6 +30,7 @@ from ..extras import extra
 from .conversion import to_8_bits
 from .essentials import essentials
 from .integrity import check_container, check_jpeg_pixels
+from .origin import Origin, read_origin
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 CONVERTED_FORMATS = ("TIFF", "AVIF", "HEIC")  # read only if conversions are allowed
@@ -74,10 +75,12 @@ class DecodedImage:
     Attributes:
         frames: The frames, each uint8 (H, W) or (H, W, 3). A still image has one.
         conversion: The conversions that lost information, in words; None if there was none.
+        origin: What the file says of its compression; None if the pixels come from no file.
     """
 
     frames: tuple[np.ndarray, ...]
     conversion: str | None = None
+    origin: Origin | None = None
 
 
 def decode_image(
@@ -107,7 +110,7 @@ def decode_image(
             applied and before anything is decoded. It may raise an error.
 
     Returns:
-        The frames, and the conversions.
+        The frames, the conversions, and what the file says of its compression.
 
     Raises:
         ImageError: If the file is empty, damaged, of another format, above `MAX_BYTES` or `max_pixels`, or a JPEG of
@@ -129,6 +132,7 @@ def decode_image(
     with _strictly():
         if format in FORMATS:
             check_container(data, format)
+        origin = read_origin(data, format)
         notes = [f"{format} decoded to 8 bits"] if format in CONVERTED_FORMATS else []
         found = []
         pixels_so_far = 0
@@ -146,7 +150,7 @@ def decode_image(
             pixels, lost = to_8_bits(upright, convert=convert, halved=_halved(pixels_only, format))
             found.append(_turned(pixels, orientation))  # later than by Pillow, whose images take a third more memory
             notes += [note for note in lost if note not in notes]
-    return DecodedImage(tuple(found), "; ".join(notes) or None)
+    return DecodedImage(tuple(found), "; ".join(notes) or None, origin)
 
 
 def read_image(

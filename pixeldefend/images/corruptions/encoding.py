@@ -8,16 +8,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..quantization import LUMINANCE
+
 SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
 COMMON_QUALITIES = (50, 60, 70, 75, 80, 82, 85, 87, 90, 92, 94, 95, 98)  # what programs offer or preset
-# The base of libjpeg's luminance table, in rows (Annex K of the standard).
-# fmt: off
-LUMINANCE = np.array([
-    16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56,
-    14, 17, 22, 29, 51, 87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92,
-    49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99,
-])
-# fmt: on
 
 
 def jpeg_file(
@@ -108,9 +102,11 @@ def _quality(rng: np.random.Generator, lowest: int, highest: int) -> int:
 
 def _tables(rng: np.random.Generator, quality: int) -> list[list[int]]:
     """Draws tables of another shape than libjpeg's: smoother, and steeper or flatter towards high frequencies."""
-    rows, columns = np.indices((8, 8)).reshape(2, -1)
+    rows, columns = np.indices((8, 8))
     smooth = 9 + 4 * (rows + columns) ** rng.uniform(1.0, 1.4)
     luminance = LUMINANCE + rng.uniform(0.3, 1) * (smooth - LUMINANCE)
     chrominance = np.minimum(luminance * rng.uniform(1, 1.8), 99 + rng.uniform(-30, 60))
     scale = (200 - 2 * quality if quality >= 50 else 5000 / quality) / 100
-    return [np.clip(np.rint(table * scale), 1, 255).astype(int).tolist() for table in (luminance, chrominance)]
+    return [
+        np.clip(np.rint(table * scale), 1, 255).astype(int).flatten().tolist() for table in (luminance, chrominance)
+    ]
