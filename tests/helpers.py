@@ -87,6 +87,10 @@ SMALL = {
         dict(event_shape=(1, 13, 8), filters=4, blocks=2, scales=3, mixtures=1, dropout=0.2),
         dict(event_shape=(3, 8, 9), filters=4, blocks=7, scales=1, streams=1, mixtures=2),
     ],
+    "nelloc": [
+        dict(event_shape=(1, 5, 6), rows=2, columns=2, width=8, layers=1, mixtures=2),
+        dict(event_shape=(3, 4, 5), rows=1, columns=3, width=8, layers=2, mixtures=1),
+    ],
     "wavenet": [
         dict(event_shape=(9,), residual=8, skip=24, depth=3, stacks=2, levels=5),
         dict(event_shape=(1, 5, 6), residual=8, skip=24, depth=2, stacks=1, head="bernoulli"),

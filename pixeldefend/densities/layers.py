@@ -191,7 +191,7 @@ def channels_of(event_shape: tuple[int, ...], filters: int) -> int:
     Raises:
         ParameterError: If event_shape is not that of an image, or filters is not a multiple of C.
     """
-    if len(event_shape) != 3 or min(event_shape) < 1:
+    if len(event_shape) != 3 or None in event_shape or min(event_shape) < 1:
         raise ParameterError(f"event_shape must be (C, H, W), all at least 1, got {tuple(event_shape)}")
     if filters < 1 or filters % event_shape[0]:
         fits = max(filters // event_shape[0], 1) * event_shape[0]

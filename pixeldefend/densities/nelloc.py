@@ -73,7 +73,8 @@ class NeLLoC(Autoregressive):
         mixtures: int = 4,
     ) -> None:
         channels, *size = event_shape if len(event_shape) == 3 else (None,)
-        if channels not in (1, 3) or (size != [None, None] and not all(side is not None and side > 0 for side in size)):
+        sized = all(side is not None and side > 0 for side in size)
+        if channels is None or channels not in (1, 3) or not (sized or size == [None, None]):
             raise ParameterError(
                 f"event_shape must be (1 or 3, H, W), or (1 or 3, None, None) for any size, got {tuple(event_shape)}"
             )

@@ -63,7 +63,7 @@ class PixelCNNPlusPlus(Autoregressive):
         head: Literal["logistics", "categorical"] = "logistics",
         mixtures: int = 10,
     ) -> None:
-        if len(event_shape) != 3 or event_shape[0] not in (1, 3) or min(event_shape[1:]) < 8:
+        if len(event_shape) != 3 or event_shape[0] not in (1, 3) or None in event_shape or min(event_shape[1:]) < 8:
             raise ParameterError(f"event_shape must be (1 or 3, H >= 8, W >= 8), got {tuple(event_shape)}")
         channels = event_shape[0]
         if scales not in (1, 2, 3):

@@ -77,6 +77,6 @@ def number_of_sites(event_shape: tuple[int, ...]) -> int:
     Raises:
         ParameterError: If the shape is empty or a size is below 1.
     """
-    if not event_shape or min(event_shape) < 1:
+    if not event_shape or None in event_shape or min(event_shape) < 1:
         raise ParameterError(f"event_shape must be (D,) or (C, H, W), all at least 1, got {tuple(event_shape)}")
     return math.prod(event_shape)

@@ -30,6 +30,7 @@ def test_heads_suit_the_values(tmp_path):
     with pytest.raises(ParameterError, match="x has no labels, which gated_pixelcnn needs for its classes"):
         build_for(images, "gated_pixelcnn", classes=3)
     assert build_for(images, "rnade").levels is None  # dequantised
+    assert build_for(images, "nelloc", width=4).event_shape == (1, None, None)  # of any size
     np.savez(tmp_path / "bits.npz", x=images.train.x.numpy()[:, 0] % 2)
     with pytest.raises(ParameterError, match=r"no head 'bernoulli'; bits holds images of 2 levels: .*pixelcnn,"):
         build_for(load_dataset(str(tmp_path / "bits.npz")), "pixelcnnpp")
