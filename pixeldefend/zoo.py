@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from . import densities
+from . import densities, detectors
 from .ambient import torch_defaults
 from .classifier import ResNet
 from .densities import Density
-from .detectors import ConformalDetector, Detector, density_of
+from .detectors import ConformalDetector, Detector, PhotoDetector, density_of
 from .detectors.samples import uint8_image
 from .devices import check_device
 from .errors import CalibrationError, ModelError, NoDetectorError, ParameterError
@@ -74,11 +74,11 @@ def load_detector(
     device: str | torch.device = "cpu",
     classifier: nn.Module | None = None,
     backend: str | None = None,
-) -> Detector:
+) -> Detector | PhotoDetector:
     """Loads a detector.
 
     Args:
-        name: A shipped detector, such as "fashion-mnist", or the path of a file that `Detector.save` wrote.
+        name: A shipped detector, such as "photo", or the path of a file that a detector's `save` wrote.
         device: Where its density runs.
         classifier: The classifier that its statistic uses, if it needs one.
         backend: A key of `pixeldefend.detectors.backends.PRECISION`, which runs the density; None for the backend that
@@ -93,7 +93,7 @@ def load_detector(
         ParameterError: If there is no such shipped detector, backend or device.
         FileNotFoundError: If there is no such file.
     """
-    return Detector.load(_verified(name, "detector"), device=device, classifier=classifier, backend=backend)
+    return detectors.load(_verified(name, "detector"), device=device, classifier=classifier, backend=backend)
 
 
 @torch_defaults()
@@ -129,7 +129,7 @@ def load_density(name: str | os.PathLike[str], *, device: str | torch.device = "
 
 
 @functools.cache
-def cached_detector(name: str, device: str = "cpu", backend: str | None = None) -> Detector:
+def cached_detector(name: str, device: str = "cpu", backend: str | None = None) -> Detector | PhotoDetector:
     """Loads a detector once per process.
 
     Args:

@@ -5,5 +5,16 @@ from .checkpoint import density_of
 from .class_conditional import ClassConditional
 from .detector import Detector
 from .function import FunctionDetector
+from .photo import PhotoDetector
+from .saved import load
 
-__all__ = ["ClassConditional", "ConformalDetector", "Detector", "FunctionDetector", "Verdicts", "density_of"]
+__all__ = [
+    "ClassConditional",
+    "ConformalDetector",
+    "Detector",
+    "FunctionDetector",
+    "PhotoDetector",
+    "Verdicts",
+    "density_of",
+    "load",
+]

@@ -181,7 +181,9 @@ class PhotoDetector(ConformalDetector):
 
     def _histories(self, found: _Examined, origins: Sequence[Origin | None] | None) -> np.ndarray:
         """Returns (N,) the histories, -1 for unknown ones."""
-        return np.where(found.strangeness > self.strangeness_, -1, self._models()[1].estimated(found.histories, origins))
+        return np.where(
+            found.strangeness > self.strangeness_, -1, self._models()[1].estimated(found.histories, origins)
+        )
 
     def _compared(
         self, scores: Array, histories: np.ndarray, origins: Sequence[Origin | None] | None

@@ -1,0 +1,106 @@
+"""Synthetic perturbations, from which a likelihood ratio learns what perturbed images look like.
+
+No attack is run and no trained network is asked. Every perturbation is random: its pattern (independent, correlated in
+space or between channels, of high frequencies, or spread by a random strided convolution, as the gradient of a network
+is), its form (signs, clipped, several signed steps, normal), its size (1 to 8 grey levels) and its place (everywhere,
+in a region, in textured or in flat areas, at few sub-pixels).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..ambient import torch_defaults
+
+SIZES = {1: 0.35, 1.5: 0.1, 2: 0.3, 3: 0.1, 4: 0.1, 8: 0.05}  # in grey levels -> how often
+
+
+@torch_defaults()
+def perturbed(x: Tensor, *, seed: int) -> Tensor:
+    """Perturbs each image in a way of its own.
+
+    Args:
+        x: (N, C, H, W) uint8, with sides of at least 8.
+        seed: The seed of all random numbers.
+
+    Returns:
+        (N, C, H, W) uint8.
+    """
+    rng = np.random.default_rng(seed)
+    generator = torch.Generator().manual_seed(seed)
+    images = [(image.float() + _perturbation(image.float(), rng, generator)).round().clamp(0, 255) for image in x]
+    return torch.stack(images).to(torch.uint8) if len(images) else x
+
+
+def _perturbation(image: Tensor, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+    """Returns (C, H, W) in grey levels."""
+    size = float(rng.choice(list(SIZES), p=list(SIZES.values())))
+    pattern = _pattern(image.shape, rng, generator)
+    form = rng.choice(["signs", "clipped", "steps", "normal"], p=[0.4, 0.2, 0.2, 0.2])
+    if form == "signs":
+        moved = size * pattern.sign()
+    elif form == "clipped":
+        moved = (size * rng.uniform(0.6, 2) * pattern).clamp(-size, size)
+    elif form == "steps":  # an iterative attack takes many small steps, not all in the same direction
+        total = pattern.sign()
+        for _ in range(rng.integers(1, 4)):
+            total = total + rng.uniform(0.3, 1) * _pattern(image.shape, rng, generator).sign()
+        moved = (size * rng.uniform(0.5, 1) * total).clamp(-size, size)
+    else:
+        moved = 0.6 * size * pattern
+    if rng.random() < 0.3:
+        moved = moved * _place(image, rng, generator)
+    if rng.random() < 0.15:
+        moved = moved * (torch.rand(image.shape, generator=generator) < rng.uniform(0.1, 0.6))
+    return moved
+
+
+def _pattern(shape: torch.Size, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+    """Returns a random pattern, (C, H, W), of variance 1."""
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(size, generator=generator)
+
+    c, h, w = shape
+    kind = rng.choice(["independent", "smooth", "shared", "rough", "strided"], p=[1 / 7, 1 / 7, 1 / 7, 1 / 7, 3 / 7])
+    if kind == "independent":
+        pattern = normal(c, h, w)
+    elif kind == "smooth":
+        sigma = rng.uniform(0.4, 2)
+        reach = math.ceil(2 * sigma)
+        bell = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma).square())
+        pattern = F.conv2d(normal(c, 1, h, w), (bell[:, None] * bell)[None, None], padding=reach)[:, 0]
+    elif kind == "shared":
+        share = rng.uniform(0.3, 1)
+        pattern = share * normal(1, h, w) + (1 - share) * normal(c, h, w)
+    elif kind == "rough":
+        pattern = normal(c, h, w)
+        pattern = pattern - rng.uniform(-0.6, 0.9) * 0.5 * (pattern.roll(1, 1) + pattern.roll(1, 2))
+    else:
+        stride = int(rng.choice([1, 2, 4], p=[0.25, 0.5, 0.25]))
+        side, features = max(stride, int(rng.choice([3, 5, 7]))), int(rng.integers(2, 16))
+        gradient = normal(1, features, h // stride + 3, w // stride + 3)
+        if rng.random() < 0.5:  # units that are off send nothing back
+            gradient = gradient * (normal(*gradient.shape) > rng.uniform(-0.5, 1))
+        kernel = normal(features, c, side, side)
+        if rng.random() < 0.4:
+            kernel = 0.4 * kernel + kernel.mean(1, keepdim=True)
+        pattern = F.conv_transpose2d(gradient, kernel, stride=stride)[0, :, 2 : 2 + h, 2 : 2 + w]
+    return pattern / (pattern.std() + 1e-6)
+
+
+def _place(image: Tensor, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+    """Returns (1, H, W) in [0, 1], the strength of a perturbation in each place: a region, or where it is textured."""
+    _, h, w = image.shape
+    height = F.interpolate(torch.randn(1, 1, 4, 4, generator=generator), (h, w), mode="bilinear")[0]
+    if rng.random() < 0.5:
+        grey = image.mean(0, keepdim=True)[None]
+        texture = F.avg_pool2d((grey - F.avg_pool2d(grey, 5, 1, 2)).abs(), 9, 1, 4)[0]
+        sign = rng.choice([-1, 1])
+        height = sign * (texture - texture.mean()) / (texture.std() + 1e-3) + 0.5 * height
+    return torch.sigmoid(4 * (height - rng.uniform(-1, 0.3)))
