@@ -200,7 +200,7 @@ def _writer(format_: Format, output: Path | None) -> Iterator[Callable[[Row], No
         rows: list[Row] = []
         yield rows.append
         how: dict[str, Any] = {"verdict": {"style": lambda row: COLOURS[row["verdict"]]}, "error": {"optional": True}}
-        how["conversion"] = {"optional": True}
+        how["conversion"] = how["history"] = {"optional": True}
         shown = [column for column in RECORD_COLUMNS if column.title is not None]
         print_table(rows, [column_of(column, **how.get(column.name, {})) for column in shown], file)
 

@@ -34,6 +34,7 @@ class Verdicts:
         is_adversarial: (N,) bool, whether each image is flagged at the detector's rate.
         p_value: (N,), the share of clean images that are at least as anomalous.
         score: (N,), the anomaly score; higher is more anomalous.
+        threshold: (N,), the score above which each image is flagged.
         bits_per_dim: (N,), -log2 p(x) per sub-pixel; NaN where it is not defined.
         surprisal_map: (N, H, W) nats a pixel, or a list of (H, W) if the images differ in size; (N, D) for rows. None
             if it was not asked for or the detector has no density.
@@ -43,6 +44,7 @@ class Verdicts:
     is_adversarial: np.ndarray
     p_value: np.ndarray
     score: np.ndarray
+    threshold: np.ndarray
     bits_per_dim: np.ndarray
     surprisal_map: Any = None
     history: list[str] | None = None
@@ -234,6 +236,7 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
             is_adversarial=score > -self.offset_,
             p_value=conformal.p_values(score, self.calibration_scores_),
             score=score,
+            threshold=np.full(len(score), -self.offset_),
             bits_per_dim=bits,
             surprisal_map=rest[0] if rest else None,
         )

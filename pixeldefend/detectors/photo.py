@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -30,6 +29,7 @@ MIN_SIDE = 64
 # a history with fewer calibration images shares those of all such histories
 IMAGES_OF_A_HISTORY = 200
 UNKNOWN = "unknown"
+Origins = Sequence[Origin | None] | None
 # the share of calibration images that are too strange for their history to count as known
 STRANGE = 1e-3
 
@@ -122,7 +122,7 @@ class PhotoDetector(ConformalDetector):
         scores: Tensor = ratio(examine(density, x).profiles)[0]
         return scores
 
-    def judge(self, X: Any, *, maps: bool = False, origins: Sequence[Origin | None] | None = None) -> Verdicts:
+    def judge(self, X: Any, *, maps: bool = False, origins: Origins = None) -> Verdicts:
         """Returns all results for each image, from one pass.
 
         Args:
@@ -134,28 +134,29 @@ class PhotoDetector(ConformalDetector):
             The verdicts, with histories.
         """
         check_is_fitted(self)
-        found = self._examined(self._samples(X), maps)
-        histories = self._histories(found, origins)
-        p_value, threshold = self._compared(found.score, histories, origins)
+        profiles, bits, *rest = self._examined(self._samples(X), maps)
+        scores, histories, strangeness = self._scored(profiles, origins)
+        histories = np.where(strangeness > self.strangeness_, -1, histories)
+        p_values, thresholds = self._compared(scores, histories, origins)
         return Verdicts(
-            is_adversarial=found.score > threshold,
-            p_value=p_value,
-            score=found.score,
-            bits_per_dim=found.bits_per_dim,
-            surprisal_map=found.maps,
+            is_adversarial=scores > thresholds,
+            p_value=p_values,
+            score=scores,
+            threshold=thresholds,
+            bits_per_dim=bits,
+            surprisal_map=rest[0] if rest else None,
             history=[UNKNOWN if history < 0 else self._models()[1].histories[history] for history in histories],
         )
 
     def score_samples(self, X: Any) -> Array:
         """Returns (N,): minus the anomaly score, so that lower is more abnormal."""
         check_is_fitted(self)
-        return -self._examined(self._samples(X)).score
+        return -self._scored(self.profiles(X), None)[0]
 
     def decision_function(self, X: Any) -> Array:
         """Returns (N,): the threshold of each image's history minus its anomaly score, negative for outliers."""
-        check_is_fitted(self)
-        found = self._examined(self._samples(X))
-        return self._compared(found.score, self._histories(found, None), None)[1] - found.score
+        verdicts = self.judge(X)
+        return verdicts.threshold - verdicts.score
 
     def p_value(self, X: Any) -> Array:
         """Returns (N,): the share of clean images of the same history that are at least as anomalous."""
@@ -165,29 +166,38 @@ class PhotoDetector(ConformalDetector):
         """Returns (N,) bool: whether each image is flagged at the rate `fpr`."""
         return self.judge(X).is_adversarial
 
-    def _examined(self, samples: Samples, maps: bool = False) -> _Examined:
-        """Scores images and estimates their histories, from one pass of the density."""
-        density, ratio = self._models()
+    def profiles(self, X: Any) -> Array:
+        """Computes the profiles of images, from which everything else follows.
+
+        Args:
+            X: Images.
+
+        Returns:
+            (N, F).
+        """
+        return self._examined(self._samples(X))[0]
+
+    def _examined(self, samples: Samples, maps: bool = False) -> tuple[Any, ...]:
+        """Returns the profiles, bits/dim and, if asked for, maps of images, from one pass of the density."""
+        density, _ = self._models()
 
         def batch(x: Tensor) -> tuple[np.ndarray, ...]:
             examined = examine(density, x.to(density.device), maps=maps)
-            score, histories = ratio(examined.profiles)
-            found = [score, examined.bits_per_dim, ratio.strangeness(examined.profiles), histories]
-            return tuple(to_numbers(values) for values in found) + (
-                () if examined.excess_map is None else (examined.excess_map.cpu().numpy(),)
-            )
+            found = to_numbers(examined.profiles), to_numbers(examined.bits_per_dim)
+            return found if examined.excess_map is None else (*found, examined.excess_map.cpu().numpy())
 
-        return _Examined(*self._each(batch, samples, floating=False))
+        return tuple(self._each(batch, samples, floating=False))
 
-    def _histories(self, found: _Examined, origins: Sequence[Origin | None] | None) -> np.ndarray:
-        """Returns (N,) the histories, -1 for unknown ones."""
-        return np.where(
-            found.strangeness > self.strangeness_, -1, self._models()[1].estimated(found.histories, origins)
-        )
+    @torch_defaults()
+    @torch.no_grad()
+    def _scored(self, profiles: Array, origins: Origins) -> tuple[Array, np.ndarray, Array]:
+        """Returns the anomaly scores, histories and strangeness of images; each (N,)."""
+        _, ratio = self._models()
+        x = torch.from_numpy(profiles).to(ratio.mean)
+        scores, histories = ratio(x)
+        return to_numbers(scores), ratio.estimated(to_numbers(histories), origins), to_numbers(ratio.strangeness(x))
 
-    def _compared(
-        self, scores: Array, histories: np.ndarray, origins: Sequence[Origin | None] | None
-    ) -> tuple[Array, Array]:
+    def _compared(self, scores: Array, histories: np.ndarray, origins: Origins) -> tuple[Array, Array]:
         """Returns (N,) p-values and (N,) thresholds, among the calibration images of the same history.
 
         Of an unknown history, the p-value is the greatest one of all histories, and so is the threshold.
@@ -205,7 +215,7 @@ class PhotoDetector(ConformalDetector):
     # -- calibration ---------------------------------------------------------------------------------------------
 
     @torch_defaults()
-    def fit(self, X: Any, y: Any = None, *, origins: Sequence[Origin | None] | None = None) -> Self:
+    def fit(self, X: Any, y: Any = None, *, origins: Origins = None) -> Self:
         """Calibrates on clean images that neither the density nor the ratio was trained on.
 
         Args:
@@ -222,13 +232,26 @@ class PhotoDetector(ConformalDetector):
         """
         samples = self._samples(X, reset=True)
         self._check_calibration(samples)
-        found = self._examined(samples)
-        ratio = self._models()[1]
-        by_pixels = ratio.estimated(found.histories, None)
-        by_file = by_pixels if origins is None else ratio.estimated(found.histories, origins)
-        self.strangeness_ = float(np.quantile(found.strangeness, 1 - STRANGE, method="higher"))
+        return self.fit_profiles(self._examined(samples)[0], origins)
+
+    def fit_profiles(self, profiles: Array, origins: Origins = None) -> Self:
+        """Calibrates as `fit` does, on profiles that were computed before.
+
+        Args:
+            profiles: (N, F), as `profiles` returns them.
+            origins: As for `judge`.
+
+        Returns:
+            The detector.
+
+        Raises:
+            CalibrationError: If there are too few for fpr.
+        """
+        scores, by_pixels, strangeness = self._scored(profiles, None)
+        by_file = by_pixels if origins is None else self._scored(profiles, origins)[1]
+        self.strangeness_ = float(np.quantile(strangeness, 1 - STRANGE, method="higher"))
         self.calibration_histories_ = np.stack([by_file, by_pixels], 1)
-        return self._calibrated({self.precision: found.score}, np.arange(len(samples)), ())
+        return self._calibrated({self.precision: scores}, np.arange(len(scores)), ())
 
     def _calibrated(self, calibrations: dict[str, Array], index: np.ndarray, corruptions: Sequence[str]) -> Self:
         super()._calibrated(calibrations, index, corruptions)
@@ -287,17 +310,6 @@ class PhotoDetector(ConformalDetector):
         detector.calibration_histories_ = tensors["calibration_histories"].numpy().astype(int)
         detector.strangeness_ = float(meta["strangeness"])
         return detector
-
-
-@dataclass
-class _Examined:
-    """The score, bits/dim, strangeness, log-probabilities of histories and map of each image."""
-
-    score: Array
-    bits_per_dim: Array
-    strangeness: Array
-    histories: Array
-    maps: Any = None
 
 
 def _groups(scores: Array, labels: np.ndarray, histories: int, needed: int) -> dict[int, Array]:

@@ -79,7 +79,7 @@ class LikelihoodRatio(nn.Module):
         Returns:
             (N,), the log likelihood ratio in nats, and (N, H), the log-probabilities of the histories.
         """
-        found = self.last(F.silu(self.hidden(self._standardised(profiles))))
+        found = self.last(F.silu(self.hidden(self.standardised(profiles))))
         return found[:, 0], found[:, 1:].log_softmax(1)
 
     def strangeness(self, profiles: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class LikelihoodRatio(nn.Module):
         Returns:
             (N,), the root mean square of the standardised features, about 1 for familiar images.
         """
-        return self._standardised(profiles).square().mean(1).sqrt()
+        return self.standardised(profiles).square().mean(1).sqrt()
 
     def estimated(self, log_probs: np.ndarray, origins: Sequence[Origin | None] | None = None) -> np.ndarray:
         """Estimates the histories of images.
@@ -111,5 +111,6 @@ class LikelihoodRatio(nn.Module):
                 row += self.file_kinds[:, FILE_KINDS.index(kind)].cpu().numpy()
         return given.argmax(1)
 
-    def _standardised(self, profiles: Tensor) -> Tensor:
+    def standardised(self, profiles: Tensor) -> Tensor:
+        """Returns profiles, (N, F), of mean 0 and variance 1 over the training images, clipped."""
         return ((profiles - self.mean) / self.deviation).clamp(-FAR, FAR)

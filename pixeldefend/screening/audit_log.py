@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import ParameterError
 from .records import LOG_COLUMNS, Column, to_storable
 
-VERSION = 2  # of the table, stored as PRAGMA user_version; logs before 0.2 have 0
+VERSION = 3  # of the table, stored as PRAGMA user_version; logs before 0.2 have 0
 RENAMED = {"arithmetic": "precision"}  # columns of earlier versions
 SQL_TYPES = {str: "TEXT", float: "REAL", int: "INTEGER", bool: "INTEGER"}
 # kind of feedback -> the verdict that it fits

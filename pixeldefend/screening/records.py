@@ -61,6 +61,8 @@ class Record:
         height: The height in pixels.
         frame: The number of the frame that the verdict is on, from 0, if all frames of an animation were judged.
         conversion: How the image was converted before it was judged, in words, if information was lost.
+        history: What a detector of photographs thinks that the image has been through, or "unknown": its p-value is
+            then the greatest one of all histories.
         error: What is wrong, in words.
         error_kind: A key of `ERROR_KINDS`.
     """
@@ -76,6 +78,7 @@ class Record:
     height: int | None = None
     frame: int | None = None
     conversion: str | None = _titled("conversion", default=None)
+    history: str | None = _titled("history", default=None)
     error: str | None = _titled("error", default=None)
     error_kind: str | None = None
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from ..batching import is_out_of_memory
 from ..errors import PixelDefendError
-from ..images import MAX_BYTES, MAX_PIXELS, Frames, decode_image, read_bytes, to_batch
+from ..images import MAX_BYTES, MAX_PIXELS, Frames, Origin, decode_image, read_bytes
 from ..zoo import DetectorSet
 from .records import Record
 
@@ -36,12 +36,14 @@ class Screened:
         image: uint8 (H, W) or (H, W, 3), None if it could not be read. Of several frames, the one that the record is
             about.
         surprisal_map: (H, W), the surprisal of each pixel in nats; None if it was not asked for.
+        origin: What the file says of itself.
         others: The further frames, until they are judged.
     """
 
     record: Record
     image: np.ndarray | None = None
     surprisal_map: np.ndarray | None = None
+    origin: Origin | None = None
     others: tuple[np.ndarray, ...] = ()
 
 
@@ -124,7 +126,7 @@ class Screener:
         except Exception as error:
             note_error(record, error)
             return Screened(record)
-        return Screened(record, image, others=tuple(others))
+        return Screened(record, image, origin=decoded.origin, others=tuple(others))
 
     def judge(self, results: Iterable[Screened], *, maps: bool = False) -> None:
         """Fills in the records of the images that were read.
@@ -157,7 +159,7 @@ class Screener:
                 record.detector = self.detector_set.choose(image)
             except PixelDefendError as error:
                 note_error(record, error)
-            found.append(Screened(record, None if record.error else image))
+            found.append(Screened(record, None if record.error else image, origin=result.origin))
         return found
 
 
@@ -212,14 +214,16 @@ def _suspicion(result: Screened) -> tuple[int, float, float]:
 
 
 def _judge(group: list[Screened], detector: Detector, maps: bool) -> None:
-    images = np.stack([result.image for result in group if result.image is not None])
-    verdicts = detector.judge(to_batch(images)[0], maps=maps)
+    images = [result.image for result in group]
+    verdicts = detector.judge(images, maps=maps, origins=[result.origin for result in group])
     for i, result in enumerate(group):
         result.record.verdict = "adversarial" if verdicts.is_adversarial[i] else "clean"
         result.record.p_value = float(verdicts.p_value[i])
         result.record.score = float(verdicts.score[i])
         bits = float(verdicts.bits_per_dim[i])
         result.record.bits_per_dim = None if math.isnan(bits) else bits  # some detectors have no density of pixels
+        if verdicts.history is not None:
+            result.record.history = verdicts.history[i]
         if verdicts.surprisal_map is not None:
             result.surprisal_map = verdicts.surprisal_map[i]
 

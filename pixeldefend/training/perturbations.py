@@ -2,7 +2,7 @@
 
 No attack is run and no trained network is asked. Every perturbation is random: its pattern (independent, correlated in
 space or between channels, of high frequencies, or spread by a random strided convolution, as the gradient of a network
-is), its form (signs, clipped, several signed steps, normal), its size (1 to 8 grey levels) and its place (everywhere,
+is), its form (signs, clipped, several signed steps, normal), its size (1 to 16 grey levels) and its place (everywhere,
 in a region, in textured or in flat areas, at few sub-pixels).
 """
 
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ..ambient import torch_defaults
 
-SIZES = {1: 0.35, 1.5: 0.1, 2: 0.3, 3: 0.1, 4: 0.1, 8: 0.05}  # in grey levels -> how often
+SIZES = {1: 0.3, 1.5: 0.1, 2: 0.25, 3: 0.1, 4: 0.1, 8: 0.1, 16: 0.05}  # in grey levels -> how often
 
 
 @torch_defaults()
