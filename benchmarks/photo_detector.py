@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-
 from release_weights import WEIGHTS, write_card
+from torch import Tensor
 
 from pixeldefend.densities import NeLLoC, load
 from pixeldefend.detectors import PhotoDetector

@@ -58,7 +58,7 @@ class Samples:
             by_size.setdefault(tuple(x.shape), []).append((place, x))
         return cls(
             [
-                (np.array([place for place, _ in found]), torch.stack([image for _, image in found]))
+                (np.array([place for place, _ in found]), torch.stack([image.contiguous() for _, image in found]))
                 for found in by_size.values()
             ]
             or [(np.arange(0), torch.zeros(0, 1, 1, 1, dtype=torch.uint8, device="cpu"))]

@@ -6,13 +6,13 @@ import torch
 from helpers import SMALL, clean_images, noise, randomised
 
 from pixeldefend.data import load_dataset
-from pixeldefend.densities import OrderEnsemble, build
+from pixeldefend.densities import DENSITIES, OrderEnsemble, build
 from pixeldefend.detectors import Detector
 
-TINY_IMAGES = {
-    name: {**cases[-1], "event_shape": (1, 8, 8), "head": "normals" if name == "rnade" else "logistics"}
-    for name, cases in SMALL.items()
-}
+TINY_IMAGES = {name: {**cases[-1], "event_shape": (1, 8, 8)} for name, cases in SMALL.items()}
+for name, config in TINY_IMAGES.items():
+    if len(DENSITIES[name].heads) > 1:
+        config["head"] = "normals" if name == "rnade" else "logistics"
 BINARY = {f"{name}, binarised": {**TINY_IMAGES[name], "head": "bernoulli"} for name in ("fvsbn", "made", "pixelcnn")}
 
 

@@ -4,56 +4,152 @@ import numpy as np
 import pytest
 import torch
 
-from pixeldefend.calibration import conformal
 from pixeldefend.densities import NeLLoC
 from pixeldefend.detectors import PhotoDetector, load
 from pixeldefend.detectors.photo import IMAGES_OF_A_HISTORY, UNKNOWN
 from pixeldefend.errors import CalibrationError, ImageError, ModelError, ParameterError
 from pixeldefend.images import Origin
-from pixeldefend.scores.likelihood_ratio import LikelihoodRatio
-from pixeldefend.scores.profile import examine, size_of_profile
+from pixeldefend.scores.likelihood_ratio import FILE_KINDS, LikelihoodRatio
+from pixeldefend.scores.profile import size_of_profile
 
-HISTORIES = ("smooth", "rough")
-LOSSLESS, JPEG = Origin("PNG", 100, False), Origin("JPEG", 100, True, quality=80)
+HISTORIES = ("smooth", "rough", "rare")
+FEATURES = size_of_profile(3)
+RNG = np.random.default_rng(0)
 
 
 @pytest.fixture(scope="module")
-def density():
+def detector():
+    """A calibrated detector whose score is the first feature, and whose histories follow from the second."""
     torch.manual_seed(0)
-    return NeLLoC((3, None, None), width=4, layers=1, mixtures=2).eval()
+    density = NeLLoC((3, None, None), width=4, layers=1, mixtures=2).eval()
+    ratio = LikelihoodRatio(FEATURES, HISTORIES, width=2).eval()
+    with torch.no_grad():
+        for weight in ratio.parameters():
+            weight.zero_()
+        ratio.hidden.weight[0, 0] = ratio.hidden.weight[1, 1] = 1
+        ratio.hidden.bias[:] = 20  # where the activation is the identity
+        ratio.last.weight[0, 0] = 1
+        ratio.last.weight[1, 1] = -3
+        ratio.last.weight[2, 1] = 3
+        ratio.last.bias[1:] = torch.tensor([60.0, -60.0, -1e4])
+    return PhotoDetector(density, ratio, fpr=0.05).fit_profiles(profiles(2000, seed=1))
 
 
-@pytest.fixture(scope="module")
-def ratio(density):
-    """A ratio that calls images with large residuals rough, and whose score is the mean absolute residual."""
-    ratio = LikelihoodRatio(size_of_profile(3), HISTORIES, width=2)
-    profiles = examine(density, torch.from_numpy(photographs(60, seed=1))).profiles
-    ratio.mean.copy_(profiles.mean(0))
-    ratio.deviation.copy_(profiles.std(0) + 1e-3)
-    return ratio.eval()
-
-
-def photographs(n, *, seed, side=64):
-    """Returns uint8 (n, 3, side, side): waves with little noise, every second one with more."""
+def profiles(n, *, seed):
+    """Returns profiles of as many smooth as rough images; the scores of rough ones are higher by 2."""
     rng = np.random.default_rng(seed)
-    place = np.arange(side)
-    waves = [
-        128 + 60 * np.sin(place[:, None] / rng.uniform(5, 20)) * np.cos(place / rng.uniform(5, 20)) for _ in range(n)
-    ]
-    noise = rng.normal(size=(n, 3, side, side)) * np.where(np.arange(n) % 2, 6, 1.5)[:, None, None, None]
-    return np.clip(np.stack(waves)[:, None] + noise, 0, 255).astype(np.uint8)
+    found = rng.normal(size=(n, FEATURES))
+    rough = np.arange(n) % 2
+    found[:, 1] = 2 * rough - 1
+    found[:, 0] = np.clip(found[:, 0], -2.5, 2.5) + 2 * rough
+    return found
 
 
-@pytest.fixture(scope="module")
-def fitted(density, ratio):
-    return PhotoDetector(density, ratio, fpr=0.05).fit(list(photographs(500, seed=2).transpose(0, 2, 3, 1)))
+def judged(detector, found, origins=None):
+    """Judges profiles as if they were those of images."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PhotoDetector, "_examined", lambda self, samples, maps=False: (found, np.zeros(len(found))))
+        return detector.judge([np.zeros((64, 64), np.uint8)], origins=origins)
 
 
-def test_p_values_are_valid_within_each_history(fitted):
-    verdicts = fitted.judge(list(photographs(600, seed=3).transpose(0, 2, 3, 1)))
+def test_p_values_are_uniform_within_each_history(detector):
+    verdicts = judged(detector, profiles(4000, seed=2))
     histories = np.array(verdicts.history)
-    for history in set(histories) - {UNKNOWN}:
+    for history in ("smooth", "rough"):
         p = verdicts.p_value[histories == history]
-        for rate in (0.05, 0.2, 0.5):
-            assert abs((p <= rate).mean() - rate) < 4 * np.sqrt(rate * (1 - rate) / len(p)) + 0.03
-    np.testing.assert_array_equal(verdicts.is_adversarial, verdicts.p_value <= fitted.fpr)
+        assert len(p) > 1900
+        for rate in (0.01, 0.05, 0.3):
+            assert abs((p <= rate).mean() - rate) < 5 * np.sqrt(2 * rate / 1000)
+    np.testing.assert_array_equal(verdicts.is_adversarial, verdicts.p_value <= detector.fpr)
+    np.testing.assert_array_equal(verdicts.is_adversarial, verdicts.score > verdicts.threshold)
+
+
+def test_an_image_unlike_all_calibration_images_has_the_greatest_p_value_of_all_histories(detector):
+    familiar = profiles(2, seed=3)
+    strange = familiar.copy()
+    strange[:, 2:] *= 3
+    verdicts, odd = judged(detector, familiar), judged(detector, strange)
+    assert verdicts.history == ["smooth", "rough"]
+    assert odd.history == [UNKNOWN, UNKNOWN]
+    np.testing.assert_array_equal(odd.score, verdicts.score)
+    assert odd.p_value[0] > verdicts.p_value[0]  # the rough ones have higher scores
+    assert odd.p_value[1] == verdicts.p_value[1]
+
+
+def test_few_images_of_a_history_are_compared_with_those_of_all_such_histories(detector):
+    found = profiles(1000, seed=4)
+    found[:, 1] = -1  # all smooth
+    found[: IMAGES_OF_A_HISTORY - 1, 1] = 1
+    few = PhotoDetector(detector.density, detector.ratio).fit_profiles(found)
+    smooth, rough, rare = (len(few.groups_[1][history]) for history in range(3))
+    assert smooth == 1000 - IMAGES_OF_A_HISTORY + 1
+    assert rough == rare == 1000  # too few also together: they are compared with all
+    enough = PhotoDetector(detector.density, detector.ratio).fit_profiles(profiles(1000, seed=5))
+    assert [len(enough.groups_[1][history]) for history in range(3)] == [500, 500, 1000]
+
+
+def test_a_rate_below_what_the_images_of_a_history_allow_takes_more_images(detector):
+    low = detector.with_fpr(0.0006)
+    assert all(len(group) == 2000 for group in low.groups_[0].values())
+    with pytest.raises(CalibrationError, match="at least"):
+        detector.with_fpr(1e-4)
+
+
+def test_the_file_counts_where_the_pixels_leave_the_history_open(detector):
+    ratio = LikelihoodRatio(4, HISTORIES)
+    ratio.file_kinds[0, FILE_KINDS.index("lossless")] = 1
+    ratio.file_kinds[1, FILE_KINDS.index("JPEG below 90")] = 1
+    even = np.log([[0.4, 0.4, 0.2]] * 4)
+    origins = [Origin("PNG", 1, False), Origin("JPEG", 1, True, quality=80), Origin("JPEG", 1, True, quality=95), None]
+    assert ratio.estimated(even, origins).tolist() == [0, 1, 0, 0]
+    assert ratio.estimated(np.log([[0.1, 0.1, 0.8]]), origins[:1]).tolist() == [2]
+
+
+def test_it_takes_images_of_any_size_from_64_on(detector):
+    assert detector.takes == "images with sides of at least 64"
+    for shape, taken in {(64, 64): True, (65, 300, 3): True, (63, 300, 3): False, (1, 10_000): False}.items():
+        assert detector.accepts(np.zeros(shape, np.uint8)) == taken
+    with pytest.raises(ImageError, match="63 x 64"):
+        detector.judge([np.zeros((63, 64), np.uint8)])
+    images = [RNG.integers(0, 256, (64, 80, 3), np.uint8), RNG.integers(0, 256, (70, 64), np.uint8)]
+    verdicts = detector.judge(images, maps=True)
+    assert [values.shape for values in verdicts.surprisal_map] == [(64, 80), (70, 64)]
+    assert np.isfinite(verdicts.bits_per_dim).all()
+    alone = detector.judge(images[1:])
+    assert alone.score[0] == pytest.approx(verdicts.score[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_flat_and_two_level_images_have_a_verdict(detector, value):
+    flat = np.full((64, 72, 3), value, np.uint8)
+    checks = np.where(np.indices((64, 72)).sum(0) % 2, 0, 255).astype(np.uint8)
+    assert np.isfinite(detector.judge([flat, checks]).score).all()
+
+
+def test_scores_have_a_gradient(detector):
+    x = torch.rand(2, 3, 64, 72, requires_grad=True)
+    other = PhotoDetector(detector.density, LikelihoodRatio(FEATURES, HISTORIES)).fit_profiles(profiles(400, seed=8))
+    other.anomaly_scores(x).sum().backward()
+    assert torch.isfinite(x.grad).all()
+    assert x.grad.abs().sum() > 0
+
+
+def test_a_file_holds_all(detector, tmp_path):
+    detector.save(tmp_path / "photo.safetensors")
+    again = load(tmp_path / "photo.safetensors")
+    found = profiles(50, seed=6)
+    before, after = judged(detector, found), judged(again, found)
+    np.testing.assert_array_equal(before.p_value, after.p_value)
+    assert before.history == after.history
+    with pytest.raises(ParameterError, match="has no backend"):
+        load(tmp_path / "photo.safetensors", backend="openvino")
+
+
+def test_a_file_of_another_version_is_refused(detector, tmp_path):
+    other = PhotoDetector(detector.density, LikelihoodRatio(FEATURES, HISTORIES, width=3)).fit_profiles(
+        profiles(400, seed=7)
+    )
+    other.ratio.config["width"] = 2
+    other.save(tmp_path / "photo.safetensors")
+    with pytest.raises(ModelError, match="another version"):
+        load(tmp_path / "photo.safetensors")

@@ -60,7 +60,7 @@ def test_one_record_a_file_in_order_whatever_happens(folder, tiny_detector):
         assert statistics.verdicts == {"clean": 2, "adversarial": 1, "error": 4}
     good, text, flagged, missing, passed, size, _ = records
     expected = tiny_detector.judge(read_image(folder / "0.png"))
-    assert good.p_value == pytest.approx(expected.p_value[0])
+    assert good.p_value == pytest.approx(expected.p_value[0], abs=0.011)  # a rank: rounding decides ties of flat images
     assert good.bits_per_dim == pytest.approx(expected.bits_per_dim[0], rel=1e-4)
     assert (good.width, good.height, good.error, len(good.sha256)) == (8, 8, None, 64)
     assert flagged.p_value == pytest.approx(1 / 100)
@@ -152,9 +152,9 @@ class Failing:
     def accepts(self, image):
         return True
 
-    def judge(self, x, maps=False):
+    def judge(self, x, maps=False, origins=None):
         for pixels in x:
-            error = self.errors.get(round(float(pixels.max()) * 255))
+            error = self.errors.get(int(pixels.max()))
             if error is not None:
                 raise error
         n = len(x)
