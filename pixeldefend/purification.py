@@ -18,7 +18,7 @@ from .ambient import torch_defaults
 from .batching import in_batches
 from .densities import Autoregressive, Density, most_probable_within
 from .densities.sampling import METHODS
-from .detectors import Detector
+from .detectors import Detector, PhotoDetector
 from .errors import ImageError, ParameterError
 from .images import from_uint8, match_channels, to_batch, to_uint8
 from .zoo import cached_detector, cached_set, load_detector
@@ -28,7 +28,7 @@ from .zoo import cached_detector, cached_set, load_detector
 def purify(
     x: Any,
     eps: int = 16,
-    density: str | os.PathLike[str] | Density | Detector | None = None,
+    density: str | os.PathLike[str] | Density | Detector | PhotoDetector | None = None,
     *,
     adaptive: bool = False,
     method: str = "auto",
@@ -77,7 +77,7 @@ def purify(
     purified = to_uint8(batch)
     moving = torch.arange(len(batch), device="cpu")
     if adaptive:
-        if not isinstance(density, Detector):
+        if not isinstance(density, Detector | PhotoDetector):
             raise ParameterError("adaptive needs a Detector, which has a threshold; got a density")
         moving = torch.from_numpy(density.is_adversarial(batch)).nonzero()[:, 0]
 
@@ -113,7 +113,7 @@ class PixelDefend(nn.Module):
     def __init__(
         self,
         classifier: nn.Module,
-        density: str | os.PathLike[str] | Density | Detector,
+        density: str | os.PathLike[str] | Density | Detector | PhotoDetector,
         eps: int = 16,
         *,
         adaptive: bool = False,
@@ -124,7 +124,7 @@ class PixelDefend(nn.Module):
             density = load_detector(density)
         self.classifier = classifier
         self.model = checked_density(density)
-        self.detector = density if isinstance(density, Detector) else None
+        self.detector = density if isinstance(density, Detector | PhotoDetector) else None
         self.eps = checked_eps(eps)
         self.adaptive = adaptive
 
@@ -153,13 +153,13 @@ def checked_eps(eps: Any) -> int:
     return whole
 
 
-def checked_density(density: Density | Detector) -> Autoregressive:
+def checked_density(density: Density | Detector | PhotoDetector) -> Autoregressive:
     """Returns the given density, or that of the given detector, after checking that it can purify.
 
     Raises:
         ParameterError: If it is not autoregressive, or does not model 8-bit pixels.
     """
-    model = density.density if isinstance(density, Detector) else density
+    model = density.density if isinstance(density, Detector | PhotoDetector) else density
     if not isinstance(model, Autoregressive) or len(model.event_shape) != 3 or model.levels != 256:
         kind = type(model).__name__
         raise ParameterError(f"purification needs an autoregressive density of 8-bit images, got {kind}")

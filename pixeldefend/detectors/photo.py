@@ -215,12 +215,13 @@ class PhotoDetector(ConformalDetector):
     # -- calibration ---------------------------------------------------------------------------------------------
 
     @torch_defaults()
-    def fit(self, X: Any, y: Any = None, *, origins: Origins = None) -> Self:
+    def fit(self, X: Any, y: Any = None, *, corruptions: Sequence[str] = (), origins: Origins = None) -> Self:
         """Calibrates on clean images that neither the density nor the ratio was trained on.
 
         Args:
             X: Clean images like those that will be screened.
             y: Ignored.
+            corruptions: None: images calibrate the history that they have.
             origins: As for `judge`. Images that come from files should have them.
 
         Returns:
@@ -229,7 +230,13 @@ class PhotoDetector(ConformalDetector):
         Raises:
             CalibrationError: If X is too small for fpr, or if many images are copies of others.
             ImageError: If an image is malformed.
+            ParameterError: If there are corruptions.
         """
+        if corruptions:
+            raise ParameterError(
+                f"a detector of photographs is calibrated by history, so corruptions must be empty, got {corruptions!r}: "
+                "give images that have been through them"
+            )
         samples = self._samples(X, reset=True)
         self._check_calibration(samples)
         return self.fit_profiles(self._examined(samples)[0], origins)

@@ -158,7 +158,7 @@ class Failing:
             if error is not None:
                 raise error
         n = len(x)
-        return Verdicts(np.zeros(n, bool), np.ones(n), np.zeros(n), np.full(n, np.nan))
+        return Verdicts(np.zeros(n, bool), np.ones(n), np.zeros(n), np.ones(n), np.full(n, np.nan))
 
 
 class Everything:
