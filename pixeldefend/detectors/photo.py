@@ -234,8 +234,8 @@ class PhotoDetector(ConformalDetector):
         """
         if corruptions:
             raise ParameterError(
-                f"a detector of photographs is calibrated by history, so corruptions must be empty, got {corruptions!r}: "
-                "give images that have been through them"
+                f"corruptions must be empty, got {corruptions!r}: a detector of photographs is calibrated by history, so "
+                "give images that have been through these corruptions"
             )
         samples = self._samples(X, reset=True)
         self._check_calibration(samples)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import gaussian_filter
 
 from ..serialization import whole_file
 from .palette import INFERNO
@@ -21,8 +22,12 @@ if TYPE_CHECKING:
 
 SHEET = 400  # the largest number of images on a contact sheet
 BRIGHTEST = 8.0  # nats; 256 equally probable values have a surprisal of 5.5
+# of photographs, the excess surprisal around each pixel is shown; of attacked ones it is about 1 nat
+BRIGHTEST_EXCESS = 1.5
+SMOOTHING = 3.0  # pixels, the standard deviation of the Gaussian
 COLOURS = {"clean": (44, 122, 75), "adversarial": (192, 57, 43)}
 INK, PAPER, MARGIN = (51, 51, 51), (255, 255, 255), 12
+LEGEND = 56  # the height of a scale with its words
 
 
 def heat_map(surprisal: np.ndarray) -> np.ndarray:
@@ -38,8 +43,33 @@ def heat_map(surprisal: np.ndarray) -> np.ndarray:
     return INFERNO[np.minimum((share * 256).astype(int), 255)]
 
 
+def overlay(image: np.ndarray, excess: np.ndarray) -> np.ndarray:
+    """Lays the excess surprisal around each pixel over a photograph.
+
+    Args:
+        image: uint8 (H, W) or (H, W, 3).
+        excess: (H, W), how much more surprising each pixel is than the density expects, in nats.
+
+    Returns:
+        uint8 (H, W, 3): the photograph in grey, tinted from black for 0 nats or less to yellow for 1.5 or more.
+    """
+    around = gaussian_filter(np.clip(np.nan_to_num(excess), -6, 9).astype(np.float32), SMOOTHING, mode="nearest")
+    tint = INFERNO[(np.clip(around / BRIGHTEST_EXCESS, 0, 1) * 255).astype(int)]
+    grey = _rgb(image).mean(2, keepdims=True)
+    return (0.35 * grey + 0.65 * tint).astype(np.uint8)
+
+
+def picture_of(screened: Screened) -> np.ndarray:
+    """Returns uint8 (H, W, 3): the heat map of an image that has a map, or the overlay of a photograph."""
+    assert screened.image is not None
+    assert screened.surprisal_map is not None
+    if screened.record.history is None:
+        return heat_map(screened.surprisal_map)
+    return overlay(screened.image, screened.surprisal_map)
+
+
 def save_heat_map(screened: Screened, folder: Path, taken: set[str] | None = None) -> Path:
-    """Writes an image and its heat map, side by side and enlarged, as a PNG.
+    """Writes an image and its heat map, side by side and with a scale, as a PNG; small images are enlarged.
 
     Args:
         screened: The image and its surprisal.
@@ -53,11 +83,15 @@ def save_heat_map(screened: Screened, folder: Path, taken: set[str] | None = Non
         OSError: If the PNG cannot be written.
     """
     assert screened.image is not None
-    assert screened.surprisal_map is not None
     scale = max(1, 256 // screened.image.shape[0])
-    pair = np.concatenate([_rgb(screened.image), heat_map(screened.surprisal_map)], 1)
+    pair = np.concatenate([_rgb(screened.image), picture_of(screened)], 1).repeat(scale, 0).repeat(scale, 1)
+    height, width = pair.shape[:2]
+    sheet = Image.new("RGB", (width, height + LEGEND), PAPER)
+    sheet.paste(Image.fromarray(pair), (0, 0))
+    legend_width = min(width - 2 * MARGIN, 420)
+    _draw_legend(sheet, MARGIN, height + 8, legend_width, screened.record.history is not None)
     path = folder / screened.record.picture_name(folder, taken)
-    _save(Image.fromarray(pair.repeat(scale, 0).repeat(scale, 1)), path)
+    _save(sheet, path)
     return path
 
 
@@ -73,7 +107,7 @@ def save_contact_sheet(results: Sequence[Screened], path: Path, columns: int = 8
     side, frame, gap = 84, 3, 3
     width, pitch = 2 * (side + frame) + gap, (2 * (side + frame) + gap + 12, side + 2 * frame + 46)
     rows = -(-len(shown) // columns)
-    sheet = Image.new("RGB", (2 * MARGIN + columns * pitch[0] - 12, 2 * MARGIN + rows * pitch[1] + 42), PAPER)
+    sheet = Image.new("RGB", (2 * MARGIN + columns * pitch[0] - 12, 2 * MARGIN + rows * pitch[1] + LEGEND), PAPER)
     draw = ImageDraw.Draw(sheet)
     for i, result in enumerate(shown):
         assert result.image is not None
@@ -82,13 +116,14 @@ def save_contact_sheet(results: Sequence[Screened], path: Path, columns: int = 8
         colour = COLOURS.get(result.record.verdict, INK)
         draw.rectangle((left, top, left + width - 1, top + side + 2 * frame - 1), outline=colour, width=frame)
         sheet.paste(_fitted(result.image, side), (left + frame, top + frame))
-        sheet.paste(_fitted(result.surprisal_map, side), (left + frame + side + gap, top + frame))
+        sheet.paste(_fitted(picture_of(result), side), (left + frame + side + gap, top + frame))
         middle, below = left + width // 2, top + side + 2 * frame
         draw.text((middle, below + 12), _name(result, width), INK, _font(12), "mm")
         p = result.record.p_value
         verdict = result.record.verdict if p is None else f"{result.record.verdict}   p = {p:.4f}"
         draw.text((middle, below + 28), verdict, colour, _font(12), "mm", stroke_width=0.3)
-    _draw_legend(sheet, draw, MARGIN, sheet.height - MARGIN - 34)
+    photographs = all(result.record.history is not None for result in shown)
+    _draw_legend(sheet, MARGIN, sheet.height - MARGIN - LEGEND, 360, photographs)
     _save(sheet, path)
 
 
@@ -113,7 +148,7 @@ def save_purified_sheet(results: Sequence[Purified], path: Path) -> None:
         assert item.screened.surprisal_map is not None
         assert item.image is not None
         before, after = _rgb(item.screened.image).astype(int), _rgb(item.image).astype(int)
-        panels = (item.screened.image, item.screened.surprisal_map, item.image, _change(before, after))
+        panels = (item.screened.image, picture_of(item.screened), item.image, _change(before, after))
         labels = [f"   label {label}" if label is not None else "" for label in (item.label_before, item.label_after)]
         captions = (
             f"p = {item.screened.record.p_value:.4f}{labels[0]}",
@@ -154,13 +189,11 @@ def _rgb(image: np.ndarray) -> np.ndarray:
 
 
 def _fitted(panel: np.ndarray, side: int) -> Image.Image:
-    """Returns an image or a coloured map in the middle of a square; small ones are enlarged without smoothing."""
-    picture = Image.fromarray(panel if panel.dtype == np.uint8 else panel.astype(np.float32))
+    """Returns an image, uint8, in the middle of a square; small ones are enlarged without smoothing."""
+    picture = Image.fromarray(panel)
     scale = side / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     picture = picture.resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX)
-    if panel.dtype != np.uint8:
-        picture = Image.fromarray(heat_map(np.asarray(picture)))
     square = Image.new("RGB", (side, side), (235, 235, 235))
     square.paste(picture, ((side - size[0]) // 2, (side - size[1]) // 2))
     return square
@@ -175,13 +208,16 @@ def _change(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return (np.stack([red, fade, blue], 2) * 255).round().astype(np.uint8)
 
 
-def _draw_legend(sheet: Image.Image, draw: ImageDraw.ImageDraw, left: int, top: int) -> None:
-    width = 360
-    bar = heat_map(np.linspace(0, BRIGHTEST, width)[None].repeat(14, 0))
+def _draw_legend(sheet: Image.Image, left: int, top: int, width: int, photographs: bool) -> None:
+    """Draws the scale of heat maps, or that of the overlays of photographs."""
+    most = BRIGHTEST_EXCESS if photographs else BRIGHTEST
+    bar = INFERNO[np.linspace(0, 255, width).astype(int)][None].repeat(14, 0)
     sheet.paste(Image.fromarray(bar), (left, top))
-    for nats, anchor in ((0, "lm"), (4, "mm"), (8, "rm")):
-        draw.text((left + nats * width / BRIGHTEST, top + 24), f"{nats}", INK, _font(12), anchor)
-    draw.text((left + width + 14, top + 7), "surprisal of each pixel, nats", INK, _font(13), "lm")
+    draw = ImageDraw.Draw(sheet)
+    for share, anchor in ((0, "lm"), (0.5, "mm"), (1, "rm")):
+        draw.text((left + share * width, top + 24), f"{share * most:g}", INK, _font(12), anchor)
+    what = "excess surprisal around each pixel, nats" if photographs else "surprisal of each pixel, nats"
+    draw.text((left, top + 42), what, INK, _font(13), "lm")
 
 
 def _name(result: Screened, width: int) -> str:

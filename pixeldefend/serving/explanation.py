@@ -12,11 +12,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..classifier import predict_labels
-from ..detectors import ConformalDetector
+from ..detectors import ConformalDetector, PhotoDetector
 from ..errors import PixelDefendError
 from ..images import from_uint8, match_channels, to_batch
 from ..purification import purify
-from ..screening.figures import heat_map
+from ..screening.figures import heat_map, overlay
 
 
 def explain(
@@ -43,13 +43,18 @@ def explain(
     before, after = _labels(classifier, torch.cat([x, from_uint8(purified)]))
     return {
         "image": _data_uri(image),
-        "surprisal": _data_uri(heat_map(detector.surprisal_map(x)[0])),
+        "surprisal": _data_uri(_map(image, detector)),
         "purified": _data_uri(purified[0].permute(1, 2, 0).numpy()),
         "difference": _data_uri(np.clip(127.5 + 4 * change, 0, 255).astype(np.uint8)),
         "p_value_purified": float(detector.p_value(purified)[0]),
         "label_before": before,
         "label_after": after,
     }
+
+
+def _map(image: np.ndarray, detector: ConformalDetector) -> np.ndarray:
+    surprisal = detector.judge([image], maps=True).surprisal_map[0]
+    return overlay(image, surprisal) if isinstance(detector, PhotoDetector) else heat_map(surprisal)
 
 
 def _labels(classifier: nn.Module | None, x: Tensor) -> list[int] | list[None]:

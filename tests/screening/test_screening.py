@@ -10,7 +10,15 @@ from pixeldefend.detectors import Detector, Verdicts
 from pixeldefend.errors import ParameterError, PixelDefendError
 from pixeldefend.images import read_image
 from pixeldefend.screening import Record, Screened, Statistics, find_files, screen, screener
-from pixeldefend.screening.figures import heat_map, save_contact_sheet, save_heat_map, save_purified_sheet
+from pixeldefend.screening.figures import (
+    LEGEND,
+    heat_map,
+    overlay,
+    save_contact_sheet,
+    save_heat_map,
+    save_purified_sheet,
+)
+from pixeldefend.screening.palette import INFERNO
 from pixeldefend.screening.purify import purify_screened
 from pixeldefend.screening.records import ERROR_KINDS
 
@@ -205,9 +213,9 @@ def test_pictures(folder, tiny_detector, tmp_path):
     assert results[1].surprisal_map is None
     path = save_heat_map(results[0], tmp_path)
     pair = read_image(path)
-    assert pair.shape == (256, 512, 3)
+    assert pair.shape == (256 + LEGEND, 512, 3)
     # the left half is the image itself, enlarged
-    assert np.array_equal(pair[::32, :256:32, 0], results[0].image)
+    assert np.array_equal(pair[:256:32, :256:32, 0], results[0].image)
     save_contact_sheet([*results, Screened(Record("x"))], tmp_path / "sheet.png")
     sheet = read_image(tmp_path / "sheet.png")
     assert len(np.unique(sheet.reshape(-1, 3), axis=0)) > 100
@@ -216,6 +224,19 @@ def test_pictures(folder, tiny_detector, tmp_path):
     record = Record(f"{'long' * 40}\n漢\udcff.png", "adversarial", p_value=0.01)
     save_contact_sheet([Screened(record, np.zeros((300, 40, 3), np.uint8), np.ones((300, 40)))], tmp_path / "tall.png")
     assert (read_image(tmp_path / "tall.png") == (192, 57, 43)).all(-1).any()
+
+
+def test_a_photograph_is_tinted_where_it_is_more_surprising_than_expected(tmp_path):
+    image = np.full((64, 96, 3), 100, np.uint8)
+    excess = np.zeros((64, 96))
+    excess[:, 48:] = 2
+    tinted = overlay(image, excess)
+    assert tinted[:, :40].max() <= 35
+    np.testing.assert_array_equal(
+        tinted[:, 60:], np.broadcast_to(0.35 * 100 + 0.65 * INFERNO[255], (64, 36, 3)).astype(int)
+    )
+    screened = Screened(Record("photo.jpg", "clean", history="camera"), image, excess)
+    assert np.array_equal(read_image(save_heat_map(screened, tmp_path))[:256, 4 * 96 :][::4, ::4], tinted)
 
 
 def test_the_palette_is_inferno():
