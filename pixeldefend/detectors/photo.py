@@ -16,7 +16,7 @@ from ..calibration import conformal
 from ..calibration.conformal import Array
 from ..densities import NeLLoC
 from ..devices import check_device
-from ..errors import ImageError, ModelError, ParameterError
+from ..errors import CalibrationError, ImageError, ModelError, ParameterError
 from ..images import Origin, match_channels
 from ..scores.likelihood_ratio import LikelihoodRatio
 from ..scores.profile import examine
@@ -53,6 +53,7 @@ class PhotoDetector(ConformalDetector):
     Attributes:
         calibration_histories_: (n, 2) the histories of the calibration images, indices of `ratio.histories`: estimated
             from the file and the pixels, and from the pixels alone.
+        calibration_own_: (n,) bool, whether a calibration image came from a user (`adapted`).
         strangeness_: The strangeness above which a history is unknown.
 
     The other attributes are those of `ConformalDetector`.
@@ -234,8 +235,8 @@ class PhotoDetector(ConformalDetector):
         """
         if corruptions:
             raise ParameterError(
-                f"corruptions must be empty, got {corruptions!r}: a detector of photographs is calibrated by history, so "
-                "give images that have been through these corruptions"
+                f"corruptions must be empty, got {corruptions!r}: a detector of photographs is calibrated by history; "
+                "give images that have been through them"
             )
         samples = self._samples(X, reset=True)
         self._check_calibration(samples)
@@ -258,15 +259,75 @@ class PhotoDetector(ConformalDetector):
         by_file = by_pixels if origins is None else self._scored(profiles, origins)[1]
         self.strangeness_ = float(np.quantile(strangeness, 1 - STRANGE, method="higher"))
         self.calibration_histories_ = np.stack([by_file, by_pixels], 1)
+        self.calibration_own_ = np.zeros(len(scores), dtype=bool)
         return self._calibrated({self.precision: scores}, np.arange(len(scores)), ())
+
+    def adapted(self, profiles: Array, origins: Origins = None) -> Self:
+        """Returns a detector that is calibrated for the traffic of a user.
+
+        Histories that the user's images have are calibrated on the user's images only, others as before.
+
+        Args:
+            profiles: (N, F), the profiles of clean images of the user, as `profiles` returns them.
+            origins: As for `judge`.
+
+        Raises:
+            CalibrationError: If there are too few for fpr.
+        """
+        scores, by_pixels, strangeness = self._scored(profiles, None)
+        by_file = by_pixels if origins is None else self._scored(profiles, origins)[1]
+        return self._adapted(scores, np.stack([by_file, by_pixels], 1), strangeness)
+
+    def with_calibration(self, scores: Any, histories: Sequence[str] | None = None) -> Self:
+        """Returns a detector that is calibrated for the traffic of a user, as `adapted` does, from records.
+
+        Args:
+            scores: (n,), the scores of clean images, on which nothing may have been fitted.
+            histories: (n,) their histories. Images of unknown history are left out.
+
+        Raises:
+            CalibrationError: If the scores are too few for the rate, or not finite.
+            ParameterError: If the histories are missing or unknown to the ratio.
+        """
+        scores, names = np.asarray(scores, dtype=float), self._models()[1].histories
+        if histories is None or len(histories) != len(scores):
+            raise ParameterError(f"a detector of photographs needs the history of each of the {len(scores)} scores")
+        other = set(histories) - {UNKNOWN, *names}
+        if other:
+            raise ParameterError(f"unknown history {other.pop()!r}; there are: {', '.join(names)}")
+        if scores.ndim != 1 or not np.isfinite(scores).all():
+            raise CalibrationError(f"scores must be (n,) finite numbers, got shape {scores.shape}")
+        known = np.array([history != UNKNOWN for history in histories], dtype=bool)
+        labels = np.array([names.index(history) for history in histories if history != UNKNOWN], dtype=int)
+        return self._adapted(scores[known], np.stack([labels, labels], 1), np.zeros(0))
+
+    def _adapted(self, scores: Array, histories: np.ndarray, strangeness: Array) -> Self:
+        check_is_fitted(self)
+        conformal.rank(self.fpr, len(scores), self.confidence)  # refuses too few
+        other = self._with()
+        shipped = ~self.calibration_own_
+        other.calibration_histories_ = np.concatenate([self.calibration_histories_[shipped], histories])
+        other.calibration_own_ = np.repeat([False, True], [shipped.sum(), len(scores)])
+        if len(strangeness):
+            usual = float(np.quantile(strangeness, 1 - STRANGE, method="higher"))
+            other.strangeness_ = max(self.strangeness_, usual)
+        scores = np.concatenate([self.calibration_scores_[shipped], scores])
+        return other._calibrated({self.precision: scores}, np.arange(len(scores)), ())
 
     def _calibrated(self, calibrations: dict[str, Array], index: np.ndarray, corruptions: Sequence[str]) -> Self:
         super()._calibrated(calibrations, index, corruptions)
         needed = max(IMAGES_OF_A_HISTORY, conformal.images_needed(self.fpr, self.confidence))
-        histories = len(self._models()[1].histories)
-        self.groups_ = [
-            _groups(self.calibration_scores_, labels, histories, needed) for labels in self.calibration_histories_.T
-        ]
+        names = self._models()[1].histories
+        self.groups_ = []
+        for labels in self.calibration_histories_.T:
+            shipped, own = (
+                _groups(self.calibration_scores_[part], labels[part], len(names), needed)
+                for part in (~self.calibration_own_, self.calibration_own_)
+            )
+            theirs = set(labels[self.calibration_own_].tolist())
+            self.groups_.append(
+                {history: (own if history in theirs else shipped)[history] for history in range(len(names))}
+            )
         return self
 
     # -- files -----------------------------------------------------------------------------------------------------
@@ -300,7 +361,8 @@ class PhotoDetector(ConformalDetector):
         return {
             **{f"density.{name}": tensor for name, tensor in density.state_dict().items()},
             **{f"ratio.{name}": tensor for name, tensor in ratio.state_dict().items()},
-            "calibration_histories": torch.from_numpy(self.calibration_histories_.astype(np.int16)),
+            "histories": torch.from_numpy(self.calibration_histories_.astype(np.int16)),
+            "own": torch.from_numpy(self.calibration_own_),
         }
 
     def _notes(self) -> dict[str, Any]:
@@ -314,7 +376,8 @@ class PhotoDetector(ConformalDetector):
             raise ModelError(f"{path} holds a {type(density).__name__}, but photographs need a NeLLoC")
         ratio = ratio_of(path, tensors, meta)
         detector = cls(density, ratio, **{**meta["parameters"], **given})
-        detector.calibration_histories_ = tensors["calibration_histories"].numpy().astype(int)
+        detector.calibration_histories_ = tensors["histories"].numpy().astype(int)
+        detector.calibration_own_ = tensors["own"].numpy().copy()
         detector.strangeness_ = float(meta["strangeness"])
         return detector
 

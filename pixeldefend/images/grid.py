@@ -1,8 +1,8 @@
 """What pixels say about JPEG: whether they were compressed, where the grid of blocks lies, and how strongly.
 
-The coefficients of a decoded JPEG are whole multiples of its quantization steps, but for the rounding of pixels, if they
-are computed on the grid of 8 x 8 pixels that the encoder used. On any other grid they are not. The likelihood ratio of
-the two cases is computed for every place of the grid, for some low frequencies and for every step.
+The coefficients of a decoded JPEG are whole multiples of its quantization steps, but for rounding, if they are computed
+on the grid of 8 x 8 pixels that the encoder used. On any other grid they are not. The likelihood ratio of the two cases
+is computed for every place of the grid, for some low frequencies and for every step.
 """
 
 from __future__ import annotations

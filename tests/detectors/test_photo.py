@@ -95,6 +95,29 @@ def test_a_rate_below_what_the_images_of_a_history_allow_takes_more_images(detec
         detector.with_fpr(1e-4)
 
 
+def test_an_adapted_detector_keeps_the_rate_on_the_traffic_of_its_user(detector):
+    def traffic(n, seed):  # smooth images only, with higher scores than calibrated
+        found = profiles(n, seed=seed)
+        found[:, 1] = -1
+        return found + 1.5 * (np.arange(FEATURES) == 0)
+
+    adapted = detector.adapted(traffic(400, 9))
+    new = traffic(4000, 10)
+    before, after = judged(detector, new), judged(adapted, new)
+    assert before.is_adversarial.mean() > 0.3
+    assert after.is_adversarial.mean() == pytest.approx(0.05, abs=0.03)
+    rough = profiles(100, seed=11)[1::2]
+    np.testing.assert_array_equal(judged(adapted, rough).p_value, judged(detector, rough).p_value)
+    from_records = detector.with_calibration(judged(detector, traffic(400, 9)).score, ["smooth"] * 400)
+    np.testing.assert_array_equal(judged(from_records, new).p_value, after.p_value)
+    again = adapted.adapted(traffic(300, 12))
+    assert again.calibration_own_.sum() == 300
+    with pytest.raises(CalibrationError, match="at least 19"):
+        detector.adapted(traffic(10, 9))
+    with pytest.raises(ParameterError, match="unknown history 'x'"):
+        detector.with_calibration([1.0], ["x"])
+
+
 def test_the_file_counts_where_the_pixels_leave_the_history_open(detector):
     ratio = LikelihoodRatio(4, HISTORIES)
     ratio.file_kinds[0, FILE_KINDS.index("lossless")] = 1
