@@ -1,4 +1,4 @@
-"""pixeldefend calibrate: makes a detector of a trained density."""
+"""pixeldefend calibrate: makes a detector of a trained density, or adapts one to photographs."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from .options import Data, DataDir, Device
-from .output import say
+from ..errors import ParameterError
+from .options import DataDir, Device, OptionalData
+from .output import note, say
 
 
 def calibrate(
@@ -19,8 +20,15 @@ def calibrate(
             "the name of a shipped one ({detectors})."
         ),
     ],
-    data: Data,
     out: Annotated[Path, typer.Option(help="The detector to write, a .safetensors file.")],
+    data: OptionalData = None,
+    photos: Annotated[
+        list[str],
+        typer.Option(
+            help="A folder of your own clean photographs, a few hundred or more. The detector of photographs that "
+            "--density names is then calibrated for them, history by history. The option may be repeated."
+        ),
+    ] = [],  # noqa: B006
     statistic: Annotated[
         str,
         typer.Option(
@@ -37,8 +45,12 @@ def calibrate(
         ),
     ] = None,
     fpr: Annotated[
-        float, typer.Option(help="The false-alarm rate: the largest share of clean images that are flagged.")
-    ] = 0.01,
+        float | None,
+        typer.Option(
+            help="The false-alarm rate: the largest share of clean images that are flagged. By default 0.01, or the "
+            "rate of the detector that --photos adapts."
+        ),
+    ] = None,
     confidence: Annotated[
         float | None,
         typer.Option(
@@ -66,6 +78,15 @@ def calibrate(
     The data set must be the training data of the density, or entirely new to the density. The calibration images are
     held out from training.
     """
+    if photos:
+        if data is not None or classifier is not None or corruption or backend or confidence is not None:
+            raise ParameterError(
+                "--photos takes --density, --out, --fpr and --device only: leave the other options out"
+            )
+        _adapt(density, photos, out, fpr, device)
+        return
+    if data is None:
+        raise ParameterError("give --data, a data set, or --photos, a folder of photographs")
     from ..training.calibrate import calibrate as calibrate_detector
 
     made = calibrate_detector(
@@ -74,7 +95,7 @@ def calibrate(
         out,
         statistic=statistic,
         classifier=classifier,
-        fpr=fpr,
+        fpr=0.01 if fpr is None else fpr,
         confidence=confidence,
         corruptions=corruption,
         backends=backend,
@@ -86,3 +107,15 @@ def calibrate(
     density_made = made.detector.density
     what = "images" if density_made is not None and len(density_made.event_shape or ()) == 3 else "events"
     say(f"{out}: on {metrics['test_images']} clean test {what}{bits} {metrics['test_false_alarms']:.2%} flagged")
+
+
+def _adapt(detector: str, photos: list[str], out: Path, fpr: float | None, device: str) -> None:
+    from ..training.calibrate import adapt
+
+    made = adapt(detector, photos, out, fpr=fpr, device=device)
+    for path, reason in made.skipped.items():
+        note(f"{path}: {reason}")
+    total = sum(made.histories.values())
+    say(f"{out}: calibrated on {total} photographs, of which {detector} flagged {made.flagged:.2%} before")
+    for history, number in made.histories.items():
+        say(f"  {history}: {number}")

@@ -207,6 +207,14 @@ Data = Annotated[
         "holds images or rows in x, and may hold labels in y.",
     ),
 ]
+OptionalData = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        help="The data set: a name ({datasets}), a folder of images or audio, or a file ({suffixes}). An .npz file "
+        "holds images or rows in x, and may hold labels in y.",
+    ),
+]
 DataDir = Annotated[
     Path, typer.Option(help="The folder for named data sets. A data set that is not there is downloaded.")
 ]

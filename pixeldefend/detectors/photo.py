@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -136,6 +137,20 @@ class PhotoDetector(ConformalDetector):
         """
         check_is_fitted(self)
         profiles, bits, *rest = self._examined(self._samples(X), maps)
+        verdicts = self.judge_profiles(profiles, origins)
+        return replace(verdicts, bits_per_dim=bits, surprisal_map=rest[0] if rest else None)
+
+    def judge_profiles(self, profiles: Array, origins: Origins = None) -> Verdicts:
+        """Returns the results for images whose profiles were computed before.
+
+        Args:
+            profiles: (N, F), as `profiles` returns them.
+            origins: As for `judge`.
+
+        Returns:
+            The verdicts, with bits/dim of NaN.
+        """
+        check_is_fitted(self)
         scores, histories, strangeness = self._scored(profiles, origins)
         histories = np.where(strangeness > self.strangeness_, -1, histories)
         p_values, thresholds = self._compared(scores, histories, origins)
@@ -144,8 +159,7 @@ class PhotoDetector(ConformalDetector):
             p_value=p_values,
             score=scores,
             threshold=thresholds,
-            bits_per_dim=bits,
-            surprisal_map=rest[0] if rest else None,
+            bits_per_dim=np.full(len(scores), np.nan),
             history=[UNKNOWN if history < 0 else self._models()[1].histories[history] for history in histories],
         )
 

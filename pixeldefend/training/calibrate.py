@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +16,13 @@ from torch import nn
 
 from ..data import DATASETS, DataSet, load_dataset
 from ..densities import Density
-from ..detectors import Detector
+from ..detectors import Detector, PhotoDetector
 from ..devices import check_device
-from ..errors import CalibrationError
+from ..errors import CalibrationError, ImageError, ParameterError, PixelDefendError
+from ..images import decode_image, read_bytes
+from ..images.files import find_files
 from ..serialization import check_writable
-from ..zoo import load_classifier, load_density, recipe_of
+from ..zoo import load_classifier, load_density, load_detector, recipe_of
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,88 @@ def calibrate(
     if out is not None:
         detector.save(out, **notes)
     return Calibrated(detector, metrics, notes)
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """The result of an adaptation to a user's photographs.
+
+    Attributes:
+        detector: The adapted detector.
+        histories: The number of photographs by history.
+        flagged: The share of the photographs that the detector flagged before.
+        skipped: The files that could not be used, with the reason.
+    """
+
+    detector: PhotoDetector
+    histories: dict[str, int]
+    flagged: float
+    skipped: dict[str, str]
+
+
+def adapt(
+    detector: str | PhotoDetector,
+    photographs: Sequence[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    fpr: float | None = None,
+    device: str = "cpu",
+) -> Adapted:
+    """Calibrates a detector of photographs for the traffic of a user.
+
+    Args:
+        detector: A detector of photographs, the name of a shipped one, or the path of a saved one.
+        photographs: Files and folders of clean photographs that nobody has attacked, a few hundred or more.
+        out: The .safetensors file to write, or None to write none.
+        fpr: The rate of false alarms, in (0, 1); None for the detector's own.
+        device: The device, as torch names it.
+
+    Returns:
+        The adapted detector, and what the photographs were.
+
+    Raises:
+        CalibrationError: If there are too few photographs for the rate, or more than a tenth are copies of others.
+        ParameterError: If the detector is not one of photographs.
+        PixelDefendError: If the detector cannot be loaded.
+        OSError: If `out` cannot be written.
+    """
+    if out is not None:
+        check_writable(Path(out))
+    before = load_detector(detector, device=device) if isinstance(detector, str) else detector
+    if not isinstance(before, PhotoDetector):
+        raise ParameterError(f"{detector} is no detector of photographs: calibrate its density on a data set (--data)")
+    before = before if fpr is None else before.with_fpr(fpr)
+    skipped: dict[str, str] = {}
+    profiles, origins, hashes = [], [], set()
+    copies = 0
+    for found in find_files(photographs, lambda path, reason: None):
+        path = found if isinstance(found, str) else found.path
+        try:
+            if not isinstance(found, str):
+                raise ImageError(found.reason)
+            decoded = decode_image(read_bytes(path))
+            digest = hashlib.sha256(decoded.frames[0].tobytes()).digest()
+            if digest in hashes:
+                copies += 1
+                raise ImageError("a copy of another one")
+            profile = before.profiles([decoded.frames[0]])
+        except (PixelDefendError, OSError) as error:
+            skipped[path] = str(error)
+            continue
+        hashes.add(digest)
+        profiles.append(profile)
+        origins.append(decoded.origin)
+    if copies > max(1, (len(profiles) + copies) // 10):
+        raise CalibrationError(f"{copies} of {len(profiles) + copies} photographs are copies of others: give each once")
+    if not profiles:
+        raise CalibrationError(f"there are no photographs in {', '.join(photographs)}")
+    every = np.concatenate(profiles)
+    after = before.adapted(every, origins)
+    verdicts = before.judge_profiles(every, origins)
+    histories = Counter(verdicts.history)
+    if out is not None:
+        after.save(out, adapted={"photographs": len(profiles), "histories": dict(histories)})
+    return Adapted(after, dict(histories.most_common()), float(verdicts.is_adversarial.mean()), skipped)
 
 
 def _check_unseen(density: str, recipe: dict[str, Any], name: str, images: DataSet) -> None:

@@ -45,15 +45,8 @@ def profiles(n, *, seed):
     return found
 
 
-def judged(detector, found, origins=None):
-    """Judges profiles as if they were those of images."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PhotoDetector, "_examined", lambda self, samples, maps=False: (found, np.zeros(len(found))))
-        return detector.judge([np.zeros((64, 64), np.uint8)], origins=origins)
-
-
 def test_p_values_are_uniform_within_each_history(detector):
-    verdicts = judged(detector, profiles(4000, seed=2))
+    verdicts = detector.judge_profiles(profiles(4000, seed=2))
     histories = np.array(verdicts.history)
     for history in ("smooth", "rough"):
         p = verdicts.p_value[histories == history]
@@ -68,7 +61,7 @@ def test_an_image_unlike_all_calibration_images_has_the_greatest_p_value_of_all_
     familiar = profiles(2, seed=3)
     strange = familiar.copy()
     strange[:, 2:] *= 3
-    verdicts, odd = judged(detector, familiar), judged(detector, strange)
+    verdicts, odd = detector.judge_profiles(familiar), detector.judge_profiles(strange)
     assert verdicts.history == ["smooth", "rough"]
     assert odd.history == [UNKNOWN, UNKNOWN]
     np.testing.assert_array_equal(odd.score, verdicts.score)
@@ -103,13 +96,13 @@ def test_an_adapted_detector_keeps_the_rate_on_the_traffic_of_its_user(detector)
 
     adapted = detector.adapted(traffic(400, 9))
     new = traffic(4000, 10)
-    before, after = judged(detector, new), judged(adapted, new)
+    before, after = detector.judge_profiles(new), adapted.judge_profiles(new)
     assert before.is_adversarial.mean() > 0.3
     assert after.is_adversarial.mean() == pytest.approx(0.05, abs=0.03)
     rough = profiles(100, seed=11)[1::2]
-    np.testing.assert_array_equal(judged(adapted, rough).p_value, judged(detector, rough).p_value)
-    from_records = detector.with_calibration(judged(detector, traffic(400, 9)).score, ["smooth"] * 400)
-    np.testing.assert_array_equal(judged(from_records, new).p_value, after.p_value)
+    np.testing.assert_array_equal(adapted.judge_profiles(rough).p_value, detector.judge_profiles(rough).p_value)
+    from_records = detector.with_calibration(detector.judge_profiles(traffic(400, 9)).score, ["smooth"] * 400)
+    np.testing.assert_array_equal(from_records.judge_profiles(new).p_value, after.p_value)
     again = adapted.adapted(traffic(300, 12))
     assert again.calibration_own_.sum() == 300
     with pytest.raises(CalibrationError, match="at least 19"):
@@ -161,7 +154,7 @@ def test_a_file_holds_all(detector, tmp_path):
     detector.save(tmp_path / "photo.safetensors")
     again = load(tmp_path / "photo.safetensors")
     found = profiles(50, seed=6)
-    before, after = judged(detector, found), judged(again, found)
+    before, after = detector.judge_profiles(found), again.judge_profiles(found)
     np.testing.assert_array_equal(before.p_value, after.p_value)
     assert before.history == after.history
     with pytest.raises(ParameterError, match="has no backend"):
