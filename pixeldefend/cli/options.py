@@ -199,22 +199,13 @@ Device = Annotated[
     str, typer.Option(callback=checked_device, help="The device, as torch names it: cpu, cuda, cuda:1 and so on.")
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="The number of images that are processed at once.")]
-Data = Annotated[
-    str,
-    typer.Option(
-        "--data",
-        help="The data set: a name ({datasets}), a folder of images or audio, or a file ({suffixes}). An .npz file "
-        "holds images or rows in x, and may hold labels in y.",
-    ),
-]
-OptionalData = Annotated[
-    str | None,
-    typer.Option(
-        "--data",
-        help="The data set: a name ({datasets}), a folder of images or audio, or a file ({suffixes}). An .npz file "
-        "holds images or rows in x, and may hold labels in y.",
-    ),
-]
+_DATA = typer.Option(
+    "--data",
+    help="The data set: a name ({datasets}), a folder of images or audio, or a file ({suffixes}). An .npz file holds "
+    "images or rows in x, and may hold labels in y.",
+)
+Data = Annotated[str, _DATA]
+OptionalData = Annotated[str | None, _DATA]
 DataDir = Annotated[
     Path, typer.Option(help="The folder for named data sets. A data set that is not there is downloaded.")
 ]
