@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -30,13 +31,15 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 def logits_ratio(logits: Tensor, labels: Tensor) -> Tensor:
     """Returns the difference of logits ratio of logits (N, K) and labels (N,), for each image.
 
-    It is -(z_y - max_{i != y} z_i) / (z_1 - z_3), where z_1 >= z_2 >= ... are the sorted logits. With two classes, the
-    denominator is z_1 - z_2.
+    It is -(z_y - max_{i != y} z_i) / (z_1 - z_3), where z_1 >= z_2 >= ... are the sorted logits. Two classes have no
+    z_3, and the numerator alone is returned.
     """
     true = logits.gather(1, labels[:, None])[:, 0]
     other = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
-    highest = logits.topk(min(3, logits.shape[1]), dim=1).values
-    return (other - true) / (highest[:, 0] - highest[:, -1] + 1e-12)
+    if logits.shape[1] < 3:
+        return other - true
+    highest = logits.topk(3, dim=1).values
+    return (other - true) / (highest[:, 0] - highest[:, 2] + 1e-12)
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ce": cross_entropy, "dlr": logits_ratio}
@@ -142,7 +145,7 @@ def checkpoints(steps: int) -> list[int]:
     before, now = 0.0, 0.22
     found = [0]
     while now <= 1:
-        if (point := max(1, int(-(-now * steps // 1)))) > found[-1]:
+        if (point := math.ceil(now * steps - 1e-9)) > found[-1]:
             found.append(point)
         before, now = now, now + max(now - before - 0.03, 0.06)
     return found

@@ -19,7 +19,7 @@ ATTACKS: dict[str, Attack] = {
     **{f"bim-{k}": Attack("LinfBasicIterativeAttack", k / 255, {"steps": 10}) for k in LINF_STEPS},
     # from a random start, in 40 steps (Madry et al. 2018)
     **{f"pgd-{k}": Attack("LinfProjectedGradientDescentAttack", k / 255, {"steps": 40}) for k in LINF_STEPS},
-    # the same with a step size that adapts (Croce & Hein 2020), for the cross-entropy and for its scale-free counterpart
+    # with momentum and step sizes that adapt (Croce & Hein 2020), for two losses
     **{f"apgd-ce-{k}": Attack(AUTO_PGD, k / 255, {"steps": 100, "loss": "ce"}) for k in LINF_STEPS[:4]},
     **{f"apgd-dlr-{k}": Attack(AUTO_PGD, k / 255, {"steps": 100, "loss": "dlr"}) for k in LINF_STEPS[:4]},
     **{f"pgd-l2-{eps}": Attack("L2ProjectedGradientDescentAttack", eps, {"steps": 40}) for eps in (0.25, 0.5, 1.0)},

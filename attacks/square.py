@@ -72,7 +72,7 @@ class LinfSquareAttack(FixedEpsilonAttack):
             true = logits.gather(1, of[:, None])[:, 0]
             return true - logits.scatter(1, of[:, None], -torch.inf).amax(1)
 
-        n, channels, height, width = clean.shape
+        channels, height, width = clean.shape[1:]
         best, lowest = clean.clone(), margin(clean, labels)
         todo = (lowest >= 0).nonzero()[:, 0]
         if len(todo):
