@@ -20,9 +20,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..ambient import torch_defaults
-from ..errors import ImageError, ParameterError
-from .batch import from_uint8, quantize, to_uint8
+from ...ambient import torch_defaults
+from ...errors import ImageError, ParameterError
+from ..batch import from_uint8, quantize, to_uint8
 
 Corruption = Callable[[Tensor, torch.Generator], Tensor]
 

@@ -1,0 +1,23 @@
+"""What happens to clean images on their way: single corruptions of batches, and whole histories of photographs.
+
+Neither is an attack, but detectors may flag both.
+"""
+
+from .batches import CORRUPTIONS, Corruption, blur, brightness, check_corruption, corrupt, jpeg, noise, rescale, webp
+from .histories import HISTORIES, History, through_history
+
+__all__ = [
+    "CORRUPTIONS",
+    "HISTORIES",
+    "Corruption",
+    "History",
+    "blur",
+    "brightness",
+    "check_corruption",
+    "corrupt",
+    "jpeg",
+    "noise",
+    "rescale",
+    "through_history",
+    "webp",
+]
