@@ -57,8 +57,8 @@ def html(results: dict[str, Any]) -> str:
         return Markup('<td>{} <span class="range">{} to {}</span></td>').format(value, low, high)
 
     def class_name(label: int) -> str | int:
-        names = CLASSES.get(results["data"], ())
-        return names[label] if label < len(names) else label
+        names = results.get("class_names") or dict(enumerate(CLASSES.get(results["data"], ())))
+        return names.get(str(label), names.get(label, label))
 
     environment = Environment(loader=PackageLoader("pixeldefend.eval"), autoescape=True)
     return environment.get_template("report.html.j2").render(

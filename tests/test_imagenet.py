@@ -56,7 +56,9 @@ def test_photographs_of_any_size_are_resized_and_cropped_with_a_gradient(small, 
 
 
 def test_resizing_keeps_constant_images_and_the_range():
-    torch.testing.assert_close(resized_and_cropped(torch.full((1, 3, 50, 70), 0.3), 20), torch.full((1, 3, 20, 20), 0.3))
+    torch.testing.assert_close(
+        resized_and_cropped(torch.full((1, 3, 50, 70), 0.3), 20), torch.full((1, 3, 20, 20), 0.3)
+    )
     stripes = (torch.arange(60) % 2).float().expand(1, 3, 64, 60)
     resized = resized_and_cropped(stripes, 56, mode="bicubic")
     assert resized.min() >= 0
@@ -78,7 +80,7 @@ def test_weights_that_cannot_be_downloaded_name_the_file(monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr("torchvision.models.get_model", refused)
-    with pytest.raises(ModelError, match="resnet18-f37072fd.pth"):
+    with pytest.raises(ModelError, match=r"resnet18-f37072fd\.pth"):
         imagenet_classifier("torchvision:resnet18")
 
 

@@ -1,4 +1,4 @@
-"""What a detector says of files: p-values, scores and bits/dim, and the rates that they give."""
+"""What a detector says of files, and the rates that this gives."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from ...calibration import conformal
 from ...errors import CalibrationError, ImageError
+from ..cache import statistic_of
 from ..metrics import auroc, rate
 
+BITS = "bits_per_dim"
 RATES = (0.001, 0.01, 0.05)  # of false alarms
 FILES_AT_ONCE = 32  # bounds the memory that decoded photographs take
 
@@ -40,38 +43,65 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Verdicts:
+class Said:
     """What a detector says of N files.
 
     Attributes:
-        own: What its own statistic says.
+        by: What each statistic says of them, by the name of the statistic.
         bits_per_dim: (N,) bits/dim, NaN without a density.
         refused: How many further files the detector, or its decoder, refused.
     """
 
-    own: Judged
+    by: dict[str, Judged]
     bits_per_dim: np.ndarray
     refused: int
 
 
-def judge(detector: Any, files: Iterable[bytes]) -> Verdicts:
-    """Asks a detector about files.
+class Judge:
+    """A detector that judges files by its own statistic and, where its density says them, by bits/dim.
 
     Args:
         detector: A fitted detector.
-        files: The bytes of image files.
+        calibration: The bytes of clean files that calibrate bits/dim; None to leave it out.
+
+    Attributes:
+        own: The name of the detector's own statistic.
+        calibration: The calibration scores of each statistic, (n,), by name.
+        rates: Those of `RATES` that each statistic has enough calibration images for, by name.
     """
-    p, scores, bits, refused = [np.empty(0)], [np.empty(0)], [np.empty(0)], 0
-    left = iter(files)
-    while part := list(islice(left, FILES_AT_ONCE)):
-        for found in _asked(detector, part):
-            if found is None:
-                refused += 1
-            else:
-                p.append(found.p_value)
-                scores.append(found.score)
-                bits.append(found.bits_per_dim)
-    return Verdicts(Judged(np.concatenate(p), np.concatenate(scores)), np.concatenate(bits), refused)
+
+    def __init__(self, detector: Any, calibration: Iterable[bytes] | None = None) -> None:
+        self.detector = detector
+        self.own = statistic_of(detector)
+        self.calibration = {self.own: np.asarray(detector.calibration_scores_)}
+        self.rates = {self.own: promised_rates(detector)}
+        if calibration is not None and getattr(detector, "density", None) is not None and self.own != BITS:
+            bits = self(calibration).bits_per_dim
+            if len(bits) and np.isfinite(bits).all():
+                self.calibration[BITS] = bits
+                self.rates[BITS] = [fpr for fpr in RATES if conformal.images_needed(fpr) <= len(bits)]
+
+    def __call__(self, files: Iterable[bytes]) -> Said:
+        """Judges files.
+
+        Args:
+            files: The bytes of image files.
+        """
+        p, scores, bits, refused = [np.empty(0)], [np.empty(0)], [np.empty(0)], 0
+        left = iter(files)
+        while part := list(islice(left, FILES_AT_ONCE)):
+            for found in _asked(self.detector, part):
+                if found is None:
+                    refused += 1
+                else:
+                    p.append(found.p_value)
+                    scores.append(found.score)
+                    bits.append(found.bits_per_dim)
+        of_density = np.concatenate(bits)
+        by = {self.own: Judged(np.concatenate(p), np.concatenate(scores))}
+        if self.own != BITS and BITS in self.calibration:
+            by[BITS] = Judged(conformal.p_values(of_density, self.calibration[BITS]), of_density)
+        return Said(by, of_density, refused)
 
 
 def _asked(detector: Any, files: list[bytes]) -> Iterator[Any]:
@@ -136,23 +166,4 @@ def detection(clean: Judged, attacked: Judged, rates: Sequence[float], which: st
         row |= dict.fromkeys((key, f"{key}_ci"))
         if len(attacked) and fpr in rates:
             row[key], row[f"{key}_ci"] = rate(int(attacked.flagged(fpr).sum()), len(attacked))
-    return row
-
-
-def flagged_row(what: str, statistic: str, found: Judged, rates: Sequence[float], refused: int) -> dict[str, Any]:
-    """Returns the share of clean images that are flagged, with its 95 % interval.
-
-    Args:
-        what: The name of the images.
-        statistic: The name of the statistic.
-        found: What the statistic says of them.
-        rates: The rates that the calibration allows, some of `RATES`.
-        refused: How many further images the detector refused.
-    """
-    row: dict[str, Any] = {"what": what, "images": len(found), "refused": refused, "statistic": statistic}
-    for fpr in RATES:
-        key = f"flagged_at_{fpr}"
-        row |= dict.fromkeys((key, f"{key}_ci"))
-        if len(found) and fpr in rates:
-            row[key], row[f"{key}_ci"] = rate(int(found.flagged(fpr).sum()), len(found))
     return row

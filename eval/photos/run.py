@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 
 from ...ambient import modes_kept
 from ...attacks import ATTACKS
-from ...calibration import conformal
 from ...classifier import predict_labels
 from ...data import Images
 from ...errors import DataError, ParameterError
-from ...images.corruptions import HISTORIES
 from ..adaptive import resolve_attacks, run_adaptive
-from ..cache import Cache, digest, scores_digest, statistic_of
+from ..cache import Cache, digest, scores_digest
 from ..detection import histograms, roc_points
 from ..examples import examples
 from ..false_alarms import calibration_curve, p_value_counts
-from ..metrics import promised_interval, rate
 from ..run import installed_versions, validate_names
 from ..upgrade import FORMAT
-from .attacked import SAVED_AS, AttackedPhotographs, attack_photographs, saved_again, still_misclassified
-from .data import NATIVE, Photographs, png_files, read_photograph
-from .judged import Judged, detection, flagged_row, judge, promised_rates, ranks
+from .attacked import AttackedPhotographs, attack_photographs
+from .data import NATIVE, Photographs, png_files
+from .judged import Judge, ranks
 from .learning import Learning
+from .rows import attack_rows, false_alarm_rows, flagged_rows, histories, resaved_rows
 
-AS_IT_IS = "as it is"  # the file in the folder
-SMALLEST_SOURCE = 96  # the shorter side that histories need, in pixels
-BITS = "bits_per_dim"
+EXAMPLES = 6  # attacks of which an example is shown
 
 
 def run_photographs(
@@ -91,88 +86,48 @@ def run_photographs(
     if adaptive is not None:
         adaptive = _adaptive_options(detector, victims, {"seed": seed, "cache": cache, "log": log, **adaptive})
     density = getattr(detector, "density", None)
-    own = statistic_of(detector)
-    rates = promised_rates(detector)
 
     with modes_kept(classifier, density):
+        judge = Judge(detector, None if learning is None else learning.calibration.files())
+        own = judge.own
         log(f"judging {len(photographs)} clean photographs")
         start = time.perf_counter()
-        verdicts = judge(detector, photographs.files())
+        said = judge(photographs.files())
         milliseconds = 1000 * (time.perf_counter() - start) / len(photographs)
-        if verdicts.refused:
-            raise DataError(f"the detector refuses {verdicts.refused} of {len(photographs)} clean photographs")
-        has_bits = bool(np.isfinite(verdicts.bits_per_dim).all())
-        calibration = {own: np.asarray(detector.calibration_scores_)}
-        if has_bits and learning is not None and own != BITS:
-            log("calibrating bits/dim")
-            calibration[BITS] = judge(detector, learning.calibration.files()).bits_per_dim
-
-        def statistics_of(found: Any) -> dict[str, Judged]:
-            both = {own: found.own}
-            if BITS in calibration:
-                bits = found.bits_per_dim
-                both[BITS] = Judged(conformal.p_values(bits, calibration[BITS]), bits)
-            return both
-
-        def rates_of(name: str) -> list[float]:
-            return rates if name == own else [fpr for fpr in rates if fpr * (len(calibration[name]) + 1) >= 1]
-
-        clean = statistics_of(verdicts)
-        normal = {name: found[: len(victims)] for name, found in clean.items()}
-
+        if said.refused:
+            raise DataError(f"the detector refuses {said.refused} of {len(photographs)} clean photographs")
+        normal = {name: found[: len(victims)] for name, found in said.by.items()}
         if attacked is None:
             attacked = attack_photographs(classifier, victims, attacks, seed=seed, cache=cache, log=log)
-        saved_clean, flagged = {}, []
-        for how in SAVED_AS:
-            log(f"judging clean images saved as {how}")
-            found = judge(detector, saved_again(victims.x, how))
-            saved_clean[how] = statistics_of(found)
-            for name, said in saved_clean[how].items():
-                flagged.append(flagged_row(f"view, saved as {how}", name, said, rates_of(name), found.refused))
         rows: list[dict[str, Any]] = []
-        resaved: list[dict[str, Any]] = []
         curves: list[dict[str, Any]] = []
         shown = {name: {"clean": found.score} for name, found in normal.items()}
         for attack in attacks:
-            result = attacked[attack]
             log(f"judging {attack}")
-            tried = [result.images[i] for i in result.attempted.nonzero()[:, 0].tolist()]
+            result = attacked[attack]
+            found = judge(png_files(result.images[i] for i in result.attempted.nonzero()[:, 0].tolist())).by
+            rows += attack_rows(attack, result, judge, normal, found)
             succeeded = result.succeeded[result.attempted].numpy()
-            for name, said in statistics_of(judge(detector, png_files(tried))).items():
-                base = _row(attack, result, succeeded) | {"statistic": name}
-                row = detection(normal[name], said[succeeded], rates_of(name))
-                rows.append(base | row | detection(normal[name], said, rates_of(name), "_all"))
-                if succeeded.any():
-                    shown[name][attack] = said[succeeded].score
-                    curves.append(
-                        {"attack": attack, "statistic": name, **roc_points(*ranks(normal[name], said[succeeded]))}
-                    )
-            fooling = result.succeeded.nonzero()[:, 0]
-            for how in SAVED_AS if len(fooling) else ():
-                files = list(saved_again([result.images[i] for i in fooling.tolist()], how))
-                still = still_misclassified(classifier, files, victims.y[fooling]) | ATTACKS[attack].is_control
-                kept = [file for file, holds in zip(files, still.tolist(), strict=True) if holds]
-                base = {"attack": attack, "saved_as": how, "is_control": ATTACKS[attack].is_control}
-                base |= {"fooling": len(fooling), "still_fooling": len(kept)}
-                for name, said in statistics_of(judge(detector, kept)).items():
-                    row = detection(saved_clean[how][name], said, rates_of(name))
-                    resaved.append(base | {"statistic": name} | row)
-
-        for what, files in _histories(photographs, seed) if corruptions else ():
+            for name in found if succeeded.any() else ():
+                those = found[name][succeeded]
+                shown[name][attack] = those.score
+                points = roc_points(*ranks(normal[name], those))
+                curves.append({"attack": attack, "statistic": name, **points})
+        log("judging images that are saved again")
+        resaved, flagged = resaved_rows(classifier, victims, {name: attacked[name] for name in attacks}, judge)
+        for what, files in histories(photographs, seed) if corruptions else ():
             log(f"judging clean photographs, {what}")
-            found = judge(detector, files)
-            for name, said in statistics_of(found).items():
-                flagged.append(flagged_row(what, name, said, rates_of(name), found.refused))
-
+            flagged += flagged_rows(what, judge(files), judge)
         aware = None
         if adaptive is not None:
             log("attacks that know the detector")
-            aware = run_adaptive(detector, classifier, _stacked(victims), **adaptive)
-        pictures = examples(detector, classifier, victims, attacked)
+            images = Images(torch.stack(victims.x), victims.y, victims.index)
+            aware = run_adaptive(detector, classifier, images, **adaptive)
+        pictures = examples(detector, classifier, victims, attacked, most=EXAMPLES, by_site=False)
         correct = torch.cat([predict_labels(classifier, part.x) == part.y for part in victims.batches(2**20)])
 
-    n, m = len(calibration[own]), len(photographs)
-    p = clean[own].p
+    n, m = len(judge.calibration[own]), len(photographs)
+    p = said.by[own].p
     return {
         "format": FORMAT,
         "data": photographs.name,
@@ -190,7 +145,7 @@ def run_photographs(
             "left_out": photographs.left_out,
         },
         "milliseconds": milliseconds,
-        "bits_per_dim": float(verdicts.bits_per_dim.mean()) if has_bits else None,
+        "bits_per_dim": float(said.bits_per_dim.mean()) if np.isfinite(said.bits_per_dim).all() else None,
         "classifier_accuracy": correct.double().mean().item(),
         "seed": seed,
         "sha256": {
@@ -201,12 +156,7 @@ def run_photographs(
         },
         "versions": installed_versions(),
         "thresholds": {},  # each image is judged by its p-value
-        "false_alarms": [
-            {"statistic": name, "fpr": fpr, "calibration_images": len(calibration[name])}
-            | _observed(clean[name], fpr, len(calibration[name]))
-            for name in clean
-            for fpr in rates_of(name)
-        ],
+        "false_alarms": false_alarm_rows(said, judge),
         "statistic": own,
         "classifier_statistics": [],
         "rows": rows,
@@ -221,6 +171,7 @@ def run_photographs(
         "calibration": calibration_curve(p),
         "adaptive": aware,
         "examples": pictures,
+        "class_names": _names_in(pictures, classifier),
     }
 
 
@@ -269,39 +220,6 @@ def compare_photographs(
     return {"format": FORMAT, "data": photographs.name, "attacks": attacks, "statistics": [], "detectors": found}
 
 
-def _row(attack: str, result: AttackedPhotographs, succeeded: np.ndarray) -> dict[str, Any]:
-    chosen = result.succeeded
-    return {
-        "attack": attack,
-        "is_control": ATTACKS[attack].is_control,
-        "attempted": int(result.attempted.sum()),
-        "succeeded": int(succeeded.sum()),
-        "linf_median": result.linf[chosen].median().item() if chosen.any() else None,
-        "l2_median": result.l2[chosen].median().item() if chosen.any() else None,
-        "model_calls": result.model_calls,
-    }
-
-
-def _observed(clean: Judged, fpr: float, n: int) -> dict[str, Any]:
-    observed, interval = rate(int(clean.flagged(fpr).sum()), len(clean))
-    promised = promised_interval(conformal.rank(fpr, n), n, len(clean))
-    return {"observed": observed, "observed_ci": interval, "promised": promised}
-
-
-def _histories(photographs: Photographs, seed: int) -> Iterator[tuple[str, Iterator[bytes]]]:
-    """Yields each history's name and the files that it makes of the photographs of the folder."""
-    yield AS_IT_IS, (path.read_bytes() for path in photographs.paths)
-    for number, name in enumerate(HISTORIES):
-
-        def made(name: str = name, number: int = number) -> Iterator[bytes]:
-            for index, path in zip(photographs.index.tolist(), photographs.paths, strict=True):
-                source = Image.fromarray(read_photograph(path).permute(1, 2, 0).numpy())
-                if min(source.size) >= SMALLEST_SOURCE:
-                    yield HISTORIES[name](source, np.random.default_rng([seed, number, index]))
-
-        yield name, made()
-
-
 def _adaptive_options(detector: Any, victims: Photographs, given: dict[str, Any]) -> dict[str, Any]:
     """Checks the arguments of `run_adaptive`, before hours of other attacks."""
     if victims.view == NATIVE:
@@ -310,5 +228,8 @@ def _adaptive_options(detector: Any, victims: Photographs, given: dict[str, Any]
     return {**given, "attacks": names}
 
 
-def _stacked(photographs: Photographs) -> Images:
-    return Images(torch.stack(photographs.x), photographs.y, photographs.index)
+def _names_in(pictures: list[dict[str, Any]], classifier: nn.Module) -> dict[str, str]:
+    """Returns the names of the classes in examples, by their numbers, as far as the classifier knows them."""
+    names = getattr(classifier, "class_names", None) or []
+    labels = {item[key] for item in pictures for key in ("label", "predicted", "predicted_attacked")}
+    return {str(label): str(names[label]) for label in sorted(labels) if label < len(names)}

@@ -250,7 +250,12 @@ def benchmark(
     several = len(titles) > 1
     if len(set(titles)) < len(titles):
         raise ParameterError(f"detectors must have different file names, got {', '.join(titles)}")
-    if several and (corruptions or other or oracle or by_class):
+    photographic = view is not None or is_imagenet_name(classifier)
+    if photographic and (other or oracle or by_class or statistics or surrogate_detector):
+        raise ParameterError(
+            "--other, --oracle, --by-class, --statistics and --surrogate-detector do not work with photographs"
+        )
+    if several and (other or oracle or by_class or (corruptions and not photographic)):
         raise ParameterError("--corruptions, --other, --oracle and --by-class work with one detector only")
     if (surrogate_classifier is None) != (surrogate_detector is None):
         raise ParameterError("--surrogate-classifier and --surrogate-detector must be given together")
@@ -287,11 +292,7 @@ def benchmark(
     if aware is not None:
         options["adaptive"] = {**aware, "progress": _attacking}
     named = dict(zip(titles, detector, strict=True))
-    if view is not None or is_imagenet_name(classifier):
-        if other or oracle or by_class or statistics or surrogate_detector:
-            raise ParameterError(
-                "--other, --oracle, --by-class, --statistics and --surrogate-detector do not work with photographs"
-            )
+    if photographic:
         found = on_photographs(
             named, victim, Path(data), learn=learn, view=view, max_pixels=max_pixels, device=device, options=options
         )

@@ -40,8 +40,7 @@ def test_it_reaches_the_corner_of_a_linear_classifier(loss, near_the_boundary):
 
 
 def test_an_image_that_cannot_be_misclassified_gets_the_highest_loss(near_the_boundary):
-    x, y = near_the_boundary
-    x = x[:2].float() / 255
+    x = near_the_boundary[0][:2].float() / 255
     x[..., : x.shape[3] // 2], x[..., x.shape[3] // 2 :] = 0.9, 0.1
     labels = torch.ones(2, dtype=torch.long)
     classifier = Brightness().eval()
