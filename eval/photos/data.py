@@ -127,7 +127,9 @@ def read_photographs(
     view = str(size) if view is None else view
     if view != NATIVE and not (view.isdecimal() and int(view) > 0):
         raise DataError(f"the view must be {NATIVE!r} or the side of a crop in pixels, such as {size}, got {view!r}")
-    x, paths, index = [], [], []
+    x: list[Tensor] = []
+    paths: list[Path] = []
+    index: list[int] = []
     left_out = 0
     files = _files(folder)
     for place in np.random.RandomState(0).permutation(len(files)).tolist():

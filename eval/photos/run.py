@@ -12,7 +12,6 @@ from torch import nn
 
 from ...ambient import modes_kept
 from ...attacks import ATTACKS
-from ...classifier import predict_labels
 from ...data import Images
 from ...errors import DataError, ParameterError
 from ..adaptive import resolve_attacks, run_adaptive
@@ -23,7 +22,7 @@ from ..false_alarms import calibration_curve, p_value_counts
 from ..run import installed_versions, validate_names
 from ..upgrade import FORMAT
 from .attacked import AttackedPhotographs, attack_photographs
-from .data import NATIVE, Photographs, png_files
+from .data import NATIVE, Photographs, png_files, predicted
 from .judged import Judge, ranks
 from .learning import Learning
 from .rows import attack_rows, false_alarm_rows, flagged_rows, histories, resaved_rows
@@ -124,7 +123,7 @@ def run_photographs(
             images = Images(torch.stack(victims.x), victims.y, victims.index)
             aware = run_adaptive(detector, classifier, images, **adaptive)
         pictures = examples(detector, classifier, victims, attacked, most=EXAMPLES, by_site=False)
-        correct = torch.cat([predict_labels(classifier, part.x) == part.y for part in victims.batches(2**20)])
+        correct = predicted(classifier, victims.x) == victims.y
 
     n, m = len(judge.calibration[own]), len(photographs)
     p = said.by[own].p

@@ -30,10 +30,9 @@ def roughness(x):
 
 
 def photograph(seed: int, height: int, width: int) -> np.ndarray:
-    """A smooth colour image, a little redder than it is blue if the seed is even."""
-    random = np.random.RandomState(seed)
-    small = random.uniform(60, 190, (4, 4, 3)) + random.uniform(0.5, 1.5) * np.array([1, 0, -1]) * (-1) ** seed
-    small[..., 2] += small[..., 0].mean() - small[..., 2].mean() - 3 * (-1) ** seed
+    """A smooth colour image, everywhere a little redder than it is blue if the seed is even, else bluer."""
+    small = np.random.RandomState(seed).uniform(60, 190, (4, 4, 3))
+    small[..., 2] = small[..., 0] - 3 * (-1) ** seed
     return np.asarray(Image.fromarray(small.round().astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC))
 
 
