@@ -24,15 +24,24 @@ ENOUGH = 0.75  # the step is halved if a smaller share of the steps since the la
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Returns the cross-entropy of logits (N, K) and labels (N,), for each image."""
+    """Returns the cross-entropy of each image.
+
+    Args:
+        logits: (N, K).
+        labels: (N,) int64.
+    """
     return F.cross_entropy(logits, labels, reduction="none")
 
 
 def logits_ratio(logits: Tensor, labels: Tensor) -> Tensor:
-    """Returns the difference of logits ratio of logits (N, K) and labels (N,), for each image.
+    """Returns the difference of logits ratio of each image.
 
     It is -(z_y - max_{i != y} z_i) / (z_1 - z_3), where z_1 >= z_2 >= ... are the sorted logits. Two classes have no
     z_3, and the numerator alone is returned.
+
+    Args:
+        logits: (N, K).
+        labels: (N,) int64.
     """
     true = logits.gather(1, labels[:, None])[:, 0]
     other = logits.scatter(1, labels[:, None], -torch.inf).amax(1)

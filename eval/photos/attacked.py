@@ -115,5 +115,11 @@ def saved_again(images: list[Tensor], how: str) -> Iterator[bytes]:
 
 
 def still_misclassified(classifier: nn.Module, files: list[bytes], labels: Tensor) -> Tensor:
-    """Returns (N,) bool: whether the classifier gives each file another class than its label."""
+    """Returns (N,) bool: whether the classifier gives each file another class than its label.
+
+    Args:
+        classifier: (N, 3, H, W) in [0, 1] -> (N, classes) logits.
+        files: The bytes of N image files.
+        labels: (N,) int64.
+    """
     return predicted(classifier, (colour(read_image(file)) for file in files)) != labels

@@ -207,7 +207,12 @@ def cropped(image: Tensor, classifier: nn.Module, size: int) -> Tensor:
 
 
 def predicted(classifier: nn.Module, x: Iterable[Tensor]) -> Tensor:
-    """Returns the classes of images (3, H, W) uint8 of any sizes, (N,) int64."""
+    """Returns the classes that a classifier gives to images of any sizes, (N,) int64.
+
+    Args:
+        classifier: (N, 3, H, W) in [0, 1] -> (N, classes) logits.
+        x: N images, (3, H, W) uint8.
+    """
     return torch.cat([torch.zeros(0, dtype=torch.long), *(predict_labels(classifier, image[None]) for image in x)])
 
 
