@@ -6,6 +6,9 @@ from .attack import Attack
 
 LINF_STEPS = (1, 2, 4, 8, 25)  # budgets, in 8-bit steps
 CARLINI_WAGNER = {"binary_search_steps": 4, "steps": 150, "initial_const": 1.0, "confidence": 0.2}
+# foolbox has neither
+AUTO_PGD = "pixeldefend.attacks.apgd:LinfAutoPGD"
+SQUARE = "pixeldefend.attacks.square:LinfSquareAttack"
 
 ATTACKS: dict[str, Attack] = {
     # a detector that flags this control flags any noise, so that detecting the attacks says little
@@ -16,10 +19,15 @@ ATTACKS: dict[str, Attack] = {
     **{f"bim-{k}": Attack("LinfBasicIterativeAttack", k / 255, {"steps": 10}) for k in LINF_STEPS},
     # from a random start, in 40 steps (Madry et al. 2018)
     **{f"pgd-{k}": Attack("LinfProjectedGradientDescentAttack", k / 255, {"steps": 40}) for k in LINF_STEPS},
+    # with momentum and step sizes that adapt (Croce & Hein 2020), for two losses
+    **{f"apgd-ce-{k}": Attack(AUTO_PGD, k / 255, {"steps": 100, "loss": "ce"}) for k in LINF_STEPS[:4]},
+    **{f"apgd-dlr-{k}": Attack(AUTO_PGD, k / 255, {"steps": 100, "loss": "dlr"}) for k in LINF_STEPS[:4]},
     **{f"pgd-l2-{eps}": Attack("L2ProjectedGradientDescentAttack", eps, {"steps": 40}) for eps in (0.25, 0.5, 1.0)},
     # the fewest pixels: by gradients (Pintor et al. 2021), and black or white at random, without gradients
     "fmn-l0": Attack("L0FMNAttack", settings={"steps": 100}),
     "salt-and-pepper": Attack("SaltAndPepperNoiseAttack", settings={"steps": 300}),
+    # random squares, without gradients (Andriushchenko et al. 2020)
+    **{f"square-{k}": Attack(SQUARE, k / 255, {"queries": 1000}) for k in LINF_STEPS[:4]},
     # the nearest boundary of a linearised classifier, repeatedly (Moosavi-Dezfooli et al. 2016)
     "deepfool-linf": Attack("LinfDeepFoolAttack", settings={"steps": 50}),
     "deepfool-l2": Attack("L2DeepFoolAttack", settings={"steps": 50}),

@@ -11,6 +11,7 @@ from .cache import Cache
 from .comparison import compare, side_by_side, write_comparison
 from .leaderboard import entry, leaderboard_table
 from .metrics import auroc, rate
+from .photos import PHOTO_BASELINES, compare_photographs, run_photographs
 from .report import write_report
 from .run import SUITES, run_benchmark
 from .upgrade import read_results, upgrade
@@ -18,12 +19,14 @@ from .upgrade import read_results, upgrade
 __all__ = [
     "ADAPTIVE",
     "BASELINES",
+    "PHOTO_BASELINES",
     "SUITES",
     "Cache",
     "as_detector",
     "attack_all",
     "auroc",
     "compare",
+    "compare_photographs",
     "entry",
     "find_classifier",
     "find_detector",
@@ -32,6 +35,7 @@ __all__ = [
     "read_results",
     "run_adaptive",
     "run_benchmark",
+    "run_photographs",
     "side_by_side",
     "upgrade",
     "write_comparison",

@@ -20,26 +20,35 @@ from torch import Tensor, nn
 from ..ambient import warnings_ignored
 from ..data import DataSet
 from ..detectors import FunctionDetector
+from ..devices import check_device
 from ..errors import ModelError, ParameterError
+from ..imagenet import imagenet_classifier, is_imagenet_name
 from ..zoo import load_classifier, load_detector, shipped
 from .baselines import BASELINES
+from .photos.baselines import baseline, is_baseline
+from .photos.learning import Learning
 
 PROGRAM_SUFFIXES = (".pt", ".pth", ".pt2", ".bin", ".ckpt", ".pkl", ".pickle")
 
 
 def find_detector(
-    name: str, classifier: nn.Module, data: DataSet, *, device: str | torch.device = "cpu", fpr: float = 0.01
+    name: str,
+    classifier: nn.Module,
+    data: DataSet | Learning | None,
+    *,
+    device: str | torch.device = "cpu",
+    fpr: float = 0.01,
 ) -> Any:
     """Finds a detector by its name.
 
     Args:
-        name: A shipped detector; a key of `BASELINES`, which is fitted to data and classifier; the path of a saved
-            detector; or MODULE:OBJECT. The object is a fitted detector, has scikit-learn's `score_samples` (higher =
-            more normal), or is a function (higher = more anomalous); it takes images (N, C, H, W), float32 in
-            [0, 1], and returns (N,) numbers.
+        name: A shipped detector; a key of `BASELINES` or, for photographs, of `PHOTO_BASELINES`, which is fitted to
+            data and classifier; the path of a saved detector; or MODULE:OBJECT. The object is a fitted detector, has
+            scikit-learn's `score_samples` (higher = more normal), or is a function (higher = more anomalous); it takes
+            images (N, C, H, W), float32 in [0, 1], and returns (N,) numbers.
         classifier: The classifier for the baselines.
-        data: The data set that baselines learn from. data.calibration calibrates all detectors that are not of this
-            package.
+        data: The data set, or the photographs, that baselines learn from. data.calibration calibrates all detectors
+            that are not of this package. None if there are none: only detectors that are calibrated can be found.
         device: Where the detector runs.
         fpr: The false-alarm rate of detectors that are calibrated here.
 
@@ -47,10 +56,14 @@ def find_detector(
         A fitted detector.
 
     Raises:
-        ParameterError: If there is nothing of this name.
+        ParameterError: If there is nothing of this name, or there are no images to calibrate it.
+        MissingExtraError: If a baseline needs a package that is not installed.
         FileNotFoundError: If there is no such file.
     """
-    if name in BASELINES:
+    if is_baseline(name) and not isinstance(data, DataSet):
+        found = baseline(name, classifier, None if data is None else data.fit)
+        return as_detector(found, name, data, fpr=fpr, device=device)
+    if name in BASELINES and isinstance(data, DataSet):
         return as_detector(BASELINES[name](classifier, data), name, data, fpr=fpr, device=device)
     if ":" in name and not Path(name).exists():
         found = _imported(name)
@@ -72,8 +85,9 @@ def find_classifier(name: str, *, device: str | torch.device = "cpu") -> nn.Modu
     """Finds a classifier by its name.
 
     Args:
-        name: A shipped classifier; the path of a saved one, of a TorchScript (.pt) or of a torch.export (.pt2) file;
-            or MODULE:OBJECT, a torch module.
+        name: A shipped classifier; the name of one of ImageNet, as `pixeldefend.imagenet.imagenet_classifier` takes it;
+            the path of a saved one, of a TorchScript (.pt) or of a torch.export (.pt2) file; or MODULE:OBJECT, a torch
+            module.
         device: Where the classifier runs.
 
     Returns:
@@ -82,9 +96,12 @@ def find_classifier(name: str, *, device: str | torch.device = "cpu") -> nn.Modu
     Raises:
         ModelError: If the file is a pickle, which runs whatever code it holds, or no model.
         ParameterError: If there is nothing of this name.
+        MissingExtraError: If the weights belong to an extra that is not installed.
         FileNotFoundError: If there is no such file.
     """
     path = Path(name)
+    if is_imagenet_name(name):
+        return imagenet_classifier(name).to(check_device(device))
     if name not in shipped("classifier") and path.suffix in PROGRAM_SUFFIXES:
         return _Loaded(_from_file(path, device)).eval()
     if ":" in name and not path.exists():
@@ -96,7 +113,12 @@ def find_classifier(name: str, *, device: str | torch.device = "cpu") -> nn.Modu
 
 
 def as_detector(
-    function: Callable[[Any], Any], name: str, data: DataSet, *, fpr: float = 0.01, device: str | torch.device = "cpu"
+    function: Callable[[Any], Any],
+    name: str,
+    data: DataSet | Learning | None,
+    *,
+    fpr: float = 0.01,
+    device: str | torch.device = "cpu",
 ) -> FunctionDetector:
     """Makes a detector from a function, and calibrates it on data.calibration.
 
@@ -104,13 +126,20 @@ def as_detector(
         function: (N, C, H, W) float32 in [0, 1] -> (N,), higher = more anomalous: It gets tensors or, if it raises a
             TypeError for them, arrays.
         name: The name of the detector in reports.
-        data: The data set with the calibration images.
+        data: The data set, or the photographs, with the calibration images.
         fpr: The false-alarm rate.
         device: The device of the tensors that the function gets.
 
     Returns:
         A fitted detector without a density.
+
+    Raises:
+        ParameterError: If there are no calibration images.
     """
+    if data is None:
+        raise ParameterError(
+            f"{name} must be calibrated on clean photographs that are not attacked: name their folder with --learn"
+        )
     detector = FunctionDetector(function, name=name, fpr=fpr, device=str(device))
     return detector.fit(data.calibration.x)
 

@@ -26,7 +26,7 @@ LEARN_FROM = 10_000  # the largest number of training images that a baseline is 
 TINY = 1e-3  # added to distances, since a copy of a training image has no dimensionality
 
 
-def random(classifier: nn.Module, data: DataSet) -> Callable[[Tensor], Tensor]:
+def random(classifier: nn.Module, data: DataSet | None) -> Callable[[Tensor], Tensor]:
     """Scores an image by a number that is a hash of its bytes, and so tells nothing about attacks.
 
     Args:
@@ -62,8 +62,18 @@ def feature_squeezing(classifier: nn.Module, data: DataSet) -> Callable[[Tensor]
         Xu, Evans & Qi 2018, "Feature squeezing: detecting adversarial examples in deep neural networks",
         arXiv:1704.01155.
     """
+    return squeezing_score(classifier, 1 if data.test.shape[0] == 1 else 5)
+
+
+def squeezing_score(classifier: nn.Module, bits: int) -> Callable[[Tensor], Tensor]:
+    """Returns the score of feature squeezing.
+
+    Args:
+        classifier: (N, C, H, W) in [0, 1] -> (N, classes) logits.
+        bits: The number of bits to which the first squeezer reduces the pixels.
+    """
     classifier = classifier.eval()
-    levels = (1 if data.test.shape[0] == 1 else 31) * 1.0
+    levels = 2.0**bits - 1
 
     def score(x: Tensor) -> Tensor:
         fewer = x + ((levels * x).round() / levels - x).detach()

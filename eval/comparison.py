@@ -203,8 +203,14 @@ def _mean(rows: list[dict[str, Any]]) -> dict[str, Any]:
     chosen = [row for row in rows if row["auroc"] is not None]
     if not chosen:
         return {"auroc": None}
-    return {key: sum(row[key] for row in chosen) / len(chosen) for key in ("auroc", "tpr_at_fpr_0.05")}
+    means: dict[str, Any] = {}
+    for key in ("auroc", "tpr_at_fpr_0.05"):
+        values = [row[key] for row in chosen if row[key] is not None]
+        means[key] = sum(values) / len(values) if values else None
+    return means
 
 
 def _cell(row: dict[str, Any], detected: str = "tpr_at_fpr_0.05") -> str:
-    return "-" if row["auroc"] is None else f"{row['auroc']:.3f} / {row[detected]:.0%}"
+    if row["auroc"] is None:
+        return "-"
+    return f"{row['auroc']:.3f} / " + ("-" if row[detected] is None else f"{row[detected]:.0%}")

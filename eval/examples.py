@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..attacks import Attacked
 from ..classifier import predict_labels
-from ..data import Images
 from ..densities import Autoregressive
 from ..extras import extra
 from ..purification import purify
 from ..screening.figures import heat_map
 
 PURIFIED_WITHIN = 16  # 8-bit steps
+LARGEST = 256  # pixels of a side that are shown
 AMPLIFIED = 10  # the factor by which a difference is shown
 # names of classes by data set, in the order of the labels
 CLASSES = {
@@ -29,27 +29,33 @@ CLASSES = {
 
 
 def examples(
-    detector: Any, classifier: nn.Module, images: Images, attacked: dict[str, Attacked], most: int = 12
+    detector: Any,
+    classifier: nn.Module,
+    images: Any,
+    attacked: Mapping[str, Any],
+    most: int = 12,
+    *,
+    by_site: bool = True,
 ) -> list[dict[str, Any]]:
     """Chooses one example for each attack: the first successful image, if possible one that is not shown yet.
 
     Args:
         detector: A fitted detector.
         classifier: The classifier that was attacked.
-        images: Labelled images.
+        images: Labelled images, `Images` or `Photographs`.
         attacked: The results of the attacks on these images, by attack.
         most: The largest number of attacks.
+        by_site: Whether to show surprisal and purified images, which takes long for photographs.
 
     Returns:
         For each attack: attack, index, label; predicted, predicted_attacked and predicted_purified labels; p_value and
         p_value_attacked; and pictures as data URIs: image, attacked, difference (times 10; grey is no change),
         surprisal (bright is improbable) and purified. Without a density, surprisal and purified are None.
     """
-    assert images.y is not None
     shown: list[dict[str, Any]] = []
     taken: set[int] = set()
     density = getattr(detector, "density", None)
-    by_site = isinstance(density, Autoregressive) and density.levels == 256
+    by_site = by_site and isinstance(density, Autoregressive) and density.levels == 256
     for name, result in list(attacked.items())[:most]:
         places = result.succeeded.nonzero()[:, 0]
         if not len(places):
@@ -77,8 +83,10 @@ def examples(
 
 
 def _png(x: Tensor) -> str:
-    """Returns an image, (C, H, W) uint8, as a data URI."""
-    array = x.permute(1, 2, 0).numpy()
+    """Returns an image, (C, H, W) uint8, as a data URI; of a large image the middle."""
+    height, width = (min(side, LARGEST) for side in x.shape[1:])
+    top, left = (x.shape[1] - height) // 2, (x.shape[2] - width) // 2
+    array = x[:, top : top + height, left : left + width].permute(1, 2, 0).numpy()
     return _uri(array[..., 0] if array.shape[2] == 1 else array)
 
 

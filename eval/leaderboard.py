@@ -11,7 +11,16 @@ from .adaptive import check_summary, detector_aware_rows
 from .upgrade import FORMAT, read_results
 
 SHIPPED = Path(__file__).parent / "results" / "leaderboard"
-ROW_KEYS = ("attack", "attempted", "succeeded", "auroc", "auroc_ci", "tpr_at_fpr_0.01", "tpr_at_fpr_0.05")
+ROW_KEYS = (
+    "attack",
+    "attempted",
+    "succeeded",
+    "auroc",
+    "auroc_ci",
+    *(f"tpr_at_fpr_{fpr}" for fpr in (0.001, 0.01, 0.05)),
+)
+ABOUT = ("data", "images", "classifier_accuracy", "sha256", "versions", "seed")
+OF_PHOTOGRAPHS = ("view", "labels", "benign_corruptions")
 LARGEST_EPS = 8  # 8-bit steps: larger budgets are not in the table
 
 
@@ -32,8 +41,8 @@ def entry(name: str, results: dict[str, Any], command: str) -> dict[str, Any]:
         "detector": name,
         "statistic": results["statistic"],
         "command": command,
-        **{key: results[key] for key in ("data", "images", "classifier_accuracy", "sha256", "versions", "seed")},
-        "rows": [{key: row[key] for key in ROW_KEYS} for row in own],
+        **{key: results[key] for key in (*ABOUT, *(OF_PHOTOGRAPHS if "view" in results else ()))},
+        "rows": [{key: row[key] for key in ROW_KEYS if key in row} for row in own],
         "false_alarms": [alarm for alarm in results["false_alarms"] if alarm["statistic"] == results["statistic"]],
         "adaptive": results["adaptive"],
     }
@@ -76,8 +85,8 @@ def leaderboard_table(folder: Path | None = None) -> str:
     """
     entries = read_entries(folder)
     parts = []
-    for data in dict.fromkeys(found["data"] for found in entries):
-        chosen = sorted((e for e in entries if e["data"] == data), key=lambda e: -_mean(e, "auroc"))
+    for data in dict.fromkeys(map(_data, entries)):
+        chosen = sorted((e for e in entries if _data(e) == data), key=lambda e: -_mean(e, "auroc"))
         budgets = sorted({row["eps"] for e in chosen for row in detector_aware_rows(e["adaptive"])})
         budgets = [eps for eps in budgets if eps <= LARGEST_EPS]
         images = " or ".join(map(str, sorted({e["images"]["attacked_test"] for e in chosen})))
@@ -94,10 +103,15 @@ The attacks are checked themselves. Where a check FAILS, do not rely on the evas
     return "\n".join(parts)
 
 
+def _data(found: dict[str, Any]) -> str:
+    """Returns the data set and, of photographs, the view."""
+    return found["data"] + (f", view {found['view']}" if "view" in found else "")
+
+
 def _cells(found: dict[str, Any], budgets: list[int]) -> list[str]:
-    alarm = next(a["observed"] for a in found["false_alarms"] if a["fpr"] == 0.01)
+    alarm = next((f"{a['observed']:.1%}" for a in found["false_alarms"] if a["fpr"] == 0.01), "-")
     cells = [found["detector"], f"{_mean(found, 'auroc'):.3f}", f"{_lowest(found, 'auroc'):.3f}"]
-    cells += [f"{_mean(found, 'tpr_at_fpr_0.01'):.0%}", f"{_lowest(found, 'tpr_at_fpr_0.01'):.0%}", f"{alarm:.1%}"]
+    cells += [f"{_mean(found, 'tpr_at_fpr_0.01'):.0%}", f"{_lowest(found, 'tpr_at_fpr_0.01'):.0%}", alarm]
     adaptive = found["adaptive"]
     for eps in budgets:
         rates = [row["evasion_rate_at_fpr_0.05"] for row in detector_aware_rows(adaptive) if row["eps"] == eps]

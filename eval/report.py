@@ -57,17 +57,35 @@ def html(results: dict[str, Any]) -> str:
         return Markup('<td>{} <span class="range">{} to {}</span></td>').format(value, low, high)
 
     def class_name(label: int) -> str | int:
-        names = CLASSES.get(results["data"], ())
-        return names[label] if label < len(names) else label
+        names = results.get("class_names") or dict(enumerate(CLASSES.get(results["data"], ())))
+        return names.get(str(label), names.get(label, label))
 
     environment = Environment(loader=PackageLoader("pixeldefend.eval"), autoescape=True)
     return environment.get_template("report.html.j2").render(
         {"command": None, **results},
+        about=about(results),
         verdict=verdict(results),
         failed=failed_checks(results["adaptive"]),
         plots=plots(results),
         cell=cell,
         class_name=class_name,
+    )
+
+
+def about(results: dict[str, Any]) -> str:
+    """Returns what must be known of a benchmark on photographs, in sentences that end with a space; "" for others.
+
+    Args:
+        results: The results of `run_photographs` or `run_benchmark`.
+    """
+    if "view" not in results:
+        return ""
+    view, given = results["view"], results["labels"] == "given"
+    size = "at their own size" if view == "native" else f"as crops of {view} x {view} pixels"
+    labels = "given" if given else "what the classifier makes of the clean images"
+    return (
+        f"The images are photographs {size}. Their labels are {labels}. Images are judged as files, by their p-values; "
+        "AUROC is of p-values and, where these are equal, of scores. "
     )
 
 
@@ -79,16 +97,21 @@ def verdict(results: dict[str, Any]) -> str:
     """
     own = [row for row in results["rows"] if row["statistic"] == results["statistic"] and row["auroc"] is not None]
     own = [row for row in own if not row["is_control"]]
-    if not own:
+    judged = [row for row in own if row["tpr_at_fpr_0.01"] is not None]
+    if own and not judged:
+        text = f"There are {results['images']['calibration']} calibration images, too few for 1 % false alarms."
+    elif not own:
         text = "No attack succeeded: there is nothing to detect."
     else:
         key = "tpr_at_fpr_0.01"
-        mean, worst = sum(row[key] for row in own) / len(own), min(own, key=lambda row: row[key])
+        mean, worst = sum(row[key] for row in judged) / len(judged), min(judged, key=lambda row: row[key])
         low, high = worst[f"{key}_ci"]
         of = f"{worst['succeeded']} images attacked by {worst['attack']}"
         hardest = f"{worst[key]:.0%} ({low:.0%} to {high:.0%}) of {of}"
         text = f"At 1 % false alarms {results['statistic']} detects "
-        text += f"{mean:.0%} on average over {len(own)} attacks, and {hardest}." if len(own) > 1 else f"{hardest}."
+        text += (
+            f"{mean:.0%} on average over {len(judged)} attacks, and {hardest}." if len(judged) > 1 else f"{hardest}."
+        )
     both = detector_aware_rows(results["adaptive"])
     if both:
         small = [row for row in both if row["eps"] <= SMALL_EPS] or both
@@ -127,7 +150,8 @@ def markdown(results: dict[str, Any]) -> str:
         return form.format(sum(there) / len(there)) if there else "-"
 
     template = environment.get_template("results.md.j2")
-    return template.render(results, attacks=attacks, statistics=statistics, found=found, number=_number, mean=mean)
+    shared = dict(about=about(results), number=_number, share=_share, mean=mean)
+    return template.render(results, attacks=attacks, statistics=statistics, found=found, **shared)
 
 
 def plot_roc(results: dict[str, Any], file: Any) -> None:
@@ -164,6 +188,11 @@ def plot_roc(results: dict[str, Any], file: Any) -> None:
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(statistics), fontsize=9, frameon=False)
     figure.savefig(file, format="png", dpi=90)
+
+
+def _share(value: float | None) -> str:
+    """Returns a share in per cent, or "-" if there is none."""
+    return "-" if value is None else f"{value:.1%}"
 
 
 def _number(value: float | None, interval: list[float] | None, form: str) -> str:

@@ -212,10 +212,7 @@ def run_benchmark(
             "calibration_images": data.calibration.digest(),
             "test_images": data.test.digest(),
         },
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in ("pixeldefend", "torch", "foolbox", "scikit-learn")},
-        },
+        "versions": installed_versions(),
         "thresholds": {name: {str(fpr): value for fpr, value in by.items()} for name, by in thresholds.items()},
         "false_alarms": false_alarm_rows(detector, counted, calibration, thresholds),
         "statistic": own,
@@ -232,6 +229,12 @@ def run_benchmark(
         "adaptive": aware,
         "examples": pictures,
     }
+
+
+def installed_versions() -> dict[str, str]:
+    """Returns the versions of Python and of the packages that the figures of a benchmark depend on."""
+    packages = ("pixeldefend", "torch", "foolbox", "scikit-learn")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
 
 
 def validate_names(names: list[str] | None, there: dict[str, Any]) -> list[str]:

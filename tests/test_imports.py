@@ -13,7 +13,7 @@ LAYERS = (
     "errors paths",
     "ambient serialization batching devices markdown extras threads",
     "lazy",
-    "images classifier",
+    "images classifier imagenet",
     "densities data",
     "scores preprocessing",
     "calibration",

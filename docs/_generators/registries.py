@@ -57,7 +57,7 @@ def attacks() -> str:
     for name, attack in ATTACKS.items():
         budget = "the smallest that succeeds" if attack.eps is None else _budget(name, attack.eps)
         rows.append((f"`{name}`", attack_title(name), f"`{type(attack.make()).__name__}`", budget))
-    return table(["name", "attack", "foolbox's class", "budget"], rows)
+    return table(["name", "attack", "class", "budget"], rows)
 
 
 def _budget(name: str, eps: float) -> str:
@@ -85,6 +85,13 @@ def baselines() -> str:
     return _named(BASELINES)
 
 
+def photo_baselines() -> str:
+    """Detectors of photographs that the benchmark knows by name, for comparison."""
+    from pixeldefend.eval import PHOTO_BASELINES
+
+    return _named(PHOTO_BASELINES)
+
+
 # what can be added -> the folder, what to write there, and the registry that gets a line
 ADDITIONS = {
     "a density": ("pixeldefend/densities", "a file with a subclass of `Autoregressive`", "DENSITIES"),
@@ -95,6 +102,7 @@ ADDITIONS = {
     "an attack on the classifier": ("attacks", "nothing, if foolbox has it", "ATTACKS"),
     "an attack that knows the detector": ("attacks/detector_aware", "a foolbox attack", "ADAPTIVE"),
     "a baseline": ("eval", "a function of data and classifier", "BASELINES"),
+    "a baseline for photographs": ("eval/photos", "a function of classifier and photographs", "PHOTO_BASELINES"),
 }
 
 
@@ -140,6 +148,7 @@ BLOCKS: tuple[Callable[..., str], ...] = (
     datasets,
     corruption_names,
     baselines,
+    photo_baselines,
     additions,
     error_kinds,
     skip_reasons,

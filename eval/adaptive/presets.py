@@ -61,7 +61,7 @@ ADAPTIVE: dict[str, AdaptiveAttack] = {
     "selective-pgd": AdaptiveAttack("SelectivePGD"),
     "orthogonal-pgd": AdaptiveAttack("OrthogonalPGD"),
     "joint-pgd-l2": AdaptiveAttack("JointPGD", norm="l2"),
-    # without gradients; Square (Andriushchenko et al. 2020) is in no library that this package builds on
+    # without gradients
     "spsa": AdaptiveAttack("SPSA", expensive=True),
     # by an attacker who only has another classifier and another detector of the same kind
     "transfer-pgd": AdaptiveAttack("JointPGD", surrogate=True, expensive=True),

@@ -120,7 +120,7 @@ def run_adaptive(
                 outcomes[name][budget] = found
                 rows.append(row := outcome_row(name, budget, found))
                 log(f"{name} at {budget}/255: {row[f'evasion_rate_at_fpr_{TARGET_FPR}']:.0%} of {row['images']} evade")
-        accepted = -detector.score_samples(plain.x) <= runner.thresholds[TARGET_FPR]
+        accepted = ~runner.flagged(plain.x)[TARGET_FPR]
         checked = partial(runner.evaded, "joint-pgd", plain[:CHECKED_IMAGES], budgets[len(budgets) // 2])
         return {
             "images": len(plain),
@@ -243,9 +243,25 @@ class Runner:
             (N,) bool, which images evade at `TARGET_FPR`.
         """
         made, _ = self._made(name, images, eps, TARGET_FPR, steps, restarts)
-        misclassified, scores = self._judged(ADAPTIVE[name], made, images)
-        held: np.ndarray = misclassified & (scores <= self.thresholds[TARGET_FPR])
+        misclassified, flagged = self._judged(ADAPTIVE[name], made, images)
+        held: np.ndarray = misclassified & ~flagged[TARGET_FPR]
         return held
+
+    def flagged(self, x: Tensor) -> dict[float, np.ndarray]:
+        """Returns whether the detector flags images.
+
+        Args:
+            x: (N, C, H, W) uint8.
+
+        Returns:
+            (N,) bool for each of `FPRS`. Without confidence, an image is flagged if its p-value is at most the rate,
+            which also holds for detectors that calibrate groups of images apart.
+        """
+        if getattr(self.detector, "confidence", None) is None:
+            p = self.detector.p_value(x)
+            return {fpr: p <= fpr * (1 + 1e-9) for fpr in FPRS}
+        scores = -self.detector.score_samples(x)
+        return {fpr: scores > threshold for fpr, threshold in self.thresholds.items()}
 
     def _target(self, name: str, images: Images, eps: int, fpr: float, found: Outcome, todo: np.ndarray) -> None:
         """Attacks the images todo, (N,) bool, at the threshold of fpr, and adds the result to found."""
@@ -253,11 +269,11 @@ class Runner:
             return
         attack, part = ADAPTIVE[name], images[torch.from_numpy(todo)]
         made, queries = self._made(name, part, eps, fpr, self.settings.steps, self.settings.restarts)
-        misclassified, scores = self._judged(attack, made, part)
+        misclassified, flagged = self._judged(attack, made, part)
         found.misclassified[todo] |= misclassified
         found.queries[todo] += queries.numpy()
-        for rate, threshold in self.thresholds.items():
-            found.evaded[rate][todo] |= misclassified & ((scores <= threshold) | (not attack.detected))
+        for rate, those in flagged.items():
+            found.evaded[rate][todo] |= misclassified & (~those | (not attack.detected))
 
     def _made(
         self, name: str, images: Images, eps: int, fpr: float, steps: int, restarts: int
@@ -318,11 +334,11 @@ class Runner:
                 break
         return {"images": made, "queries": queries}
 
-    def _judged(self, attack: AdaptiveAttack, x: Tensor, images: Images) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (N,) whether each image is misclassified, and (N,) its anomaly score."""
+    def _judged(self, attack: AdaptiveAttack, x: Tensor, images: Images) -> tuple[np.ndarray, dict[float, np.ndarray]]:
+        """Returns (N,) whether each image is misclassified, and what `flagged` returns."""
         assert images.y is not None
         misclassified = (predict_labels(self.defence(attack), x) != images.y).numpy()
-        return misclassified, -self.detector.score_samples(x)
+        return misclassified, self.flagged(x)
 
     def _key_of_models(self) -> dict[str, Any]:
         """Returns everything that the outcome of an attack depends on, besides its settings and the images."""

@@ -15,6 +15,7 @@ from .output import note, progress, say
 
 ATTACKS = "Attacks"
 MEASURES = "What is measured"
+PHOTOGRAPHS = "Photographs"
 AWARE = "Attacks that know the detector"
 MACHINE = "Where it runs"
 
@@ -25,19 +26,24 @@ def benchmark(
         list[str],
         typer.Option(
             help="The detector: the name of a shipped one ({detectors}), the path of a saved one, a baseline "
-            "({baselines}) or MODULE:OBJECT. Repeat the option to compare several detectors in one table."
+            "({baselines}; for photographs {photo_baselines}) or MODULE:OBJECT. Repeat the option to compare several "
+            "detectors in one table."
         ),
     ],
     classifier: Annotated[
         str,
         typer.Option(
-            help="The classifier that is attacked: the name of a shipped one ({classifiers}), the path of a saved one, "
-            "a TorchScript or torch.export file, or MODULE:OBJECT."
+            help="The classifier that is attacked: the name of a shipped one ({classifiers}), one of ImageNet "
+            "({imagenet_classifiers}, torchvision:NAME), the path of a saved one, a TorchScript or torch.export file, "
+            "or MODULE:OBJECT."
         ),
     ],
     data: Annotated[
         str,
-        typer.Option(help="The data set: a name ({datasets}), a folder of images, or an .npz file with x and y."),
+        typer.Option(
+            help="The data set: a name ({datasets}), a folder of images, or an .npz file with x and y. With a "
+            "classifier of ImageNet, or with --view, it is a folder of photographs of any size."
+        ),
     ],
     out: Annotated[
         Path,
@@ -58,6 +64,31 @@ def benchmark(
             "--by-class."
         ),
     ] = None,
+    view: Annotated[
+        str | None,
+        typer.Option(
+            help="The images that are made of photographs: the side in pixels of square crops from the middle, such as "
+            "224, or native for photographs at their own size, which the classifier resizes itself. The default is the "
+            "size of the classifier's input.",
+            rich_help_panel=PHOTOGRAPHS,
+        ),
+    ] = None,
+    learn: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of other clean photographs, which are never attacked. Baselines learn from a third of them, "
+            "and the rest calibrates baselines and detectors from MODULE:OBJECT.",
+            rich_help_panel=PHOTOGRAPHS,
+        ),
+    ] = None,
+    max_pixels: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="The largest number of pixels of a photograph with --view native. Larger ones are left out.",
+            rich_help_panel=PHOTOGRAPHS,
+        ),
+    ] = 1_000_000,
     attacks: Annotated[
         str,
         typer.Option(
@@ -96,7 +127,8 @@ def benchmark(
         bool,
         typer.Option(
             "--corruptions",
-            help="Also measure how often clean images are flagged after benign corruptions.",
+            help="Also measure how often clean images are flagged after benign corruptions; of photographs, after each "
+            "history ({histories}).",
             rich_help_panel=MEASURES,
         ),
     ] = False,
@@ -210,13 +242,20 @@ def benchmark(
     """
     from .. import eval as evaluation
     from ..data import load_dataset
+    from ..imagenet import is_imagenet_name
     from ..zoo import recipe_of
+    from .photographs import on_photographs
 
     titles = [Path(name).stem for name in detector]
     several = len(titles) > 1
     if len(set(titles)) < len(titles):
         raise ParameterError(f"detectors must have different file names, got {', '.join(titles)}")
-    if several and (corruptions or other or oracle or by_class):
+    photographic = view is not None or is_imagenet_name(classifier)
+    if photographic and (other or oracle or by_class or statistics or surrogate_detector):
+        raise ParameterError(
+            "--other, --oracle, --by-class, --statistics and --surrogate-detector do not work with photographs"
+        )
+    if several and (other or oracle or by_class or (corruptions and not photographic)):
         raise ParameterError("--corruptions, --other, --oracle and --by-class work with one detector only")
     if (surrogate_classifier is None) != (surrogate_detector is None):
         raise ParameterError("--surrogate-classifier and --surrogate-detector must be given together")
@@ -248,35 +287,34 @@ def benchmark(
     )
     options |= {name: value for name, value in given.items() if value}
     out.mkdir(parents=True, exist_ok=True)  # fails now, and not after hours of attacks
-    victim, images = evaluation.find_classifier(classifier, device=device), load_dataset(data, data_dir)
-    detectors = {
-        title: evaluation.find_detector(name, victim, images, device=device)
-        for title, name in zip(titles, detector, strict=True)
-    }
+    victim = evaluation.find_classifier(classifier, device=device)
+    options |= dict(seed=seed, cache=evaluation.Cache(cache), log=note)
     if aware is not None:
+        options["adaptive"] = {**aware, "progress": _attacking}
+    named = dict(zip(titles, detector, strict=True))
+    if photographic:
+        found = on_photographs(
+            named, victim, Path(data), learn=learn, view=view, max_pixels=max_pixels, device=device, options=options
+        )
+    else:
+        images = load_dataset(data, data_dir)
+        options["other_data"] = [load_dataset(name, data_dir) for name in other]
         if surrogate_classifier is not None and surrogate_detector is not None:
             surrogate = evaluation.find_classifier(surrogate_classifier, device=device)
-            aware["surrogate"] = (
+            options["adaptive"]["surrogate"] = (
                 surrogate,
                 evaluation.find_detector(surrogate_detector, surrogate, images, device=device),
             )
-        options["adaptive"] = {**aware, "progress": _attacking}
-    options |= dict(
-        seed=seed,
-        other_data=[load_dataset(name, data_dir) for name in other],
-        cache=evaluation.Cache(cache),
-        log=note,
-    )
-    recipes = {title: recipe_of(name) for title, name in zip(titles, detector, strict=True)}
-    command = shlex.join(["pixeldefend", *ctx.find_root().obj["arguments"]])
-    if several:
-        compared = evaluation.compare(detectors, victim, images, recipes=recipes, **options)
-        evaluation.write_comparison({**compared, "command": command}, out)
-        say((out / "comparison.md").read_text("utf-8"))
-    else:
-        results = evaluation.run_benchmark(detectors[titles[0]], victim, images, recipe=recipes[titles[0]], **options)
-        evaluation.write_report({**results, "command": command}, out)
-        say((out / "results.md").read_text("utf-8"))
+        detectors = {t: evaluation.find_detector(name, victim, images, device=device) for t, name in named.items()}
+        recipes = {title: recipe_of(name) for title, name in named.items()}
+        if several:
+            found = evaluation.compare(detectors, victim, images, recipes=recipes, **options)
+        else:
+            title = titles[0]
+            found = evaluation.run_benchmark(detectors[title], victim, images, recipe=recipes[title], **options)
+    found["command"] = shlex.join(["pixeldefend", *ctx.find_root().obj["arguments"]])
+    (evaluation.write_comparison if several else evaluation.write_report)(found, out)
+    say((out / ("comparison.md" if several else "results.md")).read_text("utf-8"))
 
 
 def compare(
