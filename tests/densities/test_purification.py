@@ -15,7 +15,7 @@ def brute_force(x: torch.Tensor, eps: int, density: Autoregressive) -> torch.Ten
     original = (255 * x).round()
     with torch.no_grad():
         for site in density.sites(density.event_shape):
-            pmf = density.conditionals(x).pmf()[(slice(None), *site)]  # (N, 256)
+            pmf = density.conditionals(x).part((slice(None), *site)).pmf()  # (N, 256)
             for i in range(len(x)):
                 middle = int(original[(i, *site)])
                 low, high = max(0, middle - eps), min(255, middle + eps)
