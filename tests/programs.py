@@ -66,10 +66,11 @@ class Programs:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
 
-    def start(
-        self, *arguments: Any, folder: Path, environment: dict[str, str] | None = None, **streams: Any
-    ) -> Program:
-        """Starts `pixeldefend ARGUMENTS` in a folder. A stream is a path, a file, or None for a closed one."""
+    def start(self, *arguments: Any, folder: Path, **streams: Any) -> Program:
+        """Starts `pixeldefend ARGUMENTS` in a folder.
+
+        The streams `stdin`, `stdout` and `stderr` are paths, files, or None for a closed one.
+        """
         with ExitStack() as stack:
             files: dict[str, IO[Any] | None] = {}
             for name in NAMES:
@@ -98,10 +99,9 @@ def forking() -> Iterator[Programs]:
         with theirs:
             command = [sys.executable, "-P", __file__, str(theirs.fileno())]
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-            process = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment, cwd="/"
-            )
+            process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment)
         yield Programs(ours)
+    process.terminate()
     process.wait()
 
 
@@ -169,7 +169,8 @@ def run(
     for number, (name, mode) in enumerate(zip(NAMES, "rww", strict=True)):
         if is_open[number]:
             os.dup2(next(given), number)
-            setattr(sys, name, os.fdopen(number, mode, closefd=False))
+            buffering = 1 if name == "stderr" else -1
+            setattr(sys, name, os.fdopen(number, mode, buffering, closefd=False))
         else:  # as Python does when it starts
             os.close(number)
             setattr(sys, name, None)
@@ -182,7 +183,10 @@ def run(
     except SystemExit as end:
         status = end.code or 0
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()  # as Python does when it ends, where a failure makes the status 120
+        try:
+            stream.flush()
+        except OSError:
+            status = 120  # as Python has it
     os._exit(status)
 
 
