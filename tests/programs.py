@@ -1,7 +1,7 @@
 """`pixeldefend` in processes that are forked from one that has imported torch, which takes seconds.
 
-They have streams, signals, an environment and an exit status of their own, as a process that was started has. What
-Python reads only when it starts, such as PYTHONIOENCODING, they do not see.
+They have streams, signals, an environment and an exit status of their own, as a process that was started has. Of what
+Python itself reads when it starts, they only heed PYTHONIOENCODING.
 """
 
 import json
@@ -165,12 +165,13 @@ def run(
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["pixeldefend", *arguments]
+    encoding, _, errors = environment.get("PYTHONIOENCODING", "").partition(":")
     given = iter(streams)
     for number, (name, mode) in enumerate(zip(NAMES, "rww", strict=True)):
         if is_open[number]:
             os.dup2(next(given), number)
             buffering = 1 if name == "stderr" else -1
-            setattr(sys, name, os.fdopen(number, mode, buffering, closefd=False))
+            setattr(sys, name, os.fdopen(number, mode, buffering, encoding or None, errors or None, closefd=False))
         else:  # as Python does when it starts
             os.close(number)
             setattr(sys, name, None)

@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 from programs import NAMES, Programs
 
-PROGRAM = Path(sys.executable).parent / "pixeldefend"
-
 
 def test_the_help_imports_no_torch_and_the_program_calms_waiting_threads():
     code = """
@@ -131,21 +129,32 @@ def test_closed_broken_and_full_streams(programs, detector, clean, tmp_path):
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 4
 
 
-@pytest.mark.parametrize(
-    ("environment", "encoding"),
-    [
-        ({"PYTHONIOENCODING": "cp1252"}, "cp1252"),
-        ({"PYTHONIOENCODING": "utf-16:strict"}, "utf-16"),
-        ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, "ascii"),
-    ],
-)
-def test_every_record_is_written_in_any_encoding(detector, clean, environment, encoding):
+@pytest.fixture
+def with_odd_names(clean):
     for i, name in enumerate(("a😀.png".encode(), b"b\xff\x9b2J.png", b"=c\x1b[2J\n.png")):
         os.replace(clean / f"{i}.png", os.fsencode(clean) + b"/" + name)
-    command = [PROGRAM, "screen", "*.png", "--detector", detector, "--format", "csv"]
-    done = subprocess.run(command, cwd=clean, env={**os.environ, **environment}, capture_output=True)
-    assert done.returncode == 0, done.stderr
-    shown = done.stdout.decode(encoding)
+    return clean
+
+
+def assert_complete_and_harmless(shown: str) -> None:
     assert len(shown.splitlines()) == 4
     assert not set(shown) & {"\x1b", "\x9b"}
     assert any(line.startswith("'=c\\x1b[2J\\n.png,clean") for line in shown.splitlines())
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16:strict"])
+def test_every_record_is_written_in_any_encoding(programs, detector, with_odd_names, tmp_path, monkeypatch, encoding):
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    command = ["screen", "*.png", "--detector", detector, "--format", "csv"]
+    process = programs.start(*command, folder=with_odd_names, stdout=tmp_path / "out", stderr=tmp_path / "err")
+    assert process.wait() == 0, (tmp_path / "err").read_bytes()
+    assert_complete_and_harmless((tmp_path / "out").read_bytes().decode(encoding.partition(":")[0]))
+
+
+def test_every_record_is_written_in_the_locale_of_posix(detector, with_odd_names):
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    program = Path(sys.executable).parent / "pixeldefend"
+    command = [program, "screen", "*.png", "--detector", detector, "--format", "csv"]
+    done = subprocess.run(command, cwd=with_odd_names, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert_complete_and_harmless(done.stdout.decode("ascii"))
