@@ -37,7 +37,7 @@ def test_a_killed_run_leaves_no_half_written_output(programs, detector, clean, t
     (tmp_path / "list").write_text(f"{clean}/0.png\n" * 200_000)
     command = ["screen", "-", "--detector", detector, "--format", "jsonl", "--output", output]
     process = programs.start(*command, folder=tmp_path, stdin="list")
-    while not list(tmp_path.glob(".out.jsonl.*")) and process.poll() is None:
+    while not any(path.stat().st_size for path in tmp_path.glob(".out.jsonl.*")) and process.poll() is None:
         time.sleep(0.01)  # until it has begun to write
     assert process.poll() is None
     process.send_signal(how)
