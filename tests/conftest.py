@@ -1,7 +1,10 @@
+from collections.abc import Iterator
+
 import pytest
 import torch
 from helpers import clean_images
 from hypothesis import settings
+from programs import Programs, forking
 
 from pixeldefend.densities import PixelCNNPlusPlus
 from pixeldefend.detectors import Detector
@@ -39,3 +42,21 @@ def tiny_density() -> PixelCNNPlusPlus:
 @pytest.fixture(scope="session")
 def tiny_detector(tiny_density: PixelCNNPlusPlus) -> Detector:
     return Detector(tiny_density, fpr=0.05).fit(clean_images(99))
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A cluster of this machine, on which every run of the session takes place: to start one takes seconds."""
+    ray = pytest.importorskip("ray")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")  # by default any other process of the tests goes first
+        ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)  # one scores, one reads
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def programs() -> Iterator[Programs]:
+    """Starts `pixeldefend` in processes of its own, quickly."""
+    with forking() as started:
+        yield started

@@ -210,6 +210,8 @@ CALLS: dict[str, Callable[[Detectors], Any]] = {
 }
 
 
+# calls of every kind are made in each state; where there are many of a kind, these find nearly all that the others find
+FEW_STATES = ["everything at once", "float64"]
 SLOW_CALLS = {"fit", "fit with corruptions", "purify", "purify some", "PixelDefend", "sample"}
 
 
@@ -247,7 +249,7 @@ def test_every_statistic(ours, name):
         score = detector.fit(ours.both[:20], X_fit=ours.both[20:]).score_
     detector = Detector(ours.density, classifier=ours.classifier)
     slow = name in EXPENSIVE or name in CLASSIFIER_SCORES
-    check(lambda: detector.evaluate({name: score}, x), ["everything at once"] if slow else STATES)
+    check(lambda: detector.evaluate({name: score}, x), ["everything at once"] if slow else FEW_STATES)
 
 
 @pytest.mark.parametrize("name", DENSITIES)
@@ -269,7 +271,7 @@ def test_every_density(name, tmp_path):
                     density.to_support(images),
                 ]
 
-        check(call)
+        check(call, FEW_STATES)
 
 
 @pytest.mark.slow
@@ -284,7 +286,7 @@ def test_every_density_s_samples(name):
             for method in ("fixed_point", "cached")
         ]
 
-    check(call)
+    check(call, FEW_STATES)
 
 
 def test_an_ensemble_of_orders():

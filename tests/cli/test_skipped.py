@@ -110,15 +110,15 @@ def test_names_on_standard_input(pixeldefend, detector, clean, listed):
 
 
 @pytest.mark.slow
-def test_ray_counts_and_names_the_same(pixeldefend, detector, mixed, tmp_path):
-    ray = pytest.importorskip("ray")
-    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)  # once for both runs
+def test_ray_counts_and_names_the_same(pixeldefend, detector, mixed, tmp_path, ray_cluster):
     (mixed / "latest").symlink_to("nowhere")
+    absent = mixed / "absent.png"
     common = ("--detector", detector, "--list-skipped")
-    local = pixeldefend("screen", mixed, *common, "--format", "jsonl")
     options = ("--engine", "ray", "--workers", "1", "--output", tmp_path / "out")
-    for told in ("", f"{tmp_path / 'out'} held 3 of them already\n"):
-        on_ray = pixeldefend("screen", "-", *common, *options, stdin=f"{mixed}\n")
+    # the second run adds to the output of the first, which needs no worker
+    for sources, told in (([absent], ""), ([mixed, absent], f"{tmp_path / 'out'} held 1 of them already\n")):
+        local = pixeldefend("screen", *sources, *common, "--format", "jsonl")
+        listed = "".join(f"{source}\n" for source in sources)
+        on_ray = pixeldefend("screen", "-", *common, *options, stdin=listed)
         assert on_ray.exit_code == local.exit_code == 2
         assert on_ray.stderr.endswith(local.stderr + told), on_ray.stderr
-    ray.shutdown()

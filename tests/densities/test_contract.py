@@ -141,14 +141,14 @@ def test_log_prob_is_the_sum_of_its_map_and_bits_per_dim_follows(config):
 @pytest.mark.parametrize("config", [slow_if_large(case.values[0], case.id) for case in CASES])
 def test_samples_do_not_depend_on_how_they_are_computed(config):
     density = made(config, scale=0.1).double()
-    once, again, cached, fixed_point, without = (
+    once, cached, fixed_point, without = (
         density.sample(3, generator=torch.Generator().manual_seed(3), method=method)
-        for method in ("auto", "auto", "cached", "fixed_point", "sequential")
+        for method in ("auto", "cached", "fixed_point", "sequential")
     )
     torch.testing.assert_close(cached, without, rtol=0, atol=1e-9)
     torch.testing.assert_close(fixed_point, without, rtol=0, atol=1e-9)
     assert once.shape == (3, *density.event_shape)
-    assert torch.equal(once, again)
+    assert torch.equal(once, cached) or torch.equal(once, fixed_point)
     torch.testing.assert_close(once, without, rtol=0, atol=1e-9)
     assert not torch.equal(once[0], once[1])
     if density.levels is not None:

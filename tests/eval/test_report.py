@@ -12,9 +12,16 @@ from pixeldefend.eval.__main__ import main
 from pixeldefend.eval.report import html, markdown, verdict
 
 
-def test_the_report_says_what_was_found(results, tmp_path):
-    write_report({**results, "command": "pixeldefend benchmark <&>"}, tmp_path)
-    page = (tmp_path / "report.html").read_text()
+@pytest.fixture(scope="module")
+def written(results, tmp_path_factory):
+    """The folder of a report."""
+    folder = tmp_path_factory.mktemp("report")
+    write_report({**results, "command": "pixeldefend benchmark <&>"}, folder)
+    return folder
+
+
+def test_the_report_says_what_was_found(results, written):
+    page = (written / "report.html").read_text()
     assert verdict(results) in page
     assert "&lt;&amp;&gt;" in page
     assert "http" not in page.replace("http://www.w3.org", "")
@@ -23,7 +30,7 @@ def test_the_report_says_what_was_found(results, tmp_path):
         assert f'<th scope="row">{row["attack"]}</th>' in page
     assert page.count('class="item"') == len(results["examples"]) == 2
     assert page.count("<figure>") == 7
-    tables = (tmp_path / "results.md").read_text()
+    tables = (written / "results.md").read_text()
     assert tables.count("\n| joint-pgd | classifier + detector |") == 3
 
 
@@ -55,13 +62,12 @@ def test_a_folder_is_written_again_from_its_json(results, tmp_path, capsys):
     assert main([str(tmp_path / "empty")]) == 2
 
 
-def test_the_page_in_a_real_browser(results, tmp_path):
+def test_the_page_in_a_real_browser(results, written):
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if chromium is None or driver is None:
         pytest.skip("no chromium and chromedriver on this machine: apt-get install chromium chromium-driver")
     from selenium import webdriver
 
-    write_report(results, tmp_path)
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking"):
@@ -69,7 +75,7 @@ def test_the_page_in_a_real_browser(results, tmp_path):
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
     try:
-        browser.get((tmp_path / "report.html").as_uri())
+        browser.get((written / "report.html").as_uri())
         assert verdict(results) in browser.find_element("css selector", ".verdict").text
         assert browser.execute_script("return [...document.images].every(i => i.complete && i.naturalWidth > 0)")
         for width in (360, 1200):

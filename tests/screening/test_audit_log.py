@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import clean_images
+from typer.testing import CliRunner
 
 from pixeldefend import Detector
+from pixeldefend.cli.main import app
 from pixeldefend.errors import CalibrationError, ParameterError
 from pixeldefend.screening import audit_log
 from pixeldefend.screening.audit_log import VERSION, AuditLog
@@ -24,7 +26,6 @@ from pixeldefend.screening.feedback import confirmed_clean
 from pixeldefend.screening.records import LOG_COLUMNS, row_writer
 from pixeldefend.serialization import sha256_of
 
-COMMAND = Path(sys.executable).parent / "pixeldefend"
 ROW = dict(path="a.png", verdict="clean", p_value=0.5, score=1.0, sha256="ab", detector="tiny")
 ROW |= dict(detector_sha256="d", precision="float32")
 
@@ -433,11 +434,18 @@ def test_confirmed_attacks_are_not_traffic(log):
     assert len(found.scores) == len(found.traffic) == 100
 
 
-def test_the_command_lists_filters_and_exports(log, tmp_path):
+@pytest.fixture
+def pixeldefend(tmp_path, monkeypatch):
+    """Runs a command in this process, in a folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "300")
+    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_the_command_lists_filters_and_exports(log, tmp_path, pixeldefend):
     def run(*arguments, status=0):
-        command = [COMMAND, "log", *arguments]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == status, done.stderr
+        done = pixeldefend("log", *arguments)
+        assert done.exit_code == status, done.stderr
         return done.stdout + done.stderr
 
     hostile = "\x1b[31m[bold]red\x07.png"
@@ -474,19 +482,18 @@ def test_the_command_lists_filters_and_exports(log, tmp_path):
     assert (tmp_path / "other.sqlite").read_bytes() == before
 
 
-def test_the_table_of_a_screening_obeys_no_name(tmp_path):
+def test_the_table_of_a_screening_obeys_no_name(tmp_path, pixeldefend):
     (tmp_path / "\x1b[31mred.png").write_bytes(b"")
-    done = subprocess.run([COMMAND, "screen", tmp_path], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
+    done = pixeldefend("screen", tmp_path)
+    assert done.exit_code == 2
     assert r"\x1b[31mred.png" in done.stdout
     assert "\x1b" not in done.stdout
 
 
-def test_the_command_recalibrates_and_refuses_too_few(log, tiny_detector, tmp_path):
+def test_the_command_recalibrates_and_refuses_too_few(log, tiny_detector, tmp_path, pixeldefend):
     def recalibrate(*more, source=log.path):
-        command = [COMMAND, "recalibrate", "--detector", "tiny.safetensors"]
-        command += ["--from-log", source, "--out", "ours.safetensors", *more]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        options = ["--detector", "tiny.safetensors", "--from-log", source, "--out", "ours.safetensors"]
+        return pixeldefend("recalibrate", *options, *more)
 
     tiny_detector.save(tmp_path / "tiny.safetensors")
     digest = sha256_of(str(tmp_path / "tiny.safetensors"))
@@ -500,16 +507,16 @@ def test_the_command_recalibrates_and_refuses_too_few(log, tiny_detector, tmp_pa
     for id, flag in zip(log.add(rows, source="serve"), flagged, strict=True):
         log.feedback(id, "false_alarm" if flag else "clean")
     done = recalibrate()
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert "calibrated on 60 images" in done.stdout
     assert f"of 60 images of the log, flagged: {flagged.mean():.2%} -> " in done.stdout
     ours = Detector.load(tmp_path / "ours.safetensors")
     np.testing.assert_allclose(np.sort(ours.calibration_scores_), np.sort(scores), rtol=1e-6)
     assert f"{-tiny_detector.offset_:.4g} -> {-ours.offset_:.4g}" in done.stdout
     few = recalibrate("--fpr", "0.001")
-    assert few.returncode == 2
+    assert few.exit_code == 2
     assert "999" in few.stderr  # calibration images that it would take
     absent = recalibrate(source=tmp_path / "absent.sqlite")
-    assert absent.returncode == 2
+    assert absent.exit_code == 2
     assert "there is no log" in absent.stderr
     assert not (tmp_path / "absent.sqlite").exists()

@@ -97,18 +97,10 @@ def test_a_watched_folder_gives_the_same_records(tmp_path_factory, tiny_detector
         log.close()
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    ray = pytest.importorskip("ray")
-    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)  # one scores, one reads
-    yield
-    ray.shutdown()
-
-
 @pytest.mark.slow
 @settings(max_examples=1, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(TREES, st.sampled_from(list(WAYS))), min_size=12, max_size=20))
-def test_ray_gives_the_same_records(tmp_path_factory, monkeypatch, cluster, detector_file, trees):
+def test_ray_gives_the_same_records(tmp_path_factory, monkeypatch, ray_cluster, detector_file, trees):
     """Each run takes seconds, so it screens many trees."""
     from contextlib import ExitStack
 

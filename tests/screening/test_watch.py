@@ -4,8 +4,6 @@ import os
 import queue
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -21,8 +19,6 @@ from pixeldefend.screening import watch as watching
 from pixeldefend.screening.audit_log import AuditLog
 from pixeldefend.screening.watch import watch_folder
 from pixeldefend.serialization import sha256_of
-
-COMMAND = Path(sys.executable).parent / "pixeldefend"
 
 
 @pytest.fixture
@@ -343,16 +339,25 @@ def test_a_link_to_a_flagged_image_leaves_its_bytes_in_the_quarantine(place, tin
     assert not list((place / "in").iterdir())
 
 
+def watching_process(programs, place, *options):
+    """Returns a process that watches a folder, and what it writes."""
+    reading, writing = os.pipe()
+    with open(writing, "wb") as stdout:
+        command = ["watch", "in", "--detector", "tiny.safetensors", *options]
+        process = programs.start(*command, folder=place, stdout=stdout, stderr="err")
+    return process, open(reading)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_ends_well_when_told_to_stop(place, tiny_detector, number):
+def test_it_ends_well_when_told_to_stop(place, tiny_detector, programs, number):
     tiny_detector.save(place / "tiny.safetensors")
     put(place / "in", "a.png", clean_images(1)[0])
-    command = [COMMAND, "watch", "in", "--detector", "tiny.safetensors", "--settle", "0.1"]
-    process = subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert json.loads(process.stdout.readline())["verdict"] == "clean"
-    process.send_signal(number)
-    said = process.communicate(timeout=30)
-    assert (process.returncode, *said) == (0, "", "")
+    process, said = watching_process(programs, place, "--settle", "0.1")
+    with said:
+        assert json.loads(said.readline())["verdict"] == "clean"
+        process.send_signal(number)
+        assert process.wait(30) == 0
+        assert said.read() == (place / "err").read_text() == ""
 
 
 def test_wrong_arguments(place, tiny_detector):
@@ -365,23 +370,20 @@ def test_wrong_arguments(place, tiny_detector):
         next(watch_folder(place / "in", log, detector=tiny_detector, fpr=1e-6))
 
 
-@pytest.mark.slow
-def test_killed_again_and_again_nothing_is_missed_and_nothing_done_twice(place, tiny_detector):
+def test_killed_again_and_again_nothing_is_missed_and_nothing_done_twice(place, tiny_detector, programs):
     tiny_detector.save(place / "tiny.safetensors")
     contents = [*clean_images(30), *(noise(i) for i in range(10))]
-    options = ["--detector", "tiny.safetensors", "--quarantine", "out", "--settle", "0.05"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    options = ["--quarantine", "out", "--settle", "0.05"]
     for before_the_kill, start in enumerate(range(0, 40, 10), 1):
         for i, image in enumerate(contents[start : start + 10], start):
             put(place / "in", f"{i}.png", image)
-        process = subprocess.Popen(
-            [COMMAND, "watch", "in", *options], cwd=place, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        for _ in range(before_the_kill):
-            assert json.loads(process.stdout.readline())["verdict"] in ("clean", "adversarial")
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    run = subprocess.run([COMMAND, "watch", "in", *options, "--once"], cwd=place, env=environment, capture_output=True)
+        process, said = watching_process(programs, place, *options)
+        with said:
+            for _ in range(before_the_kill):
+                assert json.loads(said.readline())["verdict"] in ("clean", "adversarial")
+            process.kill()
+            process.wait()
+    run = programs.run("watch", "in", "--detector", "tiny.safetensors", *options, "--once", folder=place)
     assert run.returncode == 0, run.stderr
     rows = list(AuditLog(place / "pixeldefend-log.sqlite").rows())
     assert sorted(int(Path(row["path"]).stem) for row in rows) == list(range(40))

@@ -4,11 +4,8 @@ import io
 import json
 import os
 import socket
-import subprocess
-import sys
 import threading
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import uvicorn
@@ -18,7 +15,6 @@ from PIL import Image
 from pixeldefend.screening.audit_log import AuditLog
 from pixeldefend.serving import Service, create_app
 
-COMMAND = Path(sys.executable).parent / "pixeldefend"
 CLEAN = clean_images(1, seed=7)[0]
 ATTACKED = np.random.RandomState(0).randint(0, 256, (8, 8)).astype(np.uint8)
 NOISE = np.random.RandomState(1).randint(0, 256, (40, 8, 8)).astype(np.uint8)
@@ -78,18 +74,21 @@ def in_thread(app):
 
 
 class Process:
-    """`pixeldefend serve` with the detector tiny.safetensors in a folder; its errors are read as they come."""
+    """`pixeldefend serve` with the detector tiny.safetensors in a folder; its errors are read as they come.
 
-    def __init__(self, folder, *options):
-        self.folder, self.options = folder, options
+    It is started by a function, such as `Programs.start`.
+    """
+
+    def __init__(self, start, folder, *options):
+        self.start, self.folder, self.options = start, folder, options
         self.lines, self.listening = [], threading.Event()
 
     def __enter__(self):
         arguments = ["--detector", "tiny.safetensors", "--port", "0", *self.options]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            [COMMAND, "serve", *arguments], cwd=self.folder, stderr=subprocess.PIPE, text=True, env=environment
-        )
+        reading, writing = os.pipe()
+        with open(writing, "wb") as stderr:
+            self.process = self.start("serve", *arguments, folder=self.folder, stderr=stderr)
+        self.errors = open(reading)
         self.reader = threading.Thread(target=self._read)
         self.reader.start()
         self.listening.wait()
@@ -103,7 +102,7 @@ class Process:
         return "".join(self.lines)
 
     def _read(self):
-        for line in self.process.stderr:
+        for line in self.errors:
             self.lines.append(line)
             if '"listening"' in line:
                 self.listening.set()
@@ -114,4 +113,4 @@ class Process:
             self.process.kill()
         self.process.wait()
         self.reader.join()
-        self.process.stderr.close()
+        self.errors.close()

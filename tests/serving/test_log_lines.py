@@ -4,11 +4,14 @@ import asyncio
 import gc
 import json
 import logging
+import signal
 import socket
+import subprocess
 import sys
 import threading
 import warnings
 import zlib
+from pathlib import Path
 
 import pytest
 from serving.common import ATTACKED, CLEAN, PATIENCE, Process, png
@@ -103,7 +106,12 @@ def test_a_process_writes_nothing_but_json(tiny_detector, tmp_path):
     place = odd.index(b"IDAT") - 4  # an animation of no frames, of which Pillow warns
     chunk = b"acTL" + bytes(8)
     odd = odd[:place] + b"\0\0\0\x08" + chunk + zlib.crc32(chunk).to_bytes(4, "big") + odd[place:]
-    with Process(tmp_path) as served:
+
+    def start(*arguments, folder, stderr):  # and imports torch, which may warn
+        program = Path(sys.executable).parent / "pixeldefend"
+        return subprocess.Popen([program, *arguments], cwd=folder, stderr=stderr)
+
+    with Process(start, tmp_path) as served:
         host, port = served.url.removeprefix("http://").rsplit(":", 1)
         head = b"POST /v1/screen HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
         length = b"content-length: %d\r\n"
@@ -123,7 +131,7 @@ def test_a_process_writes_nothing_but_json(tiny_detector, tmp_path):
             found, _, body = answer.partition(b"\r\n\r\n")
             assert json.loads(body)
             assert status is None or found.startswith(b"HTTP/1.1 %d" % status)
-        served.process.terminate()
+        served.process.send_signal(signal.SIGTERM)
         assert served.process.wait(PATIENCE) == 0
         served.reader.join()
         lines = [json.loads(line) for line in served.lines]

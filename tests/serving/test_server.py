@@ -24,11 +24,11 @@ def connect(url):
     return socket.create_connection((host, int(port)), PATIENCE)
 
 
-def test_it_stops_when_told_and_finishes_what_it_accepted(tiny_detector, tmp_path):
+def test_it_stops_when_told_and_finishes_what_it_accepted(tiny_detector, tmp_path, programs):
     tiny_detector.save(tmp_path / "tiny.safetensors")
     body = png(CLEAN)
     head = f"POST /v1/screen HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\nexpect: 100-continue\r\n\r\n"
-    with Process(tmp_path) as served:
+    with Process(programs.start, tmp_path) as served:
         connections = [connect(served.url) for _ in range(4)]
         for connection in connections:
             connection.sendall(head.encode())
@@ -47,10 +47,10 @@ def test_it_stops_when_told_and_finishes_what_it_accepted(tiny_detector, tmp_pat
     assert AuditLog(tmp_path / "pixeldefend-log.sqlite").count() == 4
 
 
-def test_a_kill_loses_nothing_that_was_acknowledged(tiny_detector, tmp_path):
+def test_a_kill_loses_nothing_that_was_acknowledged(tiny_detector, tmp_path, programs):
     tiny_detector.save(tmp_path / "tiny.safetensors")
     acknowledged, answered = [], threading.Semaphore(0)
-    with Process(tmp_path) as served:
+    with Process(programs.start, tmp_path) as served:
 
         def send():
             with httpx.Client(timeout=PATIENCE) as client:
