@@ -25,6 +25,7 @@ from ..errors import ModelError, ParameterError
 from ..imagenet import imagenet_classifier, is_imagenet_name
 from ..zoo import load_classifier, load_detector, shipped
 from .baselines import BASELINES
+from .cache import Cache
 from .photos.baselines import baseline, is_baseline
 from .photos.learning import Learning
 
@@ -38,6 +39,7 @@ def find_detector(
     *,
     device: str | torch.device = "cpu",
     fpr: float = 0.01,
+    cache: Cache | None = None,
 ) -> Any:
     """Finds a detector by its name.
 
@@ -51,6 +53,7 @@ def find_detector(
             that are not of this package. None if there are none: only detectors that are calibrated can be found.
         device: Where the detector runs.
         fpr: The false-alarm rate of detectors that are calibrated here.
+        cache: Where attacked photographs are kept that baselines learn from.
 
     Returns:
         A fitted detector.
@@ -61,7 +64,7 @@ def find_detector(
         FileNotFoundError: If there is no such file.
     """
     if is_baseline(name) and not isinstance(data, DataSet):
-        found = baseline(name, classifier, None if data is None else data.fit)
+        found = baseline(name, classifier, None if data is None else data.fit, cache)
         return as_detector(found, name, data, fpr=fpr, device=device)
     if name in BASELINES and isinstance(data, DataSet):
         return as_detector(BASELINES[name](classifier, data), name, data, fpr=fpr, device=device)

@@ -26,6 +26,7 @@ from ...imagenet import resized_and_cropped
 from ...images import from_uint8, to_uint8
 from ..baselines import random as random_of_bytes
 from ..baselines import squeezing_score
+from ..cache import Cache
 from .attacked import attack_photographs
 from .data import Photographs, input_size_of
 from .features import fourier_magnitudes, spam
@@ -87,7 +88,9 @@ def jxl_lossless(classifier: nn.Module, photographs: Photographs) -> Score:
     return partial(_code_length, format="JXL", lossless=True, effort=7)
 
 
-def spectral(classifier: nn.Module, photographs: Photographs, attack: str = TRAINED_ON) -> Score:
+def spectral(
+    classifier: nn.Module, photographs: Photographs, attack: str = TRAINED_ON, cache: Cache | None = None
+) -> Score:
     """Scores an image by a logistic regression on the magnitudes of its Fourier transform, trained on an attack.
 
     Images that differ in size from the classifier's input are resized and cropped to it.
@@ -96,6 +99,7 @@ def spectral(classifier: nn.Module, photographs: Photographs, attack: str = TRAI
         classifier: The classifier that is attacked.
         photographs: The clean photographs that the regression learns, with their attacked counterparts.
         attack: A key of `ATTACKS`, the attack to learn. As in the paper, it is one that is detected later.
+        cache: Where attacked images are kept.
 
     Reference:
         Harder et al. 2021, arXiv:2103.03000, InputMFS.
@@ -105,10 +109,12 @@ def spectral(classifier: nn.Module, photographs: Photographs, attack: str = TRAI
     def features(x: Tensor) -> Tensor:
         return fourier_magnitudes(x if tuple(x.shape[2:]) == (size, size) else resized_and_cropped(x, size))
 
-    return _trained(features, _scaled(LogisticRegression(max_iter=200)), classifier, photographs, attack)
+    return _trained(features, _scaled(LogisticRegression(max_iter=200)), classifier, photographs, attack, cache)
 
 
-def steganalysis(classifier: nn.Module, photographs: Photographs, attack: str = TRAINED_ON) -> Score:
+def steganalysis(
+    classifier: nn.Module, photographs: Photographs, attack: str = TRAINED_ON, cache: Cache | None = None
+) -> Score:
     """Scores an image by Fisher's linear discriminant of its SPAM features, trained on an attack.
 
     One discriminant with a shrunk covariance matrix takes the place of the paper's ensemble.
@@ -117,13 +123,14 @@ def steganalysis(classifier: nn.Module, photographs: Photographs, attack: str = 
         classifier: The classifier that is attacked.
         photographs: The clean photographs that the discriminant learns, with their attacked counterparts.
         attack: A key of `ATTACKS`, the attack to learn. As in the paper, it is one that is detected later.
+        cache: Where attacked images are kept.
 
     Reference:
         Liu et al. 2019, "Detection based defense against adversarial examples from the steganalysis point of view",
         arXiv:1806.09186.
     """
     discriminant = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
-    return _trained(spam, _scaled(discriminant), classifier, photographs, attack)
+    return _trained(spam, _scaled(discriminant), classifier, photographs, attack, cache)
 
 
 PHOTO_BASELINES: dict[str, Baseline] = {
@@ -142,13 +149,14 @@ def is_baseline(name: str) -> bool:
     return name.partition("@")[0] in PHOTO_BASELINES
 
 
-def baseline(name: str, classifier: nn.Module, photographs: Photographs | None) -> Score:
+def baseline(name: str, classifier: nn.Module, photographs: Photographs | None, cache: Cache | None = None) -> Score:
     """Fits a baseline.
 
     Args:
         name: A key of `PHOTO_BASELINES`; for those that learn from an attack, also NAME@ATTACK.
         classifier: The classifier that is attacked.
         photographs: The clean photographs to learn from; None if there are none.
+        cache: Where attacked images are kept that baselines learn from.
 
     Returns:
         A function (N, 3, H, W) in [0, 1] -> (N,) anomaly scores.
@@ -167,7 +175,8 @@ def baseline(name: str, classifier: nn.Module, photographs: Photographs | None) 
             f"{name} must be calibrated on clean photographs that are not attacked: name their folder with --learn"
         )
     chosen: Any = PHOTO_BASELINES[kind]
-    score: Score = chosen(classifier, photographs, attack) if at else chosen(classifier, photographs)
+    options = {"attack": attack or TRAINED_ON, "cache": cache} if kind in TRAINED else {}
+    score: Score = chosen(classifier, photographs, **options)
 
     def of_grey_too(x: Tensor) -> Any:
         return score(x.expand(-1, 3, -1, -1))
@@ -191,10 +200,15 @@ def _scaled(model: Any) -> Any:
 
 
 def _trained(
-    features: Callable[[Tensor], Tensor], model: Any, classifier: nn.Module, photographs: Photographs, attack: str
+    features: Callable[[Tensor], Tensor],
+    model: Any,
+    classifier: nn.Module,
+    photographs: Photographs,
+    attack: str,
+    cache: Cache | None,
 ) -> Score:
     """Fits a linear model to features of clean photographs and of those that an attack succeeded on."""
-    result = attack_photographs(classifier, photographs, [attack])[attack]
+    result = attack_photographs(classifier, photographs, [attack], cache=cache)[attack]
     places = result.succeeded.nonzero()[:, 0].tolist()
     if len(places) < 2:
         raise ParameterError(

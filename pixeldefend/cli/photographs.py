@@ -56,7 +56,9 @@ def on_photographs(
     found = {}
     for title, name in detectors.items():
         try:
-            found[title] = evaluation.find_detector(name, classifier, learning, device=device)
+            found[title] = evaluation.find_detector(
+                name, classifier, learning, device=device, cache=options.get("cache")
+            )
         except MissingExtraError as error:
             if len(detectors) == 1:
                 raise
