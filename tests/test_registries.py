@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from pixeldefend import attacks, data, densities, scores
 from pixeldefend.detectors import Detector
 from pixeldefend.eval.adaptive.presets import ADAPTIVE, resolve_attacks
-from pixeldefend.images.corruptions import CORRUPTIONS, corrupt
+from pixeldefend.images.corruptions import CORRUPTIONS, HISTORIES, corrupt
 
 # what a user would write in a file of their own; the entries that take no code are made below
 NEW = '''
@@ -81,6 +81,7 @@ DOCUMENTED = {
     "statistics": scores.SCORES | scores.CLASSIFIER_SCORES,
     "densities": densities.DENSITIES,
     "corruptions": CORRUPTIONS,
+    "histories": HISTORIES,
 }
 
 

@@ -1,8 +1,8 @@
 """What pixels say about JPEG: whether they were compressed, where the grid of blocks lies, and how strongly.
 
-The coefficients of a decoded JPEG are whole multiples of its quantization steps, but for rounding, if they are computed
-on the grid of 8 x 8 pixels that the encoder used. On any other grid they are not. The likelihood ratio of the two cases
-is computed for every place of the grid, for some low frequencies and for every step.
+The coefficients of a decoded JPEG are whole multiples of its steps, but for the rounding of pixels, if they are
+computed on the grid of 8 x 8 pixels that the encoder used. On any other grid they are not. The likelihood ratio of
+the two cases is computed for every place of the grid, for some low frequencies and for every step.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from .quantization import luminance_tables
 
 TILE = 128  # pixels, a multiple of 8
 MOST_TILES = 4  # a side: an image of more pixels than these tiles have is examined in tiles that lie evenly apart
-HIGHEST = 4  # of the frequencies examined: the sum of the row and the column
+# Low frequencies have the most coefficients that are not zero. Above quality 96 their steps are 1, and only those of
+# higher frequencies tell.
+FREQUENCIES = [(row, total - row) for total in (1, 2, 3) for row in range(total + 1)]
+FREQUENCIES += [(0, 5), (0, 6), (1, 5), (2, 4), (2, 5), (3, 4), (3, 5), (4, 3), (4, 4), (6, 0)]
 STEPS = np.arange(2, 100)  # a step of 1 leaves no trace beside the rounding of pixels
 BIN, BINS = 0.25, 1024  # of the histograms of absolute coefficients
 ROUNDING = 0.38  # the standard deviation that the rounding of decoded pixels gives a coefficient
-OUTLIERS = 0.05  # the share of coefficients that clipping has moved off the lattice
+OUTLIERS = 0.05  # the share of coefficients that something has moved off the lattice
 CONFIDENT = 8.0  # nats for a frequency whose step is used to tell the quality
-PRESENT = 20.0  # nats
-
-_FREQUENCIES = [(row, total - row) for total in range(1, HIGHEST + 1) for row in range(total + 1)]
+PRESENT = 25.0  # nats: photographs without JPEG have less than 10, some drawings 20
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class JpegGrid:
         strength: The log-likelihood ratio, in nats, between the best place of the grid and none, less that of the best
             other place. It grows with the number of pixels.
         phase: The row and the column, each 0 to 7, at which the first whole block begins, at the best place.
-        quality: The quality of libjpeg that fits the steps at that place, 1 to 100; None if there is no JPEG.
+        quality: The quality of libjpeg that fits the steps at that place, 1 to 100; None if there is no JPEG. After two
+            JPEGs with one grid it is mostly the lower quality.
         blockiness: The mean logarithm by how much the second differences of the pixels are larger across the borders of
             blocks than elsewhere, at that place.
     """
@@ -73,18 +75,16 @@ def jpeg_grid(pixels: np.ndarray) -> JpegGrid:
     """
     if pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,)) or min(pixels.shape[:2]) < 16:
         raise ImageError(f"got shape {pixels.shape}; wanted (H, W) or (H, W, 3), with 16 pixels a side or more", "size")
-    tiles = [luma(tile) for tile in _tiles(pixels)]
-    counts = sum(_histograms(tile) for tile in tiles)
+    counts = sum(_histograms(tile) for tile in _tiles(pixels))
     ratios = counts @ _log_ratios()  # frequencies, places, steps
     best = ratios.max(2)
     # the logarithm of the number of steps is the price of choosing among them
     places = np.maximum(best - np.log(len(STEPS)), 0).sum(0)
     place = int(places.argmax())
     strength = float(places[place] - np.delete(places, place).max())
-    quality = None
-    if strength >= PRESENT:
-        quality = _quality(STEPS[ratios[:, place].argmax(1)], best[:, place] >= CONFIDENT)
+    quality = _quality(ratios[:, place]) if strength >= PRESENT else None
     row, column = divmod(place, 8)
+    tiles = [luma(tile) for tile in _tiles(pixels)]
     across = [_blockiness(tile, column) for tile in tiles] + [_blockiness(tile.T, row) for tile in tiles]
     return JpegGrid(strength, (row, column), quality, float(np.mean(across)))
 
@@ -117,26 +117,34 @@ def _tiles(pixels: np.ndarray) -> list[np.ndarray]:
 
 @cache
 def _transform() -> np.ndarray:
-    """Returns the first rows of the discrete cosine transform, (HIGHEST + 1, 8)."""
-    rows, columns = np.arange(HIGHEST + 1)[:, None], np.arange(8)
+    """Returns the discrete cosine transform of 8 numbers, (8, 8)."""
+    rows, columns = np.arange(8)[:, None], np.arange(8)
     matrix = 0.5 * np.cos((2 * columns + 1) * rows * np.pi / 16)
     matrix[0] /= np.sqrt(2)
     return matrix.astype(np.float32)
 
 
 def _histograms(tile: np.ndarray) -> np.ndarray:
-    """Counts the absolute coefficients of the blocks at every place: (frequencies, 64, BINS)."""
-    rows = sliding_window_view(tile, 8, axis=0) @ _transform().T  # type: ignore[call-overload]
+    """Counts the absolute coefficients of the blocks at every place: (frequencies, 64, BINS).
+
+    Blocks with clipped pixels are left out, since clipping moves their coefficients off the lattice. The counts are
+    weighted as if all places had equally many blocks.
+    """
+    clipped = ((tile == 0) | (tile == 255)).reshape(*tile.shape[:2], -1).any(2)
+    dropped = sliding_window_view(sliding_window_view(clipped, 8, axis=0).any(2), 8, axis=1).any(2)
+    rows = sliding_window_view(luma(tile), 8, axis=0) @ _transform().T
     height, width = tile.shape[0] - 7, tile.shape[1] - 7
     places = 8 * (np.arange(height) % 8)[:, None] + np.arange(width) % 8
-    counts = np.empty((len(_FREQUENCIES), 64, BINS), np.float32)
-    for number, (row, column) in enumerate(_FREQUENCIES):
-        windows = sliding_window_view(rows[..., row], 8, axis=1)  # type: ignore[call-overload]
+    blocks = np.bincount(places.ravel(), minlength=64)
+    counts = np.empty((len(FREQUENCIES), 64, BINS), np.float32)
+    for number, (row, column) in enumerate(FREQUENCIES):
+        windows = sliding_window_view(rows[..., row], 8, axis=1)
         coefficients = np.abs(windows @ _transform()[column])
         bins = np.minimum(coefficients / BIN + 0.5, BINS).astype(np.intp)
+        bins[dropped] = BINS
         found = np.bincount((places * (BINS + 1) + bins).ravel(), minlength=64 * (BINS + 1))
-        counts[number] = found.reshape(64, BINS + 1)[:, :BINS]  # without those that are too large
-    return counts
+        counts[number] = found.reshape(64, BINS + 1)[:, :BINS]  # without those that are dropped or too large
+    return counts * (blocks.mean() / blocks)[:, None].astype(np.float32)
 
 
 @cache
@@ -153,12 +161,19 @@ def _log_ratios() -> np.ndarray:
     return np.where(coefficients > steps / 2, ratios, 0).astype(np.float32)
 
 
-def _quality(steps: np.ndarray, confident: np.ndarray) -> int:
-    """Returns the quality whose luminance table fits the steps of the frequencies of which one can be confident."""
-    rows, columns = np.array(_FREQUENCIES).T
+def _quality(ratios: np.ndarray) -> int:
+    """Returns the quality whose luminance table fits best, given the log-likelihood ratios (frequencies, steps).
+
+    Tables of other encoders fit no quality exactly. So the nearest is taken; the likelihood only chooses between those
+    that are equally near.
+    """
+    rows, columns = np.array(FREQUENCIES).T
     tables = luminance_tables()[:, rows, columns]
-    distances = np.abs(np.log(tables / steps))[:, confident].sum(1)
-    return 1 + int(np.median(np.flatnonzero(distances == distances.min())))
+    confident = ratios.max(1) >= CONFIDENT
+    distances = np.abs(np.log(tables / STEPS[ratios.argmax(1)]))[:, confident].sum(1)
+    with_one = np.pad(ratios, ((0, 0), (1, 0)))  # a step of 1 is neither likely nor unlikely
+    likelihood = with_one[np.arange(len(rows)), np.minimum(tables, len(STEPS)) - 1].sum(1)
+    return 100 - int(np.where(distances == distances.min(), likelihood, -np.inf)[::-1].argmax())
 
 
 def _blockiness(tile: np.ndarray, column: int) -> float:

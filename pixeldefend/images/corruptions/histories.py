@@ -28,43 +28,43 @@ History = Callable[[Image.Image, np.random.Generator], bytes]
 SMALLEST_SOURCE = 96
 
 
-def camera(image: Image.Image, rng: np.random.Generator) -> bytes:
+def _camera(image: Image.Image, rng: np.random.Generator) -> bytes:
     """A photograph straight from a camera: a JPEG of quality 75 to 99."""
     return jpeg_file(photographed(shrunk(image, rng, 0.3, 0.6), rng), rng, 75, 99, camera=True)
 
 
-def resize(image: Image.Image, rng: np.random.Generator) -> bytes:
+def _resize(image: Image.Image, rng: np.random.Generator) -> bytes:
     """A photograph resized by 0.25 to 2, as a PNG."""
     return png_file(_resized(image, rng))
 
 
-def resize_jpeg(image: Image.Image, rng: np.random.Generator) -> bytes:
+def _resize_jpeg(image: Image.Image, rng: np.random.Generator) -> bytes:
     """A photograph resized by 0.25 to 2, as a JPEG of quality 50 to 98."""
     return jpeg_file(_resized(image, rng), rng, 50, 98)
 
 
-def resize_webp(image: Image.Image, rng: np.random.Generator) -> bytes:
+def _resize_webp(image: Image.Image, rng: np.random.Generator) -> bytes:
     """A photograph resized by 0.25 to 2, as a WebP of quality 50 to 98."""
     return webp_file(_resized(image, rng), rng, 50, 98)
 
 
-def jpeg_twice(image: Image.Image, rng: np.random.Generator) -> bytes:
+def _jpeg_twice(image: Image.Image, rng: np.random.Generator) -> bytes:
     """A JPEG of a decoded JPEG, half the time cropped off its grid of 8 x 8 pixels."""
     once = opened(jpeg_file(_scene(image, rng), rng, 50, 98))
     return jpeg_file(_cropped(once, rng) if rng.random() < 0.5 else once, rng, 50, 98)
 
 
-def lossless(image: Image.Image, rng: np.random.Generator) -> bytes:
+def _lossless(image: Image.Image, rng: np.random.Generator) -> bytes:
     """A PNG of a photograph that was never a JPEG of its size."""
     return png_file(shrunk(image, rng, 0.25, 0.5))
 
 
-def decoded_jpeg(image: Image.Image, rng: np.random.Generator) -> bytes:
+def _decoded_jpeg(image: Image.Image, rng: np.random.Generator) -> bytes:
     """A PNG of a decoded JPEG of quality 50 to 98."""
     return png_file(opened(jpeg_file(_scene(image, rng), rng, 50, 98)))
 
 
-def screen(image: Image.Image, rng: np.random.Generator) -> bytes:
+def _screen(image: Image.Image, rng: np.random.Generator) -> bytes:
     """A screenshot with text, flat areas and often a photograph, mostly as a PNG."""
     shot = screenshot(image, rng)
     if rng.random() < 0.2:
@@ -72,32 +72,32 @@ def screen(image: Image.Image, rng: np.random.Generator) -> bytes:
     return png_file(shot) if rng.random() < 0.75 else jpeg_file(shot, rng, 60, 95)
 
 
-def sensor(image: Image.Image, rng: np.random.Generator) -> bytes:
+def _sensor(image: Image.Image, rng: np.random.Generator) -> bytes:
     """A photograph with all the noise of its sensor, half the time shrunk by up to 0.3, as a PNG."""
     noisy = photographed(shrunk(image, rng, 0.3, 0.6), rng, finished=False)
     return png_file(resized(noisy, rng, 0.3, 1) if rng.random() < 0.5 else noisy)
 
 
-def denoise(image: Image.Image, rng: np.random.Generator) -> bytes:
+def _denoise(image: Image.Image, rng: np.random.Generator) -> bytes:
     """A photograph smoothed by a Gaussian, a median or a bilateral filter."""
     opened_image = _opened_by_an_editor(image, rng)
     kind = rng.integers(3)
     if kind == 0:
         smooth = opened_image.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 1.5)))
     elif kind == 1:
-        smooth = opened_image.filter(ImageFilter.MedianFilter(3 if rng.random() < 0.75 else 5))
+        smooth = opened_image.filter(ImageFilter.MedianFilter(3))
     else:
         smooth = to_image(bilateral(np.asarray(opened_image, np.float32), rng.uniform(0.8, 2), rng.uniform(5, 25)))
     return _saved(smooth, rng)
 
 
-def sharpen(image: Image.Image, rng: np.random.Generator) -> bytes:
+def _sharpen(image: Image.Image, rng: np.random.Generator) -> bytes:
     """A photograph sharpened by an unsharp mask."""
     mask = ImageFilter.UnsharpMask(rng.uniform(0.5, 3), int(rng.integers(30, 200)), int(rng.integers(0, 4)))
     return _saved(_opened_by_an_editor(image, rng).filter(mask), rng)
 
 
-def brighten(image: Image.Image, rng: np.random.Generator) -> bytes:
+def _brighten(image: Image.Image, rng: np.random.Generator) -> bytes:
     """A photograph whose brightness, contrast or gamma was changed, or all of them."""
     x = np.arange(256.0)
     chosen = rng.random(3) < 0.5
@@ -111,30 +111,32 @@ def brighten(image: Image.Image, rng: np.random.Generator) -> bytes:
     return _saved(_mapped(_opened_by_an_editor(image, rng), [x] * 3), rng)
 
 
-def white_balance(image: Image.Image, rng: np.random.Generator) -> bytes:
+def _white_balance(image: Image.Image, rng: np.random.Generator) -> bytes:
     """A photograph whose channels were multiplied by up to 0.8 or 1.25."""
     gains = np.exp(rng.uniform(-0.22, 0.22, 3))
     return _saved(_mapped(_opened_by_an_editor(image, rng), [gain * np.arange(256) for gain in gains]), rng)
 
 
-def grey(image: Image.Image, rng: np.random.Generator) -> bytes:
+def _grey(image: Image.Image, rng: np.random.Generator) -> bytes:
     """A photograph without colours, as a grey file or with three equal channels."""
     picture = _opened_by_an_editor(image, rng).convert("L")
     return _saved(picture if rng.random() < 0.6 else picture.convert("RGB"), rng)
 
 
-def off_grid(image: Image.Image, rng: np.random.Generator) -> bytes:
+def _off_grid(image: Image.Image, rng: np.random.Generator) -> bytes:
     """A decoded JPEG of quality 50 to 98, cropped off its grid of 8 x 8 pixels."""
     cropped = _cropped(opened(jpeg_file(_scene(image, rng), rng, 50, 98)), rng)
     return png_file(cropped) if rng.random() < 0.6 else jpeg_file(cropped, rng, 50, 98)
 
 
-def draw(image: Image.Image, rng: np.random.Generator) -> bytes:
+def _draw(image: Image.Image, rng: np.random.Generator) -> bytes:
     """A drawing, a chart or a flat image."""
     drawn = drawing(image, rng)
     kind = rng.random()
     if kind < 0.15:
-        return png_file(drawn.quantize(int(2 ** rng.integers(4, 9)), dither=Image.Dither.NONE))
+        return png_file(
+            drawn.quantize(int(2 ** rng.integers(4, 9)), Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        )
     if kind < 0.6:
         return png_file(drawn)
     if kind < 0.7:
@@ -143,22 +145,22 @@ def draw(image: Image.Image, rng: np.random.Generator) -> bytes:
 
 
 HISTORIES: dict[str, History] = {
-    "camera": camera,
-    "resized": resize,
-    "resized_jpeg": resize_jpeg,
-    "resized_webp": resize_webp,
-    "jpeg_twice": jpeg_twice,
-    "png_lossless": lossless,
-    "png_of_jpeg": decoded_jpeg,
-    "screenshot": screen,
-    "sensor_noise": sensor,
-    "denoised": denoise,
-    "sharpened": sharpen,
-    "brightened": brighten,
-    "white_balanced": white_balance,
-    "grey": grey,
-    "off_grid": off_grid,
-    "drawing": draw,
+    "camera": _camera,
+    "resized": _resize,
+    "resized_jpeg": _resize_jpeg,
+    "resized_webp": _resize_webp,
+    "jpeg_twice": _jpeg_twice,
+    "png_lossless": _lossless,
+    "png_of_jpeg": _decoded_jpeg,
+    "screenshot": _screen,
+    "sensor_noise": _sensor,
+    "denoised": _denoise,
+    "sharpened": _sharpen,
+    "brightened": _brighten,
+    "white_balanced": _white_balance,
+    "grey": _grey,
+    "off_grid": _off_grid,
+    "drawing": _draw,
 }
 
 
@@ -192,7 +194,7 @@ def through_history(image: Image.Image, name: str, *, seed: int) -> bytes:
 
 
 def bilateral(pixels: np.ndarray, sigma: float, step: float) -> np.ndarray:
-    """Smooths within 5 x 5 pixels, but not across edges.
+    """Smooths within two steps to neighbours, but not across edges.
 
     Args:
         pixels: (H, W, 3), floating point in [0, 255].
@@ -209,6 +211,8 @@ def bilateral(pixels: np.ndarray, sigma: float, step: float) -> np.ndarray:
     total = np.zeros_like(centre)
     smooth = np.zeros((height, width, 3), np.float32)
     for down, right in np.ndindex(5, 5):
+        if abs(down - 2) + abs(right - 2) > 2:
+            continue
         window = slice(down, down + height), slice(right, right + width)
         distance = ((down - 2) ** 2 + (right - 2) ** 2) / sigma**2
         weight = np.exp(-0.5 * (((brightness[window] - centre) / np.float32(step)) ** 2 + np.float32(distance)))
@@ -219,7 +223,7 @@ def bilateral(pixels: np.ndarray, sigma: float, step: float) -> np.ndarray:
 
 def _resized(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Returns a photograph at another size: the one given, or what a camera makes of it."""
-    return resized(opened(camera(image, rng)) if rng.random() < 0.35 else image, rng, 0.25, 2)
+    return resized(opened(_camera(image, rng)) if rng.random() < 0.35 else image, rng, 0.25, 2)
 
 
 def _scene(image: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -232,7 +236,7 @@ def _opened_by_an_editor(image: Image.Image, rng: np.random.Generator) -> Image.
     kind = rng.random()
     if kind < 0.35:
         return image
-    return resized(image, rng, 0.35, 1) if kind < 0.7 else opened(camera(image, rng))
+    return resized(image, rng, 0.35, 1) if kind < 0.7 else opened(_camera(image, rng))
 
 
 def _mapped(image: Image.Image, values: list[np.ndarray]) -> Image.Image:
