@@ -112,13 +112,15 @@ def test_names_on_standard_input(pixeldefend, detector, clean, listed):
 @pytest.mark.slow
 def test_ray_counts_and_names_the_same(pixeldefend, detector, mixed, tmp_path, ray_cluster):
     (mixed / "latest").symlink_to("nowhere")
-    absent = mixed / "absent.png"
+    nothing = mixed / "*.jpg"
     common = ("--detector", detector, "--list-skipped")
     options = ("--engine", "ray", "--workers", "1", "--output", tmp_path / "out")
-    # the second run adds to the output of the first, which needs no worker
-    for sources, told in (([absent], ""), ([mixed, absent], f"{tmp_path / 'out'} held 1 of them already\n")):
+    # the first run has no images, so that it starts no worker; the second adds to its output
+    for sources, listed, told in (
+        ([nothing], [nothing], ""),
+        ([mixed, nothing], ["-", nothing], f"{tmp_path / 'out'} held 1 of them already\n"),
+    ):
         local = pixeldefend("screen", *sources, *common, "--format", "jsonl")
-        listed = "".join(f"{source}\n" for source in sources)
-        on_ray = pixeldefend("screen", "-", *common, *options, stdin=listed)
+        on_ray = pixeldefend("screen", *listed, *common, *options, stdin=f"{mixed}\n")
         assert on_ray.exit_code == local.exit_code == 2
         assert on_ray.stderr.endswith(local.stderr + told), on_ray.stderr
