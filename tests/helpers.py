@@ -89,7 +89,7 @@ SMALL = {
     ],
     "nelloc": [
         dict(event_shape=(1, 5, 6), rows=2, columns=2, width=8, layers=1, mixtures=2),
-        dict(event_shape=(3, 4, 5), rows=1, columns=3, width=8, layers=2, mixtures=1),
+        dict(event_shape=(3, 4, 5), rows=1, columns=3, width=8, layers=2, mixtures=3),
     ],
     "wavenet": [
         dict(event_shape=(9,), residual=8, skip=24, depth=3, stacks=2, levels=5),

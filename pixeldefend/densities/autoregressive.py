@@ -203,7 +203,7 @@ class Autoregressive(Density):
         """
         if n < 0:
             raise ParameterError(f"n must be at least 0, got {n}")
-        shape = self._shape_of(length, size)
+        shape = self.shape_of(length, size)
         x = torch.zeros(n, *shape, device=self.device, dtype=self.dtype)
         sites = self.sites(shape)
         known = torch.zeros(shape, dtype=torch.bool, device=self.device)
@@ -238,8 +238,16 @@ class Autoregressive(Density):
         """Returns (n, *shape) zeros in the memory order of the sites, so that `sites.to_row` is a view."""
         return from_row(torch.zeros(n, math.prod(shape), device=self.device, dtype=self.dtype), shape)
 
-    def _shape_of(self, length: int | None, size: tuple[int, int] | None) -> tuple[int, ...]:
-        """Returns the shape of the events to sample."""
+    def shape_of(self, length: int | None = None, size: tuple[int, int] | None = None) -> tuple[int, ...]:
+        """Returns the shape of the events that `sample` draws.
+
+        Args:
+            length: As for `sample`.
+            size: As for `sample`.
+
+        Raises:
+            ParameterError: As `sample` does.
+        """
         shape = self.event_shape
         if length is not None and ("sequences" not in self.events or len(shape) != 1):
             raise ParameterError(f"this density models events of shape {shape} only, not of length {length}")

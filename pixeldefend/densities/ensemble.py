@@ -69,7 +69,7 @@ class Reorderable(RowAutoregressive):
 
     def order(self) -> Tensor:
         """Returns (D,): the sites, as `sites.to_row` numbers them, in the order in which they are modelled."""
-        d = math.prod(self.event_shape)
+        d = math.prod(self.shape_of())
         return random_order(d, self.ordering).to(self.device)
 
     def arrangement(self) -> Any:
@@ -179,7 +179,7 @@ class OrderEnsemble(Density):
         if n < 0:
             raise ParameterError(f"n must be at least 0, got {n}")
         drawn = torch.randint(self.orderings, (n,), generator=generator, device=self.device)
-        x = torch.empty(n, *self.density.event_shape, device=self.device, dtype=self.dtype)
+        x = torch.empty(n, *self.density.shape_of(), device=self.device, dtype=self.dtype)
         for k in drawn.unique().tolist():
             x[drawn == k] = self.density.reordered(k).sample(int((drawn == k).sum()), generator=generator)
         return x

@@ -81,7 +81,7 @@ class MADE(Reorderable):
 
     def order(self) -> Tensor:
         """Returns (D,): the sites in the order in which they are modelled."""
-        d = math.prod(self.event_shape)
+        d = math.prod(self.shape_of())
         return random_order(d, self.ordering if self.order_agnostic else 0).to(self.device)
 
     def arrangement(self) -> list[Tensor]:

@@ -61,7 +61,7 @@ def on_backend(density: Density, backend: str) -> Density:
     shared = {id(t): t for t in (*density.parameters(), *density.buffers())}
     fast = copy.deepcopy(density, shared).eval()
     run = _in_bfloat16(fast) if backend == "bfloat16" else _by_openvino(fast)
-    fast.parameters_of_sites = run  # type: ignore[assignment, method-assign]
+    fast.parameters_of_sites = run  # type: ignore[method-assign]
     return fast
 
 

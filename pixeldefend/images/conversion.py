@@ -10,6 +10,7 @@ from PIL import Image
 from ..errors import ImageError
 
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+ROWS_COPIED = 256
 HOW = "convert it to 8-bit grey or RGB as your classifier does, or allow the conversion (--convert)"
 
 
@@ -54,7 +55,16 @@ def to_8_bits(image: Image.Image, *, convert: bool = False, halved: str | None =
             f"the image has mode {image.mode}{deep}, which is not screened; convert it to 8-bit grey or RGB first",
             "mode",
         )
-    return np.asarray(image), notes
+    return _array(image), notes
+
+
+def _array(image: Image.Image) -> np.ndarray:
+    """Copies the pixels strip by strip: np.asarray would need memory for a second copy."""
+    pixels = np.empty((image.height, image.width, *([3] if image.mode == "RGB" else [])), np.uint8)
+    for top in range(0, image.height, ROWS_COPIED):
+        bottom = min(top + ROWS_COPIED, image.height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
+    return pixels
 
 
 def _upper_bits(image: Image.Image, lossy: Callable[[str, str], None]) -> Image.Image:

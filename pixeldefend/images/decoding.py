@@ -38,7 +38,7 @@ SUFFIXES = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif"}
 )
 MAX_BYTES = 64 * 2**20
-MAX_PIXELS = 64 * 2**20  # decoding takes up to 14 bytes a pixel
+MAX_PIXELS = 64 * 2**20  # decoding takes about 10 bytes a pixel
 MAX_FRAMES = 256
 
 # Pillow's classes are called directly: `Image.open` obeys a global limit of pixels, and only warns beyond it
@@ -145,7 +145,7 @@ def decode_image(
                 _check_strips(image, len(data))
             image.load()
             if format == "JPEG":
-                check_jpeg_pixels(pixels_only, np.asarray(image))
+                check_jpeg_pixels(pixels_only, image)
             upright = ImageOps.exif_transpose(image) if format in CONVERTED_FORMATS else image
             pixels, lost = to_8_bits(upright, convert=convert, halved=_halved(pixels_only, format))
             found.append(_turned(pixels, orientation))  # later than by Pillow, whose images take a third more memory

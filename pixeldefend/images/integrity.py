@@ -55,7 +55,7 @@ def check_container(data: bytes, format: str) -> None:
         raise _damaged(f"the parts of the {format} do not fit together") from None
 
 
-def check_jpeg_pixels(data: bytes, pixels: np.ndarray) -> None:
+def check_jpeg_pixels(data: bytes, image: Image.Image) -> None:
     """Checks that the pixels of a JPEG are all from the file.
 
     Where the data of a scan end early, libjpeg makes up the rest and says nothing. But a scan that is whole does not
@@ -64,24 +64,25 @@ def check_jpeg_pixels(data: bytes, pixels: np.ndarray) -> None:
 
     Args:
         data: The bytes of a JPEG that passes `check_container`.
-        pixels: uint8, (H, W), (H, W, 3) or (H, W, 4): grey, RGB or CMYK, as Pillow decodes the file, not yet oriented.
+        image: The file as Pillow decodes it, grey, RGB or CMYK, not yet oriented.
 
     Raises:
         ImageError: If the file is truncated or damaged.
     """
-    height, width, *channels = pixels.shape
-    mode, raw_mode = {(): ("L", "L"), (3,): ("RGB", "RGB"), (4,): ("CMYK", "CMYK;I")}[tuple(channels)]
+    width, height = image.size
+    raw_mode = {"L": "L", "RGB": "RGB", "CMYK": "CMYK;I"}[image.mode]
     segments = jpeg_segments(data)
     progressive = any(segment.marker == PROGRESSIVE for segment in segments)
     for filling in _fillings(max(2, min(32 if progressive else 8, 2**18 // (width * height)))):
         try:
-            image = Image.frombytes(mode, (width, height), join_jpeg(segments, filling), "jpeg", raw_mode, "")
+            again = Image.frombytes(image.mode, image.size, join_jpeg(segments, filling), "jpeg", raw_mode, "")
         except ValueError:  # an error of libjpeg, which Pillow can be told to ignore when it opens a file
             raise _damaged("the data of the JPEG cannot be decoded") from None
         for top in range(0, height, ROWS_COMPARED):  # copies of all pixels would double the memory
-            bottom = min(top + ROWS_COMPARED, height)
-            if image.crop((0, top, width, bottom)).tobytes() != pixels[top:bottom].tobytes():
+            strip = (0, top, width, min(top + ROWS_COMPARED, height))
+            if again.crop(strip).tobytes() != image.crop(strip).tobytes():
                 raise _damaged("the data of the JPEG end early")
+        del again  # before the next one takes as much memory
 
 
 def _damaged(what: str) -> ImageError:

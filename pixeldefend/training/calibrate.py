@@ -98,8 +98,9 @@ def calibrate(
         model, title = load_density(density, device=place), str(density)
         trained = recipe_of(title) if recipe is None else recipe
     shape = model.event_shape or ()
+    length = shape[0] if len(shape) == 1 and shape[0] is not None else 256
     if isinstance(data, str):
-        name, images = data, load_dataset(data, str(data_dir), length=shape[0] if len(shape) == 1 else 256)
+        name, images = data, load_dataset(data, str(data_dir), length=length)
     else:
         name, images = data.name, data
     _check_unseen(title, trained, name, images)

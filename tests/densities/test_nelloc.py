@@ -8,10 +8,11 @@ from helpers import dependence, grid_images, randomised
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixeldefend import densities, purify
+from pixeldefend import densities
 from pixeldefend.densities import NeLLoC, build
 from pixeldefend.densities.nelloc import TILE
 from pixeldefend.errors import ImageError, ParameterError
+from pixeldefend.purification import purify
 
 SMALL = dict(rows=2, columns=3, width=8, layers=1, mixtures=2)
 

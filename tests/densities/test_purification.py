@@ -7,6 +7,8 @@ from helpers import randomised, slow_if_large, small_configs
 from pixeldefend import load_detector
 from pixeldefend.densities import DENSITIES, Autoregressive, build, most_probable_within
 
+GRID = torch.arange(256, dtype=torch.float64)[:, None] / 255
+
 
 def brute_force(x: torch.Tensor, eps: int, density: Autoregressive) -> torch.Tensor:
     """x: (N, C, H, W) on the grid. The paper's algorithm 1, word for word: a whole pass a sub-pixel."""
@@ -15,11 +17,12 @@ def brute_force(x: torch.Tensor, eps: int, density: Autoregressive) -> torch.Ten
     original = (255 * x).round()
     with torch.no_grad():
         for site in density.sites(density.event_shape):
-            pmf = density.conditionals(x).part((slice(None), *site)).pmf()  # (N, 256)
+            # masses are differences, which underflow far from the means; their logarithms are exact there
+            log_pmf = density.conditionals(x).part((slice(None), *site)).log_prob(GRID).T  # (N, 256)
             for i in range(len(x)):
                 middle = int(original[(i, *site)])
                 low, high = max(0, middle - eps), min(255, middle + eps)
-                x[(i, *site)] = (low + int(pmf[i, low : high + 1].argmax())) / 255
+                x[(i, *site)] = (low + int(log_pmf[i, low : high + 1].argmax())) / 255
     return x
 
 
