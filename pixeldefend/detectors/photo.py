@@ -212,6 +212,26 @@ class PhotoDetector(ConformalDetector):
         scores, histories = ratio(x)
         return to_numbers(scores), ratio.estimated(to_numbers(histories), origins), to_numbers(ratio.strangeness(x))
 
+    def thresholds(self, histories: Sequence[str]) -> Array:
+        """Returns (N,): the anomaly scores above which images of these histories are flagged.
+
+        Args:
+            histories: (N,) names of histories, or "unknown".
+
+        Raises:
+            ParameterError: If a history is unknown to the ratio.
+        """
+        check_is_fitted(self)
+        return self._compared(np.zeros(len(histories)), self._labels(histories), None)[1]
+
+    def _labels(self, histories: Sequence[str]) -> np.ndarray:
+        """Returns (N,) the indices of histories by name, -1 for unknown ones."""
+        names = self._models()[1].histories
+        other = set(histories) - {UNKNOWN, *names}
+        if other:
+            raise ParameterError(f"unknown history {other.pop()!r}; there are: {', '.join(names)}")
+        return np.array([-1 if history == UNKNOWN else names.index(history) for history in histories], dtype=int)
+
     def _compared(self, scores: Array, histories: np.ndarray, origins: Origins) -> tuple[Array, Array]:
         """Returns (N,) p-values and (N,) thresholds, among the calibration images of the same history.
 
@@ -303,17 +323,14 @@ class PhotoDetector(ConformalDetector):
             CalibrationError: If the scores are too few for the rate, or not finite.
             ParameterError: If the histories are missing or unknown to the ratio.
         """
-        scores, names = np.asarray(scores, dtype=float), self._models()[1].histories
+        scores = np.asarray(scores, dtype=float)
         if histories is None or len(histories) != len(scores):
             raise ParameterError(f"a detector of photographs needs the history of each of the {len(scores)} scores")
-        other = set(histories) - {UNKNOWN, *names}
-        if other:
-            raise ParameterError(f"unknown history {other.pop()!r}; there are: {', '.join(names)}")
         if scores.ndim != 1 or not np.isfinite(scores).all():
             raise CalibrationError(f"scores must be (n,) finite numbers, got shape {scores.shape}")
-        known = np.array([history != UNKNOWN for history in histories], dtype=bool)
-        labels = np.array([names.index(history) for history in histories if history != UNKNOWN], dtype=int)
-        return self._adapted(scores[known], np.stack([labels, labels], 1), np.zeros(0))
+        labels = self._labels(histories)
+        known = labels >= 0
+        return self._adapted(scores[known], np.stack([labels[known]] * 2, 1), np.zeros(0))
 
     def _adapted(self, scores: Array, histories: np.ndarray, strangeness: Array) -> Self:
         check_is_fitted(self)

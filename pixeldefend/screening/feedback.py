@@ -18,10 +18,14 @@ class Confirmed:
     Attributes:
         scores: (n,), the scores of the images that were confirmed clean.
         traffic: (N,), the scores of all images but confirmed attacks.
+        histories: (n,), the histories of the confirmed images, None where the detector estimates none.
+        traffic_histories: (N,), those of all images but confirmed attacks.
     """
 
     scores: np.ndarray
     traffic: np.ndarray
+    histories: list[str | None]
+    traffic_histories: list[str | None]
 
 
 def confirmed_clean(
@@ -61,4 +65,5 @@ def confirmed_clean(
             f"{of_all.mean():.1%}: they were not drawn at random, and a threshold from them would not hold for the "
             "rest; confirm images without regard to their verdict, and mark attacks as such"
         )
-    return Confirmed(np.array([row["score"] for row in chosen]), np.array([row["score"] for row in rows]))
+    scores, histories = ([[row[name] for row in part] for part in (chosen, rows)] for name in ("score", "history"))
+    return Confirmed(np.array(scores[0]), np.array(scores[1]), histories[0], histories[1])

@@ -6,12 +6,14 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..detectors import Detector
-from ..detectors.backends import PRECISION
+import numpy as np
+
+from ..detectors import Detector, PhotoDetector
+from ..detectors.photo import UNKNOWN
 from ..serialization import check_writable, sha256_of
 from ..zoo import card, load_detector, shipped
 from .audit_log import AuditLog
-from .feedback import confirmed_clean
+from .feedback import Confirmed, confirmed_clean
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,12 @@ class Recalibrated:
         confirmed: The number of images that calibrate the detector.
         traffic: The number of images of the log on which the thresholds are compared.
         fpr: The rate of false alarms.
-        thresholds: The anomaly scores above which images are flagged, before and after.
+        thresholds: The anomaly scores above which images are flagged, before and after: their means over the traffic,
+            if a detector of photographs has one for each history.
         flagged: The shares of the traffic that are flagged, before and after.
     """
 
-    detector: Detector
+    detector: Detector | PhotoDetector
     confirmed: int
     traffic: int
     fpr: float
@@ -69,12 +72,24 @@ def recalibrate(
         if fpr is not None:
             before = before.with_fpr(fpr)
         digest = str(card(detector)["sha256"]) if detector in shipped("detector") else sha256_of(detector)
-        found = confirmed_clean(audit_log, digest, PRECISION[before.backend], like_traffic=like_traffic)
-        after = before.with_calibration(found.scores)
+        found = confirmed_clean(audit_log, digest, before.precision, like_traffic=like_traffic)
+        after: Detector | PhotoDetector
+        if isinstance(before, PhotoDetector):
+            after = before.with_calibration(found.scores, [history or UNKNOWN for history in found.histories])
+        else:
+            after = before.with_calibration(found.scores)
         counts = dict(confirmed=len(found.scores), traffic=len(found.traffic))
         after.save(out, recalibrated=dict(**counts, detector_sha256=digest))
     finally:
         audit_log.close()
-    first, second = (-float(made.offset_) for made in (before, after))
+    first, second = (_thresholds(made, found) for made in (before, after))
     shares = (float((found.traffic > first).mean()), float((found.traffic > second).mean()))
-    return Recalibrated(after, **counts, fpr=after.fpr, thresholds=(first, second), flagged=shares)
+    means = float(first.mean()), float(second.mean())
+    return Recalibrated(after, **counts, fpr=after.fpr, thresholds=means, flagged=shares)
+
+
+def _thresholds(detector: Detector | PhotoDetector, found: Confirmed) -> np.ndarray:
+    """Returns (N,): the score above which each image of the traffic is flagged."""
+    if isinstance(detector, PhotoDetector):
+        return detector.thresholds([history or UNKNOWN for history in found.traffic_histories])
+    return np.full(len(found.traffic), -float(detector.offset_))

@@ -103,6 +103,7 @@ def test_an_adapted_detector_keeps_the_rate_on_the_traffic_of_its_user(detector)
     np.testing.assert_array_equal(adapted.judge_profiles(rough).p_value, detector.judge_profiles(rough).p_value)
     from_records = detector.with_calibration(detector.judge_profiles(traffic(400, 9)).score, ["smooth"] * 400)
     np.testing.assert_array_equal(from_records.judge_profiles(new).p_value, after.p_value)
+    np.testing.assert_array_equal(adapted.thresholds(after.history), after.threshold)
     again = adapted.adapted(traffic(300, 12))
     assert again.calibration_own_.sum() == 300
     with pytest.raises(CalibrationError, match="at least 19"):
