@@ -2,15 +2,19 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
-from helpers import dependence, grid_images, randomised
+from helpers import dependence, grid_images, noise, randomised
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from pixeldefend import densities
+from pixeldefend import Detector, densities
+from pixeldefend.cli.main import app
 from pixeldefend.densities import NeLLoC, build
-from pixeldefend.densities.nelloc import TILE
+from pixeldefend.densities.nelloc import STRIP, TILE
+from pixeldefend.detectors.backends import on_backend
 from pixeldefend.errors import ImageError, ParameterError
 from pixeldefend.purification import purify
 
@@ -159,7 +163,7 @@ def test_bad_arguments_are_refused(arguments, message):
 # -- tiles -------------------------------------------------------------------------------------------------------------
 
 
-SIDES = st.integers(1, 2 * TILE + 9)
+SIDES = st.integers(1, 2 * STRIP + 9) | st.integers(TILE - 2, TILE + 9)
 
 
 @given(n=st.integers(0, 3), channels=st.sampled_from([1, 3]), height=SIDES, width=SIDES)
@@ -175,7 +179,7 @@ def test_tiles_say_what_the_whole_image_says(n, channels, height, width):
 
 def test_every_site_is_in_one_tile():
     density = made(1)
-    x = grid_images(3, 1, TILE + 1, 2 * TILE)
+    x = grid_images(3, 1, TILE + 1, TILE + 4)
     count = torch.zeros_like(x)
     with torch.no_grad():
         for where, conditionals, tile in density.tiles(x):
@@ -214,8 +218,43 @@ def test_gradients_are_those_of_the_whole_image():
 
 def test_a_likelihood_is_a_sum_in_double_precision():
     density = made(1, width=2, layers=0, mixtures=1)
-    x = grid_images(1, 1, 3 * TILE, 3 * TILE)
+    x = grid_images(1, 1, TILE + 50, TILE + 50)
     with torch.no_grad():
         exact = density.log_prob_map(x).double().sum().item()
         assert density.log_prob(x).item() == pytest.approx(exact, rel=1e-7)
         assert math.isclose(density.bits_per_dim(x).item(), -exact / (x.numel() * math.log(2)), rel_tol=1e-6)
+
+
+# -- detectors ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_detector_of_an_open_density_takes_images_of_any_size(tmp_path):
+    images = [noise(1, seed)[0][: 4 + seed % 5] for seed in range(30)]
+    detector = Detector(made(1), statistic="bits_per_dim", fpr=0.1).fit(images)
+    assert detector.takes == "grey images of any size"
+    assert detector.accepts(np.zeros((1, 70), np.uint8))
+    assert not detector.accepts(np.arange(75, dtype=np.uint8).reshape(5, 5, 3))
+    detector.save(tmp_path / "d.safetensors")
+    again = Detector.load(tmp_path / "d.safetensors")
+    np.testing.assert_array_equal(again.p_value(images), detector.p_value(images))
+    assert again.p_value(np.zeros((9, 3), np.uint8)).shape == (1,)
+    assert [m.shape for m in detector.surprisal_map(images[:2])] == [(4, 8), (5, 8)]
+    assert detector.with_backend("float32").takes == detector.takes
+    with pytest.raises(ImageError):
+        detector.p_value(np.zeros((2, 3, 4, 5, 6)))
+
+
+def test_tiles_in_bfloat16_are_those_of_the_whole_image():
+    fast = on_backend(made(), "bfloat16")
+    x = grid_images(1, 3, STRIP + 3, 12)
+    with torch.no_grad():
+        torch.testing.assert_close(fast.log_prob_map(x), fast.conditionals(x).log_prob(x), atol=0.5, rtol=0.05)
+        assert not torch.equal(fast.log_prob_map(x), made().log_prob_map(x))
+
+
+def test_the_command_line_draws_images_of_a_size(tmp_path):
+    made(1).save(tmp_path / "d.safetensors")
+    command = ["sample", str(tmp_path / "d.safetensors"), "-n", "2", "--out", str(tmp_path / "x.npz")]
+    assert CliRunner().invoke(app, [*command, "--size", "3", "5"]).exit_code == 0
+    assert np.load(tmp_path / "x.npz")["x"].shape == (2, 3, 5)
+    assert CliRunner().invoke(app, command).exit_code != 0
