@@ -28,7 +28,7 @@ STATISTICS = 15  # that `statistics` computes for each site
 BLOCK = 8  # side of the blocks whose spectra are taken, those of JPEG
 FAR = 4.0  # residuals are clipped here, so that a few outliers do not decide
 PRIOR = 20.0  # sites by which the means of rare scales are shrunk to zero
-TILES_AT_MOST = 1024  # that are profiled, 4 megapixels
+TILES_AT_MOST = 256  # that are profiled, 4 megapixels
 EXPECTED = 2 - math.log(math.pi / math.sqrt(3))  # minus the mean of what `residuals` calls relative, for one logistic
 
 

@@ -48,10 +48,7 @@ def test_the_excess_of_a_logistic_is_zero_on_average():
 
 def test_of_a_large_image_evenly_spread_tiles_are_profiled(density, images, monkeypatch):
     monkeypatch.setattr(profile, "TILES_AT_MOST", 3)
-    places = density.places(torch.Size([1, 3, 640, 640]))
-    chosen = profile._spread(places, 3)
-    assert [place in chosen for place in places].count(True) == 3
-    assert [places.index(place) for place in chosen] == [16, 50, 83]
+    assert profile._spread(list(range(100)), 3) == [16, 50, 83]
     image = images[:1].repeat(1, 1, 4, 2)
     some, all_ = examine(density, image), examine(density, image, maps=True)
     torch.testing.assert_close(some.profiles, all_.profiles)
