@@ -30,6 +30,7 @@ def detector():
         ("gated_pixelcnn", dict(filters=24, blocks=6, head="logistics", mixtures=2)),
         ("pixelcnnpp", dict(filters=8, blocks=1, mixtures=3)),
         ("pixelcnnpp", dict(filters=8, blocks=2, scales=1, streams=1, mixtures=3)),
+        ("nelloc", dict(width=8, layers=1, mixtures=2)),
         ("made", dict(hidden=(200,), head="logistics", mixtures=2)),
         ("diagonal_bilstm", dict(filters=12, head="logistics", mixtures=2)),
     ],
