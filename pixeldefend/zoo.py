@@ -78,7 +78,7 @@ def load_detector(
     """Loads a detector.
 
     Args:
-        name: A shipped detector, such as "photo", or the path of a file that a detector's `save` wrote.
+        name: A shipped detector, such as "fashion-mnist", or the path of a file that a detector's `save` wrote.
         device: Where its density runs.
         classifier: The classifier that its statistic uses, if it needs one.
         backend: A key of `pixeldefend.detectors.backends.PRECISION`, which runs the density; None for the backend that

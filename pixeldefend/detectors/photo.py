@@ -18,7 +18,7 @@ from ..calibration.conformal import Array
 from ..densities import NeLLoC
 from ..devices import check_device
 from ..errors import CalibrationError, ImageError, ModelError, ParameterError
-from ..images import Origin, match_channels
+from ..images import Origin, decode_image, match_channels, read_bytes
 from ..scores.likelihood_ratio import LikelihoodRatio
 from ..scores.profile import examine
 from .base import ConformalDetector, Verdicts
@@ -31,8 +31,6 @@ MIN_SIDE = 64
 IMAGES_OF_A_HISTORY = 200
 UNKNOWN = "unknown"
 Origins = Sequence[Origin | None] | None
-# the share of calibration images that are too strange for their history to count as known
-STRANGE = 1e-3
 
 
 class PhotoDetector(ConformalDetector):
@@ -41,8 +39,11 @@ class PhotoDetector(ConformalDetector):
     A history is what an image has been through: a camera's JPEG, resizing, screenshots and so on. The network estimates
     it from the pixels and, if the image comes from a file, from what the file says of itself. A p-value compares an
     image with the calibration images whose history was estimated to be the same, so it is valid within each estimated
-    history. An image unlike all calibration images has the history "unknown", and the greatest p-value among all
-    histories.
+    history. An image unlike all training images has the history "unknown", and the greatest p-value among all
+    histories, which is valid only if its scores are no higher than those of some history.
+
+    Scores of different histories are not comparable. `decision_function` therefore compares an image with the threshold
+    of its history, and not with `offset_`, the threshold of all calibration images together.
 
     Args:
         density: The local density of clean photographs.
@@ -52,10 +53,9 @@ class PhotoDetector(ConformalDetector):
         batch_size: The number of images that are scored at once, at least 1.
 
     Attributes:
-        calibration_histories_: (n, 2) the histories of the calibration images, indices of `ratio.histories`: estimated
-            from the file and the pixels, and from the pixels alone.
+        calibration_histories_: (n, 2) the histories of the calibration images, as `LikelihoodRatio.estimated` returns
+            them: estimated from the file and the pixels, and from the pixels alone.
         calibration_own_: (n,) bool, whether a calibration image came from a user (`adapted`).
-        strangeness_: The strangeness above which a history is unknown.
 
     The other attributes are those of `ConformalDetector`.
 
@@ -96,7 +96,7 @@ class PhotoDetector(ConformalDetector):
 
     def _models(self) -> tuple[NeLLoC, LikelihoodRatio]:
         if self.density is None or self.ratio is None:
-            raise ParameterError("PhotoDetector needs a density and a ratio: load_detector('photo') has both")
+            raise ParameterError("PhotoDetector needs a density and a ratio: PhotoDetector(density, ratio)")
         return self.density, self.ratio
 
     def _samples(self, X: Any, *, reset: bool = False) -> Samples:
@@ -136,6 +136,8 @@ class PhotoDetector(ConformalDetector):
             The verdicts, with histories.
         """
         check_is_fitted(self)
+        if origins is None:
+            X, origins = _decoded(X)
         profiles, bits, *rest = self._examined(self._samples(X), maps)
         verdicts = self.judge_profiles(profiles, origins)
         return replace(verdicts, bits_per_dim=bits, surprisal_map=rest[0] if rest else None)
@@ -145,23 +147,52 @@ class PhotoDetector(ConformalDetector):
 
         Args:
             profiles: (N, F), as `profiles` returns them.
-            origins: As for `judge`.
+            origins: As for `judge`; None if no image comes from a file.
 
         Returns:
             The verdicts, with bits/dim of NaN.
         """
         check_is_fitted(self)
-        scores, histories, strangeness = self._scored(profiles, origins)
-        histories = np.where(strangeness > self.strangeness_, -1, histories)
-        p_values, thresholds = self._compared(scores, histories, origins)
+        scores, histories = self._scored(profiles, origins)
+        from_file = np.array([origin is not None for origin in origins or [None] * len(scores)], dtype=bool)
+        p_values, thresholds = np.empty(len(scores)), np.empty(len(scores))
+        for groups, way in zip(self.groups_, (from_file, ~from_file), strict=True):
+            for history in np.unique(histories[way]):
+                here = way & (histories == history)
+                p_values[here] = np.max([conformal.p_values(scores[here], group) for group in groups[history]], axis=0)
+                thresholds[here] = self._threshold(groups[history])
+        names = [*self._models()[1].histories, UNKNOWN]
         return Verdicts(
             is_adversarial=scores > thresholds,
             p_value=p_values,
             score=scores,
             threshold=thresholds,
             bits_per_dim=np.full(len(scores), np.nan),
-            history=[UNKNOWN if history < 0 else self._models()[1].histories[history] for history in histories],
+            history=[names[history] for history in histories],
         )
+
+    def thresholds(self, histories: Sequence[str]) -> Array:
+        """Returns (N,): the anomaly scores above which images from files are flagged.
+
+        Args:
+            histories: (N,) the names of their histories, or "unknown".
+
+        Raises:
+            ParameterError: If the ratio has no such history.
+        """
+        check_is_fitted(self)
+        return np.array([self._threshold(self.groups_[0][history]) for history in self._labels(histories)])
+
+    def _threshold(self, groups: Sequence[Array]) -> float:
+        return max(conformal.threshold(group, self.fpr, self.confidence) for group in groups)
+
+    def _labels(self, histories: Sequence[str]) -> np.ndarray:
+        """Returns (N,) what `LikelihoodRatio.estimated` calls these histories."""
+        names = [*self._models()[1].histories, UNKNOWN]
+        other = set(histories) - set(names)
+        if other:
+            raise ParameterError(f"there is no history {other.pop()!r}; there are: {', '.join(names)}")
+        return np.array([names.index(history) for history in histories], dtype=int)
 
     def score_samples(self, X: Any) -> Array:
         """Returns (N,): minus the anomaly score, so that lower is more abnormal."""
@@ -205,47 +236,17 @@ class PhotoDetector(ConformalDetector):
 
     @torch_defaults()
     @torch.no_grad()
-    def _scored(self, profiles: Array, origins: Origins) -> tuple[Array, np.ndarray, Array]:
-        """Returns the anomaly scores, histories and strangeness of images; each (N,)."""
+    def _scored(self, profiles: Array, origins: Origins) -> tuple[Array, np.ndarray]:
+        """Returns the anomaly scores and the histories of images; each (N,)."""
         _, ratio = self._models()
         x = torch.from_numpy(profiles).to(ratio.mean)
-        scores, histories = ratio(x)
-        return to_numbers(scores), ratio.estimated(to_numbers(histories), origins), to_numbers(ratio.strangeness(x))
+        return to_numbers(ratio(x)[0]), ratio.estimated(x, origins)
 
-    def thresholds(self, histories: Sequence[str]) -> Array:
-        """Returns (N,): the anomaly scores above which images of these histories are flagged.
-
-        Args:
-            histories: (N,) names of histories, or "unknown".
-
-        Raises:
-            ParameterError: If a history is unknown to the ratio.
-        """
-        check_is_fitted(self)
-        return self._compared(np.zeros(len(histories)), self._labels(histories), None)[1]
-
-    def _labels(self, histories: Sequence[str]) -> np.ndarray:
-        """Returns (N,) the indices of histories by name, -1 for unknown ones."""
-        names = self._models()[1].histories
-        other = set(histories) - {UNKNOWN, *names}
-        if other:
-            raise ParameterError(f"unknown history {other.pop()!r}; there are: {', '.join(names)}")
-        return np.array([-1 if history == UNKNOWN else names.index(history) for history in histories], dtype=int)
-
-    def _compared(self, scores: Array, histories: np.ndarray, origins: Origins) -> tuple[Array, Array]:
-        """Returns (N,) p-values and (N,) thresholds, among the calibration images of the same history.
-
-        Of an unknown history, the p-value is the greatest one of all histories, and so is the threshold.
-        """
-        p_values, thresholds = np.empty(len(scores)), np.empty(len(scores))
-        from_file = np.array([origin is not None for origin in origins or [None] * len(scores)], dtype=bool)
-        for column, way in ((0, from_file), (1, ~from_file)):
-            for history in np.unique(histories[way]):
-                here = way & (histories == history)
-                among = list(self.groups_[column].values()) if history < 0 else [self.groups_[column][history]]
-                p_values[here] = np.max([conformal.p_values(scores[here], group) for group in among], axis=0)
-                thresholds[here] = max(conformal.threshold(group, self.fpr, self.confidence) for group in among)
-        return p_values, thresholds
+    def _scored_both_ways(self, profiles: Array, origins: Origins) -> tuple[Array, np.ndarray]:
+        """Returns the anomaly scores, (N,), and the histories, (N, 2): with the file, and from the pixels alone."""
+        scores, by_pixels = self._scored(profiles, None)
+        by_file = by_pixels if origins is None else self._scored(profiles, origins)[1]
+        return scores, np.stack([by_file, by_pixels], 1)
 
     # -- calibration ---------------------------------------------------------------------------------------------
 
@@ -272,6 +273,8 @@ class PhotoDetector(ConformalDetector):
                 f"corruptions must be empty, got {corruptions!r}: a detector of photographs is calibrated by history; "
                 "give images that have been through them"
             )
+        if origins is None:
+            X, origins = _decoded(X)
         samples = self._samples(X, reset=True)
         self._check_calibration(samples)
         return self.fit_profiles(self._examined(samples)[0], origins)
@@ -289,10 +292,7 @@ class PhotoDetector(ConformalDetector):
         Raises:
             CalibrationError: If there are too few for fpr.
         """
-        scores, by_pixels, strangeness = self._scored(profiles, None)
-        by_file = by_pixels if origins is None else self._scored(profiles, origins)[1]
-        self.strangeness_ = float(np.quantile(strangeness, 1 - STRANGE, method="higher"))
-        self.calibration_histories_ = np.stack([by_file, by_pixels], 1)
+        scores, self.calibration_histories_ = self._scored_both_ways(profiles, origins)
         self.calibration_own_ = np.zeros(len(scores), dtype=bool)
         return self._calibrated({self.precision: scores}, np.arange(len(scores)), ())
 
@@ -308,20 +308,18 @@ class PhotoDetector(ConformalDetector):
         Raises:
             CalibrationError: If there are too few for fpr.
         """
-        scores, by_pixels, strangeness = self._scored(profiles, None)
-        by_file = by_pixels if origins is None else self._scored(profiles, origins)[1]
-        return self._adapted(scores, np.stack([by_file, by_pixels], 1), strangeness)
+        return self._adapted(*self._scored_both_ways(profiles, origins))
 
     def with_calibration(self, scores: Any, histories: Sequence[str] | None = None) -> Self:
         """Returns a detector that is calibrated for the traffic of a user, as `adapted` does, from records.
 
         Args:
             scores: (n,), the scores of clean images, on which nothing may have been fitted.
-            histories: (n,) their histories. Images of unknown history are left out.
+            histories: (n,) their histories.
 
         Raises:
             CalibrationError: If the scores are too few for the rate, or not finite.
-            ParameterError: If the histories are missing or unknown to the ratio.
+            ParameterError: If the histories are missing, or the ratio has no such history.
         """
         scores = np.asarray(scores, dtype=float)
         if histories is None or len(histories) != len(scores):
@@ -329,36 +327,31 @@ class PhotoDetector(ConformalDetector):
         if scores.ndim != 1 or not np.isfinite(scores).all():
             raise CalibrationError(f"scores must be (n,) finite numbers, got shape {scores.shape}")
         labels = self._labels(histories)
-        known = labels >= 0
-        return self._adapted(scores[known], np.stack([labels[known]] * 2, 1), np.zeros(0))
+        return self._adapted(scores, np.stack([labels, labels], 1))
 
-    def _adapted(self, scores: Array, histories: np.ndarray, strangeness: Array) -> Self:
+    def _adapted(self, scores: Array, histories: np.ndarray) -> Self:
         check_is_fitted(self)
         conformal.rank(self.fpr, len(scores), self.confidence)  # refuses too few
         other = self._with()
         shipped = ~self.calibration_own_
         other.calibration_histories_ = np.concatenate([self.calibration_histories_[shipped], histories])
         other.calibration_own_ = np.repeat([False, True], [shipped.sum(), len(scores)])
-        if len(strangeness):
-            usual = float(np.quantile(strangeness, 1 - STRANGE, method="higher"))
-            other.strangeness_ = max(self.strangeness_, usual)
         scores = np.concatenate([self.calibration_scores_[shipped], scores])
         return other._calibrated({self.precision: scores}, np.arange(len(scores)), ())
 
     def _calibrated(self, calibrations: dict[str, Array], index: np.ndarray, corruptions: Sequence[str]) -> Self:
         super()._calibrated(calibrations, index, corruptions)
         needed = max(IMAGES_OF_A_HISTORY, conformal.images_needed(self.fpr, self.confidence))
-        names = self._models()[1].histories
-        self.groups_ = []
+        unknown = len(self._models()[1].histories)
+        self.groups_ = []  # for images from files, and for others: the calibration scores to compare a history with
         for labels in self.calibration_histories_.T:
-            shipped, own = (
-                _groups(self.calibration_scores_[part], labels[part], len(names), needed)
-                for part in (~self.calibration_own_, self.calibration_own_)
-            )
-            theirs = set(labels[self.calibration_own_].tolist())
-            self.groups_.append(
-                {history: (own if history in theirs else shipped)[history] for history in range(len(names))}
-            )
+            known = ~self.calibration_own_ & (labels < unknown)
+            conformal.rank(self.fpr, int(known.sum()), self.confidence)  # refuses too few
+            shipped = _groups(self.calibration_scores_[known], labels[known], unknown, needed)
+            groups = {history: [group] for history, group in enumerate(shipped)} | {unknown: shipped}
+            own = self.calibration_own_
+            theirs = _groups(self.calibration_scores_[own], labels[own], unknown + 1, needed)
+            self.groups_.append(groups | {history: [theirs[history]] for history in set(labels[own].tolist())})
         return self
 
     # -- files -----------------------------------------------------------------------------------------------------
@@ -398,7 +391,7 @@ class PhotoDetector(ConformalDetector):
 
     def _notes(self) -> dict[str, Any]:
         density, ratio = self._models()
-        return {"density": density.config, "ratio": ratio.config, "strangeness": self.strangeness_}
+        return {"density": density.config, "ratio": ratio.config}
 
     @classmethod
     def _restore(cls, path: Any, tensors: dict[str, Tensor], meta: dict[str, Any], given: dict[str, Any]) -> Self:
@@ -409,11 +402,26 @@ class PhotoDetector(ConformalDetector):
         detector = cls(density, ratio, **{**meta["parameters"], **given})
         detector.calibration_histories_ = tensors["histories"].numpy().astype(int)
         detector.calibration_own_ = tensors["own"].numpy().copy()
-        detector.strangeness_ = float(meta["strangeness"])
         return detector
 
 
-def _groups(scores: Array, labels: np.ndarray, histories: int, needed: int) -> dict[int, Array]:
+def _decoded(X: Any) -> tuple[Any, Origins]:
+    """Decodes images that are given as files, and returns them with what their files say of themselves."""
+    if not isinstance(X, list | tuple):
+        if not isinstance(X, str | os.PathLike | bytes):
+            return X, None
+        X = [X]
+    images, origins = [], []
+    for image in X:
+        decoded = None
+        if isinstance(image, str | os.PathLike | bytes):
+            decoded = decode_image(image if isinstance(image, bytes) else read_bytes(image))
+        images.append(image if decoded is None else decoded.frames[0])
+        origins.append(None if decoded is None else decoded.origin)
+    return images, origins
+
+
+def _groups(scores: Array, labels: np.ndarray, histories: int, needed: int) -> list[Array]:
     """Returns the calibration scores that images of each history are compared with.
 
     Histories with fewer than `needed` images are put together, and with all others if they are still too few.
@@ -424,4 +432,4 @@ def _groups(scores: Array, labels: np.ndarray, histories: int, needed: int) -> d
     of_few = few[labels]
     if of_few.sum() < needed:
         of_few = np.ones(len(labels), dtype=bool)
-    return {history: scores[of_few if few[history] else labels == history] for history in range(histories)}
+    return [scores[of_few if few[history] else labels == history] for history in range(histories)]

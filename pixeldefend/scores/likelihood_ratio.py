@@ -41,8 +41,15 @@ class LikelihoodRatio(nn.Module):
 
     Args:
         features: The number F of features of a profile, at least 1.
-        histories: The names of the histories that it tells apart.
+        histories: The names of the H histories that it tells apart.
         width: The number of hidden units, at least 1.
+
+    Attributes:
+        mean: (F,), of the features over the training images.
+        deviation: (F,), their standard deviations.
+        file_kinds: (H, kinds), the log-probabilities of `FILE_KINDS` given a history.
+        strange: The strangeness above which a history is unknown. It is learned in training, so that calibration images
+            and new ones are treated alike.
 
     Raises:
         ParameterError: If an argument is out of range.
@@ -55,6 +62,7 @@ class LikelihoodRatio(nn.Module):
     mean: Tensor
     deviation: Tensor
     file_kinds: Tensor
+    strange: Tensor
 
     def __init__(self, features: int, histories: Sequence[str], *, width: int = 64) -> None:
         super().__init__()
@@ -67,6 +75,7 @@ class LikelihoodRatio(nn.Module):
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("deviation", torch.ones(features))
         self.register_buffer("file_kinds", torch.zeros(len(self.histories), len(FILE_KINDS)))
+        self.register_buffer("strange", torch.tensor(torch.inf))
         self.hidden = nn.Linear(features, width)
         self.last = nn.Linear(width, 1 + len(self.histories))
 
@@ -93,23 +102,25 @@ class LikelihoodRatio(nn.Module):
         """
         return self.standardised(profiles).square().mean(1).sqrt()
 
-    def estimated(self, log_probs: np.ndarray, origins: Sequence[Origin | None] | None = None) -> np.ndarray:
+    @torch.no_grad()
+    def estimated(self, profiles: Tensor, origins: Sequence[Origin | None] | None = None) -> np.ndarray:
         """Estimates the histories of images.
 
         Args:
-            log_probs: (N, H), the log-probabilities of the histories given the pixels, as `forward` returns them.
+            profiles: (N, F).
             origins: What the file of each image says of itself, None for images without a file. Bayes' rule joins it
                 with the pixels.
 
         Returns:
-            (N,) the most probable histories, indices of `histories`.
+            (N,) indices of `histories`; H, which is none of them, for images stranger than nearly all training images.
         """
-        given = np.array(log_probs)
-        for row, origin in zip(given, origins or (), strict=origins is not None):
+        log_probs = self(profiles)[1]
+        for row, origin in zip(log_probs, origins or (), strict=origins is not None):
             kind = file_kind(origin)
             if kind is not None:
-                row += self.file_kinds[:, FILE_KINDS.index(kind)].cpu().numpy()
-        return given.argmax(1)
+                row += self.file_kinds[:, FILE_KINDS.index(kind)]
+        found = torch.where(self.strangeness(profiles) > self.strange, len(self.histories), log_probs.argmax(1))
+        return found.cpu().numpy()
 
     def standardised(self, profiles: Tensor) -> Tensor:
         """Returns profiles, (N, F), of mean 0 and variance 1 over the training images, clipped."""

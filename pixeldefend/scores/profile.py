@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 # predicted standard deviations of 1/2, 1, 2, 4, 8 and 16 grey levels; a site in between counts for both neighbours
 SCALES = 6
-STATISTICS = 15  # that `statistics` computes for each site
+STATISTICS = 15  # of each site, whose means the profile holds
 BLOCK = 8  # side of the blocks whose spectra are taken, those of JPEG
 FAR = 4.0  # residuals are clipped here, so that a few outliers do not decide
 PRIOR = 20.0  # sites by which the means of rare scales are shrunk to zero

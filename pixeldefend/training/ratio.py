@@ -16,6 +16,7 @@ from ..scores.likelihood_ratio import FILE_KINDS, LikelihoodRatio, file_kind
 
 BATCH = 128  # clean profiles, and as many perturbed ones
 DROPPED_FEATURES, DROPPED_UNITS = 0.1, 0.3
+STRANGE = 1e-3  # the share of clean training images whose history would count as unknown
 HISTORY_WEIGHT = 0.1  # of the loss of the histories, which must not cost power
 
 
@@ -62,6 +63,7 @@ def fit_ratio(
     ratio.mean.copy_(everything.mean(0))
     ratio.deviation.copy_(everything.std(0) + 1e-3)
     ratio.file_kinds.copy_(_kinds_given_histories(labels, origins, len(histories)))
+    ratio.strange.copy_(torch.quantile(ratio.strangeness(clean), 1 - STRANGE))
     clean, *perturbed = (ratio.standardised(copy) for copy in (clean, *perturbed))
     target = torch.from_numpy(np.asarray(labels, dtype=np.int64))
     drop_features, drop_units = nn.Dropout(DROPPED_FEATURES), nn.Dropout(DROPPED_UNITS)

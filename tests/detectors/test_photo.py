@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pixeldefend.densities import NeLLoC
 from pixeldefend.detectors import PhotoDetector, load
@@ -32,6 +33,7 @@ def detector():
         ratio.last.weight[1, 1] = -3
         ratio.last.weight[2, 1] = 3
         ratio.last.bias[1:] = torch.tensor([60.0, -60.0, -1e4])
+        ratio.strange.fill_(1.5)
     return PhotoDetector(density, ratio, fpr=0.05).fit_profiles(profiles(2000, seed=1))
 
 
@@ -69,21 +71,47 @@ def test_an_image_unlike_all_calibration_images_has_the_greatest_p_value_of_all_
     assert odd.p_value[1] == verdicts.p_value[1]
 
 
+def test_strange_calibration_images_belong_to_no_history(detector):
+    found = profiles(1000, seed=13)
+    found[:100, 2:] *= 3
+    found[:100, 0] += 100
+    with_strange = PhotoDetector(detector.density, detector.ratio, fpr=0.05).fit_profiles(found)
+    without = PhotoDetector(detector.density, detector.ratio, fpr=0.05).fit_profiles(found[100:])
+    new = profiles(50, seed=14)
+    np.testing.assert_array_equal(with_strange.judge_profiles(new).p_value, without.judge_profiles(new).p_value)
+    with pytest.raises(CalibrationError, match="at least 19"):
+        PhotoDetector(detector.density, detector.ratio, fpr=0.05).fit_profiles(found[:100])
+
+
+def test_strange_images_of_a_user_are_compared_with_each_other(detector):
+    def traffic(n, seed):
+        found = profiles(n, seed=seed)
+        found[:, 2:] *= 3
+        return found
+
+    adapted = detector.adapted(traffic(400, 15))
+    verdicts = adapted.judge_profiles(traffic(4000, 16))
+    assert set(verdicts.history) == {UNKNOWN}
+    assert verdicts.is_adversarial.mean() == pytest.approx(0.05, abs=0.03)
+    usual = profiles(100, seed=17)
+    np.testing.assert_array_equal(adapted.judge_profiles(usual).p_value, detector.judge_profiles(usual).p_value)
+
+
 def test_few_images_of_a_history_are_compared_with_those_of_all_such_histories(detector):
     found = profiles(1000, seed=4)
     found[:, 1] = -1  # all smooth
     found[: IMAGES_OF_A_HISTORY - 1, 1] = 1
     few = PhotoDetector(detector.density, detector.ratio).fit_profiles(found)
-    smooth, rough, rare = (len(few.groups_[1][history]) for history in range(3))
+    smooth, rough, rare = (len(few.groups_[1][history][0]) for history in range(3))
     assert smooth == 1000 - IMAGES_OF_A_HISTORY + 1
     assert rough == rare == 1000  # too few also together: they are compared with all
     enough = PhotoDetector(detector.density, detector.ratio).fit_profiles(profiles(1000, seed=5))
-    assert [len(enough.groups_[1][history]) for history in range(3)] == [500, 500, 1000]
+    assert [len(enough.groups_[1][history][0]) for history in range(3)] == [500, 500, 1000]
 
 
 def test_a_rate_below_what_the_images_of_a_history_allow_takes_more_images(detector):
     low = detector.with_fpr(0.0006)
-    assert all(len(group) == 2000 for group in low.groups_[0].values())
+    assert all(len(group) == 2000 for groups in low.groups_[0].values() for group in groups)
     with pytest.raises(CalibrationError, match="at least"):
         detector.with_fpr(1e-4)
 
@@ -108,18 +136,41 @@ def test_an_adapted_detector_keeps_the_rate_on_the_traffic_of_its_user(detector)
     assert again.calibration_own_.sum() == 300
     with pytest.raises(CalibrationError, match="at least 19"):
         detector.adapted(traffic(10, 9))
-    with pytest.raises(ParameterError, match="unknown history 'x'"):
+    with pytest.raises(ParameterError, match="there is no history 'x'"):
         detector.with_calibration([1.0], ["x"])
 
 
 def test_the_file_counts_where_the_pixels_leave_the_history_open(detector):
-    ratio = LikelihoodRatio(4, HISTORIES)
-    ratio.file_kinds[0, FILE_KINDS.index("lossless")] = 1
-    ratio.file_kinds[1, FILE_KINDS.index("JPEG below 90")] = 1
-    even = np.log([[0.4, 0.4, 0.2]] * 4)
+    ratio = LikelihoodRatio(4, HISTORIES, width=2).eval()
+    with torch.no_grad():
+        for weight in ratio.parameters():
+            weight.zero_()
+        ratio.last.bias[1:] = torch.log(torch.tensor([0.4, 0.4, 0.2]))
+        ratio.file_kinds[0, FILE_KINDS.index("lossless")] = 1
+        ratio.file_kinds[1, FILE_KINDS.index("JPEG below 90")] = 1
+    profiles = torch.zeros(4, 4)
     origins = [Origin("PNG", 1, False), Origin("JPEG", 1, True, quality=80), Origin("JPEG", 1, True, quality=95), None]
-    assert ratio.estimated(even, origins).tolist() == [0, 1, 0, 0]
-    assert ratio.estimated(np.log([[0.1, 0.1, 0.8]]), origins[:1]).tolist() == [2]
+    assert ratio.estimated(profiles, origins).tolist() == [0, 1, 0, 0]
+    ratio.last.bias.data[3] = 5
+    assert ratio.estimated(profiles, origins).tolist() == [2, 2, 2, 2]
+    ratio.strange.fill_(0.5)
+    assert ratio.estimated(torch.ones(1, 4)).tolist() == [3], "none of the three"
+
+
+def test_an_image_file_is_judged_by_what_it_says_of_itself(detector, tmp_path):
+    image = RNG.integers(0, 256, (64, 64, 3), np.uint8)
+    path = tmp_path / "image.png"
+    Image.fromarray(image).save(path)
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            LikelihoodRatio,
+            "estimated",
+            lambda self, profiles, origins: asked.append(origins) or np.zeros(len(profiles), int),
+        )
+        for given in (str(path), path, path.read_bytes(), [path, image]):
+            detector.judge(given)
+    assert [[origin and origin.format for origin in origins] for origins in asked] == [["PNG"]] * 3 + [["PNG", None]]
 
 
 def test_it_takes_images_of_any_size_from_64_on(detector):
