@@ -65,9 +65,8 @@ def whole_file(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any
     token = f".{secrets.token_hex(8)}"
     temporary = path.with_name(shortened(f".{path.name}", name_max(path.parent) - len(token)) + token)
     with _naming(path, temporary):
-        handle = temporary.open(mode.replace("w", "x"), **kwargs)
-        try:
-            with handle:
+        try:  # a signal may come as soon as the file is there
+            with temporary.open(mode.replace("w", "x"), **kwargs) as handle:
                 yield handle
                 handle.flush()
                 os.fsync(handle.fileno())

@@ -6,7 +6,7 @@ import hashlib
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ class Photographs:
         chosen = list(places)
         at = torch.tensor(chosen, dtype=torch.long)
         x, paths = [self.x[i] for i in chosen], [self.paths[i] for i in chosen]
-        return Photographs(self.name, self.view, x, self.y[at], self.index[at], paths, self.labels, self.left_out)
+        return replace(self, x=x, y=self.y[at], index=self.index[at], paths=paths)
 
     def files(self) -> Iterator[bytes]:
         """Yields the images of this view as the bytes of PNG files."""
@@ -155,8 +155,8 @@ def read_photographs(
     )
     if None in given:
         log("the folder gives no labels: the labels are the classifier's predictions for the clean images")
-        return _labelled(photographs, predicted(classifier, photographs.x), "predicted")
-    return _labelled(photographs, torch.tensor(given), "given")
+        return replace(photographs, y=predicted(classifier, photographs.x), labels="predicted")
+    return replace(photographs, y=torch.tensor(given))
 
 
 def input_size_of(classifier: nn.Module) -> int:
@@ -201,9 +201,8 @@ def cropped(image: Tensor, classifier: nn.Module, size: int) -> Tensor:
     """
     x = from_uint8(image[None])
     own = getattr(classifier, "cropped", None)
-    return to_uint8(own(x) if own is not None and size == input_size_of(classifier) else resized_and_cropped(x, size))[
-        0
-    ]
+    crop = own(x) if own is not None and size == input_size_of(classifier) else resized_and_cropped(x, size)
+    return to_uint8(crop)[0]
 
 
 def predicted(classifier: nn.Module, x: Iterable[Tensor]) -> Tensor:
@@ -252,7 +251,3 @@ def _files(folder: Path) -> list[str]:
             raise DataError(f"{found.path}: {found.reason}")
         files.append(found)
     return sorted(files)
-
-
-def _labelled(photographs: Photographs, y: Tensor, labels: str) -> Photographs:
-    return Photographs(**{**vars(photographs), "y": y, "labels": labels})
