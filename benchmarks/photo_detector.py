@@ -3,12 +3,15 @@
     python benchmarks/photo_detector.py profiles DENSITY RUNS FOLDER ...   # of training images, clean and perturbed
     python benchmarks/photo_detector.py calibrate DENSITY RUNS FOLDER ...  # profiles of calibration images
     python benchmarks/photo_detector.py release DENSITY RUNS               # fits the ratio, writes the detector
+    python benchmarks/photo_detector.py test DENSITY RUNS FOLDER ...       # profiles of photographs of other sets
+    python benchmarks/photo_detector.py measure DENSITY RUNS               # how many of these the detector flags
 
 Several processes may share a step: --share 0/2 and --share 1/2.
 """
 
 import argparse
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -21,22 +24,27 @@ from torch import Tensor
 
 from pixeldefend.densities import NeLLoC, load
 from pixeldefend.detectors import PhotoDetector
+from pixeldefend.detectors.photo import MIN_SIDE, UNKNOWN
 from pixeldefend.errors import PixelDefendError
 from pixeldefend.images import Origin
 from pixeldefend.scores.profile import examine
 from pixeldefend.training.perturbations import perturbed
 from pixeldefend.training.photographs import NAMES, photographs, with_history
 from pixeldefend.training.ratio import fit_ratio
+from pixeldefend.zoo import load_detector, recipe_of
 
-COPIES = 2  # perturbed copies of each training image
-HISTORIES = {"train": 4, "calibration": 6}  # of each photograph
-MOST_SIDE = 320  # of training images, which are crops of different sizes; calibration images are whole
+COPIES = 1  # perturbed copies of each training image
+HISTORIES = {"train": 4, "calibration": 6, "test": len(NAMES)}  # of each photograph
+SIDES = {"train": (72, 320), "calibration": (64, 640), "test": (64, 640)}  # of the crops, whose logarithms are uniform
+GRID = 16  # crops begin on the grid of JPEG, as the images of files do
 IMAGES_A_FILE = 64
+RATES = (0.001, 0.01, 0.05)
+RESULTS = Path(__file__).parent.parent / "eval" / "results" / "photographs"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=["profiles", "calibrate", "release"])
+    parser.add_argument("step", choices=["profiles", "calibrate", "release", "test", "measure"])
     parser.add_argument("density")
     parser.add_argument("runs", type=Path)
     parser.add_argument("folders", nargs="*")
@@ -46,22 +54,56 @@ def main() -> None:
     assert isinstance(density, NeLLoC)
     torch.set_num_threads(1)
     if arguments.step == "release":
-        release(density, arguments.runs)
+        release(density, arguments.density, arguments.runs)
         return
-    part = "train" if arguments.step == "profiles" else "calibration"
+    if arguments.step == "measure":
+        measure(arguments.runs)
+        return
+    part = {"profiles": "train", "calibrate": "calibration", "test": "test"}[arguments.step]
     index, of = map(int, arguments.share.split("/"))
     write_profiles(density, photographs(arguments.folders, part), part, arguments.runs / part, index, of)
 
 
-def release(density: NeLLoC, runs: Path) -> None:
+def release(density: NeLLoC, density_path: str, runs: Path) -> None:
     """Fits the ratio, calibrates the detector, and writes it with its card."""
     train, held = read_profiles(runs / "train"), read_profiles(runs / "calibration")
     copies = [torch.from_numpy(train[f"perturbed{k}"]) for k in range(COPIES)]
     ratio = fit_ratio(torch.from_numpy(train["clean"]), copies, train["label"], origins(train), NAMES)
     detector = PhotoDetector(density, ratio).fit_profiles(held["clean"].astype(float), origins(held))
+    metrics = {"test_images": len(held["bits"]), "test_bits_per_dim": float(held["bits"].mean())}
+    recipe = {
+        "torch": torch.__version__,
+        **recipe_of(density_path),
+        "data": "photographs",
+        "profiles_of_clean_images": len(train["clean"]),
+        "profiles_of_perturbed_images": COPIES * len(train["clean"]),
+    }
     path = WEIGHTS / "photo-detector.safetensors"
-    detector.save(path)
+    detector.save(
+        path, data="photographs", calibration={"images": len(held["clean"])}, metrics=metrics, recipe=recipe
+    )
     write_card(path)
+
+
+def measure(runs: Path) -> None:
+    """Writes how many clean photographs of other sets the shipped detector flags, by history."""
+    test = read_profiles(runs / "test")
+    detector = load_detector("photo")
+    assert isinstance(detector, PhotoDetector)
+    profiles, files = test["clean"].astype(float), origins(test)
+    flagged = {fpr: detector.with_fpr(fpr).judge_profiles(profiles, files) for fpr in RATES}
+    estimated = np.array(flagged[RATES[0]].history)
+    rows = []
+    for label, name in enumerate(NAMES):
+        here = test["label"] == label
+        rates = {f"flagged_at_{fpr}": float(verdicts.is_adversarial[here].mean()) for fpr, verdicts in flagged.items()}
+        right, unknown = (float((estimated[here] == what).mean()) for what in (name, UNKNOWN))
+        rows.append({"history": name, "images": int(here.sum()), **rates, "named": right, "unknown": unknown})
+    found = {"photographs": len(np.unique(test["photograph"])), "bits_per_dim": float(test["bits"].mean()), "rows": rows}
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / "false-alarms.json").write_text(json.dumps(found, indent=2) + "\n")
+    for row in rows:
+        print(row)
 
 
 def read_profiles(folder: Path) -> dict[str, np.ndarray]:
@@ -78,20 +120,22 @@ def write_profiles(density: NeLLoC, paths: list[Path], part: str, out: Path, ind
     """Writes the profiles of photographs with histories, a file for every few photographs."""
     out.mkdir(parents=True, exist_ok=True)
     order = np.random.default_rng(0).permutation(len(paths))
-    for number, start in enumerate(range(0, len(order), IMAGES_A_FILE // HISTORIES[part])):
+    for number, start in enumerate(range(0, len(order), IMAGES_A_FILE // HISTORIES[part] or 1)):
         file = out / f"{number:05d}.npz"
         if number % of != index or file.exists():
             continue
-        found: dict[str, list[Any]] = {"clean": [], "label": [], "origin": [], "photograph": []}
+        found: dict[str, list[Any]] = {"clean": [], "bits": [], "label": [], "origin": [], "photograph": []}
         copies: list[list[np.ndarray]] = [[] for _ in range(COPIES if part == "train" else 0)]
         for place in order[start : start + IMAGES_A_FILE // HISTORIES[part]]:
             for label, image, origin, seed in images_of(paths[place], int(place), part):
-                found["clean"].append(profile_of(density, image))
+                profile, bits = profile_of(density, image)
+                found["clean"].append(profile)
+                found["bits"].append(bits)
                 found["label"].append(label)
                 found["origin"].append(json.dumps(None if origin is None else asdict(origin)))
                 found["photograph"].append(int(place))
                 for k, copy in enumerate(copies):
-                    copy.append(profile_of(density, perturbed(image, seed=seed + k)))
+                    copy.append(profile_of(density, perturbed(image, seed=seed + k))[0])
         arrays = {name: np.array(values) for name, values in found.items()}
         arrays |= {f"perturbed{k}": np.array(copy) for k, copy in enumerate(copies)}
         np.savez(file.with_suffix(".tmp.npz"), **arrays)
@@ -107,17 +151,23 @@ def images_of(path: Path, place: int, part: str) -> Iterator[tuple[int, Tensor, 
             image, origin = with_history(path, NAMES[label], seed=seed)
         except (PixelDefendError, OSError):
             continue
-        if part == "train":
-            sides = [min(length, int(rng.integers(96, MOST_SIDE))) for length in image.shape[:2]]
-            top, left = (int(rng.integers(length - side + 1)) for length, side in zip(image.shape, sides, strict=False))
-            image = image[top : top + sides[0], left : left + sides[1]]
-        if min(image.shape[:2]) >= 64:
+        image = cropped(image, SIDES[part], rng)
+        if min(image.shape[:2]) >= MIN_SIDE:
             yield int(label), torch.from_numpy(np.array(image)).permute(2, 0, 1)[None], origin, seed
 
 
+def cropped(image: np.ndarray, sides: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Returns a random crop of an image, (H, W, 3), which is smaller if the image is."""
+    height, width = (min(length, round(math.exp(rng.uniform(*np.log(sides))))) for length in image.shape[:2])
+    top = GRID * int(rng.integers((image.shape[0] - height) // GRID + 1))
+    left = GRID * int(rng.integers((image.shape[1] - width) // GRID + 1))
+    return image[top : top + height, left : left + width]
+
+
 @torch.no_grad()
-def profile_of(density: NeLLoC, image: Tensor) -> np.ndarray:
-    return examine(density, image).profiles[0].numpy()
+def profile_of(density: NeLLoC, image: Tensor) -> tuple[np.ndarray, float]:
+    examined = examine(density, image)
+    return examined.profiles[0].numpy(), examined.bits_per_dim.item()
 
 
 if __name__ == "__main__":

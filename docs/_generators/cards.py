@@ -42,6 +42,25 @@ DATA = {
             "copy.",
         ],
     },
+    "photographs": {
+        "title": "Photographs",
+        "content": "4,588 files: 3,925 of ImageNet's validation set, 437 JPEG files straight from 242 models of cameras, "
+        "100 of Urban100, 73 dark scenes, 30 of Unsplash and 23 of one scene by a phone. Each photograph was also "
+        "resized, compressed, denoised and so on, by the generators of `pixeldefend.images.corruptions`",
+        "source": "Imagenette's ten classes of ImageNet (Russakovsky et al. 2015), "
+        "<https://github.com/drewnoakes/metadata-extractor-images>, <https://github.com/ianare/exif-samples>, Urban100 "
+        "(Huang, Singh & Ahuja 2015), DICM and LIME (Lee, Lee & Kim 2013; Guo, Li & Ling 2017), "
+        "<https://github.com/alicevision/dataset_monstree> and Unsplash",
+        "terms": "drewnoakes' files may be used however one wishes; Unsplash's are under its licence. ImageNet's and "
+        "Urban100's were collected from the web and are used for research. The others state no licence. The weights "
+        "hold no photograph",
+        "intended": "colour and grey images with both sides of at least 64 pixels",
+        "limits": [
+            "Images with a side below 64 pixels are refused.",
+            "Images unlike all training images have the history `unknown`. Their p-value promises less.",
+            "An attack that moves few pixels of a large image is found less often than on a small one.",
+        ],
+    },
 }
 WARNING = (
     "An attacker who knows the model evades it, and the weights are public. In the benchmark, every CIFAR-10 image "
@@ -62,6 +81,11 @@ def _what(card: dict[str, Any]) -> str:
         made = card["classifier"]
         return f"residual network of width {made['width']}, {made['classes']} classes"
     made, parameters = card["density"], card["parameters"]
+    if made["model"] == "nelloc":
+        return (
+            f"NeLLoC of {made['layers']} layers, {made['width']} features and {made['mixtures']} logistics, with a "
+            f"likelihood ratio of profiles that tells {len(card['ratio']['histories'])} histories apart"
+        )
     statistic = parameters.get("statistic", parameters.get("score"))
     scales = f"{made['scales']} scale{'s' * (made['scales'] > 1)}"
     streams = f"{made['streams']} stream{'s' * (made['streams'] > 1)}"
@@ -84,8 +108,9 @@ def _parameters(stem: str) -> str:
     from pixeldefend import load_classifier, load_detector
 
     name, _, kind = stem.rpartition("-")
-    module = load_detector(name).density if kind == "detector" else load_classifier(name)
-    return f"{sum(parameter.numel() for parameter in module.parameters()):,}"
+    found = load_detector(name) if kind == "detector" else None
+    modules = [load_classifier(name)] if found is None else [found.density, getattr(found, "ratio", None)]
+    return f"{sum(p.numel() for module in modules if module is not None for p in module.parameters()):,}"
 
 
 def models() -> str:

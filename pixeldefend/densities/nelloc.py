@@ -30,7 +30,7 @@ from .sampling import CachedConv2d
 
 GAIN = 8.0  # neighbouring pixels differ by little: differences are given to the net as so many times as large
 TILE = 128  # rows and columns of a tile, whose conditionals are in memory at once
-STRIP = 16  # rows of a tile that the net takes at once: the features of more do not fit into the CPU's cache
+STRIP = 32  # rows of a tile that the net takes at once: the features of more do not fit into the CPU's cache
 NO_CONTEXT = (0, 0, 0)
 
 
@@ -134,25 +134,23 @@ class NeLLoC(Autoregressive):
             ParameterError: As `check` does.
         """
         (self.check_shape if x.dtype == torch.uint8 else self.check)(x)
-        for where in self.places(x.shape) if places is None else places:
-            yield where, *self._tile(x, where)
+        for images, channels, rows, columns in self.places(x.shape) if places is None else places:
+            for top in range(rows.start, rows.stop, STRIP):
+                where = images, channels, slice(top, min(top + STRIP, rows.stop)), columns
+                yield where, *self._tile(x, where)
 
     @torch_defaults()
     def _tile(self, x: Tensor, where: tuple[slice, ...]) -> tuple[DiscretizedLogisticMixture, Tensor]:
-        """Computes the conditionals of one tile, and returns them with the tile."""
+        """Computes the conditionals of one place, and returns them with the images there."""
         images, channels, rows, columns = where
+        upper = min(rows.start, self.rows)
         left, right = min(columns.start, self.columns), min(x.shape[3] - columns.stop, self.columns)
-        window = slice(columns.start - left, columns.stop + right)
-        tiles, parameters = [], []
-        for top in range(rows.start, rows.stop, STRIP):
-            upper, bottom = min(top, self.rows), min(top + STRIP, rows.stop)
-            part = ordinary(x[images, channels, top - upper : bottom, window])
-            if part.dtype == torch.uint8:
-                part = from_uint8(part).to(self.device, self.dtype)
-            parameters.append(at_least_float32(self.parameters_of_sites(part, (upper, left, right))))
-            tiles.append(at_least_float32(part[:, :, upper:, left : part.shape[3] - right]))
-        tile = torch.cat(tiles, 2)
-        return self.head(torch.cat(parameters, 2), tile), tile
+        window = slice(rows.start - upper, rows.stop), slice(columns.start - left, columns.stop + right)
+        part = ordinary(x[(images, channels, *window)])
+        if part.dtype == torch.uint8:
+            part = from_uint8(part).to(self.device, self.dtype)
+        tile = at_least_float32(part[:, :, upper:, left : part.shape[3] - right])
+        return self.head(at_least_float32(self.parameters_of_sites(part, (upper, left, right))), tile), tile
 
     @torch_defaults()
     def log_prob_map(self, x: Tensor) -> Tensor:

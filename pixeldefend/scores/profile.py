@@ -74,8 +74,9 @@ def examine(density: NeLLoC, x: Tensor, *, maps: bool = False) -> Examined:
     profiled = {id(place) for place in chosen}
     found = torch.zeros(len(x), *x.shape[2:], device=density.device) if maps else None
     sums: dict[int, list[Tensor]] = {}
-    for place, conditionals, tile in density.tiles(x, places if maps else chosen):
-        residual, deviation, relative = residuals(conditionals, tile)
+    for place in places if maps else chosen:
+        strips = [residuals(conditionals, strip) for _, conditionals, strip in density.tiles(x, [place])]
+        residual, deviation, relative = (torch.cat(parts, 2) for parts in zip(*strips, strict=True))
         if found is not None:
             found[place[0], place[2], place[3]] = -(relative + EXPECTED).sum(1)
         if id(place) in profiled:

@@ -22,6 +22,7 @@ NAMES = (AS_IT_CAME, *HISTORIES)
 SHARES = {AS_IT_CAME: 0.15, "resized": 0.15, "png_lossless": 0.12, "camera": 0.1, "sensor_noise": 0.06}
 # the share of photographs of each part; a photograph belongs to the same part in every run
 PARTS = {"train": 0.7, "calibration": 0.3}
+TEST = "test"  # all photographs of other folders
 MOST_PIXELS = 600_000  # of a source: a window of a larger photograph is used
 
 
@@ -32,7 +33,7 @@ def photographs(folders: Iterable[str], part: str) -> list[Path]:
 
     Args:
         folders: Folders of photographs, which are searched with all their sub-folders.
-        part: A key of `PARTS`.
+        part: A key of `PARTS`, or "test" for all photographs.
 
     Returns:
         The paths, sorted.
@@ -46,7 +47,7 @@ def photographs(folders: Iterable[str], part: str) -> list[Path]:
             path = Path(item)
             digest = hashlib.sha256(f"{path.parent.name}/{path.name}".encode()).digest()
             share = int.from_bytes(digest[:8], "big") / 2**64
-            if (share < PARTS["train"]) == (part == "train"):
+            if part == TEST or (share < PARTS["train"]) == (part == "train"):
                 found.append(path)
     if not found:
         raise DataError(f"there are no photographs of the part {part} in {', '.join(folders)}")

@@ -1,10 +1,10 @@
-"""Makes the 40 images beside this file: python examples/make_examples.py [--data-dir DIR]
+"""Makes the 40 images in examples/fashion-mnist: python examples/make_fashion_mnist.py [--data-dir DIR]
 
 They come from Fashion-MNIST test images that were used neither to train nor to calibrate, in the order of
 `load_dataset`. The shipped classifier classifies all of them correctly. Clean examples are the first such images;
 attacked ones are the first that an attack with a fixed seed turns into images that are misclassified after rounding to
 8 bits. No image serves twice, and the detector is not asked. Numbers in file names are positions in the official test
-set. Fashion-MNIST: Copyright 2017 Zalando SE, MIT licence (LICENSE).
+set. Fashion-MNIST: Copyright 2017 Zalando SE, MIT licence (examples/fashion-mnist/LICENSE).
 """
 
 import argparse
@@ -28,7 +28,7 @@ POOL = 200  # test images that the examples are taken from
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", default="data")
-    folder = Path(__file__).parent
+    folder = Path(__file__).parent / "fashion-mnist"
     test = load_dataset("fashion-mnist", parser.parse_args().data_dir).test[:POOL]
     classifier = load_classifier("fashion-mnist")
 
