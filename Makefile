@@ -4,6 +4,7 @@ BIN = .venv/bin
 # folders that are not in the repository: of photographs, which a model card names, and of the images of a competition
 PHOTOS ?= photos
 COMPETITION ?= photos/nips17_first60
+CAMERAS ?= photos/cameras
 ATTACKS = fgsm-8,bim-8,pgd-2,pgd-4,pgd-8,pgd-l2-0.25,pgd-l2-0.5,deepfool-linf,deepfool-l2,cw-l2,fmn-l0,salt-and-pepper
 # all that an installation is made of
 SOURCES = $(shell find pixeldefend attacks eval -type f -not -path '*/__pycache__/*')
@@ -67,7 +68,7 @@ photo-weights: .venv/developed
 
 examples: .venv/developed
 	$(BIN)/python examples/make_fashion_mnist.py
-	$(BIN)/python examples/make_photographs.py $(COMPETITION)
+	$(BIN)/python examples/make_photographs.py $(COMPETITION) $(CAMERAS)
 
 benchmark: .venv/developed
 	$(BIN)/pixeldefend benchmark --detector fashion-mnist --classifier fashion-mnist --data fashion-mnist \

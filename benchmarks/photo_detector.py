@@ -37,6 +37,7 @@ COPIES = 1  # perturbed copies of each training image
 HISTORIES = {"train": 4, "calibration": 6, "test": len(NAMES)}  # of each photograph
 SIDES = {"train": (72, 320), "calibration": (64, 640), "test": (64, 640)}  # of the crops, whose logarithms are uniform
 GRID = 16  # crops begin on the grid of JPEG, as the images of files do
+EXAMPLES = {"Olympus C960.jpg", "Sony DCR-PC110E (2).jpg"}  # are shown in examples/, so nothing is fitted on them
 IMAGES_A_FILE = 64
 RATES = (0.001, 0.01, 0.05)
 RESULTS = Path(__file__).parent.parent / "eval" / "results" / "photographs"
@@ -61,7 +62,8 @@ def main() -> None:
         return
     part = {"profiles": "train", "calibrate": "calibration", "test": "test"}[arguments.step]
     index, of = map(int, arguments.share.split("/"))
-    write_profiles(density, photographs(arguments.folders, part), part, arguments.runs / part, index, of)
+    paths = [path for path in photographs(arguments.folders, part) if path.name not in EXAMPLES]
+    write_profiles(density, paths, part, arguments.runs / part, index, of)
 
 
 def release(density: NeLLoC, density_path: str, runs: Path) -> None:
@@ -79,9 +81,7 @@ def release(density: NeLLoC, density_path: str, runs: Path) -> None:
         "profiles_of_perturbed_images": COPIES * len(train["clean"]),
     }
     path = WEIGHTS / "photo-detector.safetensors"
-    detector.save(
-        path, data="photographs", calibration={"images": len(held["clean"])}, metrics=metrics, recipe=recipe
-    )
+    detector.save(path, data="photographs", calibration={"images": len(held["clean"])}, metrics=metrics, recipe=recipe)
     write_card(path)
 
 
@@ -99,7 +99,11 @@ def measure(runs: Path) -> None:
         rates = {f"flagged_at_{fpr}": float(verdicts.is_adversarial[here].mean()) for fpr, verdicts in flagged.items()}
         right, unknown = (float((estimated[here] == what).mean()) for what in (name, UNKNOWN))
         rows.append({"history": name, "images": int(here.sum()), **rates, "named": right, "unknown": unknown})
-    found = {"photographs": len(np.unique(test["photograph"])), "bits_per_dim": float(test["bits"].mean()), "rows": rows}
+    found = {
+        "photographs": len(np.unique(test["photograph"])),
+        "bits_per_dim": float(test["bits"].mean()),
+        "rows": rows,
+    }
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / "false-alarms.json").write_text(json.dumps(found, indent=2) + "\n")
     for row in rows:

@@ -115,15 +115,14 @@ def test_a_set_knows_its_detectors():
     shipped = zoo.DetectorSet()
     assert shipped.choose(np.zeros((28, 28), np.uint8)) == "fashion-mnist"
     assert shipped.choose(np.zeros((32, 32), np.uint8)) == "cifar10"
+    assert shipped.choose(np.zeros((64, 300, 3), np.uint8)) == "photo"
     assert shipped.provenance("cifar10") == {
         "detector": "cifar10",
         "detector_sha256": zoo.card("cifar10")["sha256"],
         "precision": "float32",
     }
-    assert {name: made.fpr for name, made in zoo.DetectorSet(fpr=0.05).detectors.items()} == {
-        "cifar10": 0.05,
-        "fashion-mnist": 0.05,
-    }
+    names = ("cifar10", "fashion-mnist", "photo")
+    assert {name: made.fpr for name, made in zoo.DetectorSet(fpr=0.05).detectors.items()} == dict.fromkeys(names, 0.05)
     own = FunctionDetector(lambda x: x.mean((1, 2, 3)), fpr=0.1).fit(np.load(SAMPLE)["x"][:50])
     assert zoo.DetectorSet(own).choose(np.zeros((5, 7, 3), np.uint8)) == "custom"
     assert zoo.DetectorSet(own).sha256("custom") is None

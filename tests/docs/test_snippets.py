@@ -83,7 +83,11 @@ def folder_of_readers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "examples", folder / "examples")
     with np.load(ROOT / "tests" / "data" / "fashion_mnist_test_500.npz") as sample:
         np.savez(folder / "clean.npz", **sample)
-    shutil.copytree(ROOT / "examples" / "fashion-mnist", folder / "incoming", ignore=shutil.ignore_patterns("[c-p]*", "LICENSE", "*.py"))
+    shutil.copytree(
+        ROOT / "examples" / "fashion-mnist",
+        folder / "incoming",
+        ignore=shutil.ignore_patterns("[c-p]*", "LICENSE", "*.py"),
+    )
     for name, count, seed in (("my-images", 1200, 0), ("new-images", 3, 1)):
         (folder / name).mkdir()
         for i, image in enumerate(clean_images(count, seed=seed)):
