@@ -42,8 +42,8 @@ SUFFIXES = {b"\xff\xd8": "jpg", b"\x89P": "png", b"RI": "webp"}
 OUT = Path(__file__).parent / "photographs"
 HEADER = """# Photographs
 
-The photographs `clean_camera_*` come straight from cameras. They are from a collection whose files may be used however one
-wishes. The others come from the development set of the
+The photographs `clean_camera_*` come straight from cameras. They are from a collection whose files may be used
+however one wishes. The others come from the development set of the
 [NIPS 2017 competition on adversarial attacks](https://www.kaggle.com/c/nips-2017-non-targeted-adversarial-attack). Each
 is under [CC BY 2.0](https://creativecommons.org/licenses/by/2.0/) by the photographer named here. The competition
 cropped them to 299 x 299 pixels; pixeldefend changed

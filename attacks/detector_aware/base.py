@@ -192,7 +192,7 @@ class DetectorAwarePGD(FixedEpsilonAttack):
         logits = model(x)
         true = logits.gather(1, labels[:, None])[:, 0]
         margin = true - logits.scatter(1, labels[:, None], -torch.inf).amax(1)
-        return margin, self.detector.anomaly_scores(x).to(margin) + float(self.detector.offset_)
+        return margin, self.detector.excess(x).to(margin)
 
     def _masks(self, clean: Tensor) -> list[Tensor]:
         """Returns for each region which pixels may move, as 0 and 1."""

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 
-from . import cards, measurements, registries, results
+from . import cards, measurements, photographs, registries, results
 
 BLOCKS: dict[str, Callable[..., str]] = {
-    function.__name__: function for module in (results, measurements, registries, cards) for function in module.BLOCKS
+    function.__name__: function
+    for module in (results, measurements, photographs, registries, cards)
+    for function in module.BLOCKS
 }

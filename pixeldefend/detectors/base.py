@@ -93,6 +93,17 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
             (N,), higher = more anomalous. Attacks that know the detector use its gradient, if it has one.
         """
 
+    def excess(self, x: Tensor) -> Tensor:
+        """Computes by how much the anomaly scores exceed the threshold, which an attacker who knows it minimises.
+
+        Args:
+            x: (N, C, H, W) in [0, 1], images of one size.
+
+        Returns:
+            (N,), positive for images that are flagged. It has the gradient of `anomaly_scores`.
+        """
+        return self.anomaly_scores(x) + float(self.offset_)
+
     @property
     def takes(self) -> str:
         """The images that the detector takes, as a phrase for messages: "28 x 28 grey images"."""

@@ -124,6 +124,17 @@ class PhotoDetector(ConformalDetector):
         scores: Tensor = ratio(examine(density, x).profiles)[0]
         return scores
 
+    @torch_defaults()
+    def excess(self, x: Tensor) -> Tensor:
+        """Computes by how much anomaly scores exceed the thresholds of the images' histories; see the base class."""
+        density, ratio = self._models()
+        x = match_channels(ordinary(x), 3).to(density.device, density.dtype)
+        profiles = examine(density, x).profiles
+        _, groups = self.groups_
+        thresholds = [self._threshold(groups[history]) for history in ratio.estimated(profiles.detach()).tolist()]
+        scores: Tensor = ratio(profiles)[0]
+        return scores - scores.new_tensor(thresholds)
+
     def judge(self, X: Any, *, maps: bool = False, origins: Origins = None) -> Verdicts:
         """Returns all results for each image, from one pass.
 

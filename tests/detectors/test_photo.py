@@ -202,6 +202,12 @@ def test_scores_have_a_gradient(detector):
     assert x.grad.abs().sum() > 0
 
 
+def test_attackers_see_the_threshold_of_the_image_s_own_history(detector):
+    images = torch.randint(0, 256, (3, 3, 64, 72), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    excess = detector.excess(images / 255)
+    np.testing.assert_allclose(-detector.decision_function(images), excess.detach(), atol=1e-3)
+
+
 def test_a_file_holds_all(detector, tmp_path):
     detector.save(tmp_path / "photo.safetensors")
     again = load(tmp_path / "photo.safetensors")

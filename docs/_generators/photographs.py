@@ -1,0 +1,39 @@
+"""Tables of what was measured on photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pixeldefend.images.corruptions import HISTORIES
+from pixeldefend.markdown import table
+
+from .sources import attack_title, load, percent, pick, results
+
+RUN = "photographs"
+MEASURED = f"eval/results/{RUN}"
+
+
+def photo_false_alarms() -> str:
+    """The share of clean photographs that the detector flags, by history."""
+    rows = []
+    for row in load(f"{MEASURED}/false-alarms.json")["rows"]:
+        made = HISTORIES.get(row["history"])
+        what = str(made.__doc__).partition(". ")[0].rstrip(".") if made else "As it was found on the web, mostly a JPEG"
+        shares = (f"{row[f'flagged_at_{fpr}']:.2%}" for fpr in (0.001, 0.01, 0.05))
+        rows.append((f"`{row['history']}`", what, f"{row['images']:,}", *shares, percent(row["unknown"])))
+    header = ["history", "what it is", "images", "flagged at 0.1 %", "at 1 %", "at 5 %", "unknown"]
+    return table(header, rows, "llrrrrr")
+
+
+def photo_detection(*attacks: str) -> str:
+    """AUROC and shares of attacked photographs that the detector flags; all attacks unless some are named."""
+    found = results(RUN)
+    own = [row for row in found["rows"] if row["statistic"] == found["statistic"]]
+    rows = []
+    for row in [pick(own, attack=attack) for attack in attacks] or own:
+        shares = (percent(row[f"tpr_at_fpr_{fpr}"]) for fpr in ("0.001", "0.01", "0.05"))
+        rows.append((attack_title(row["attack"]), f"{row['succeeded']:,}", f"{row['auroc']:.3f}", *shares))
+    return table(["attack", "images", "AUROC", "detected at 0.1 %", "at 1 %", "at 5 %"], rows, "lrrrrr")
+
+
+BLOCKS: tuple[Callable[..., str], ...] = (photo_false_alarms, photo_detection)
