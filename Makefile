@@ -1,4 +1,4 @@
-# make demo: set up and screen the examples. make test: set up and pass the tests.
+# make demo: set up and screen the photographs of examples/. make test: set up and pass the tests.
 PYTHON ?= python3
 BIN = .venv/bin
 # folders that are not in the repository: of photographs, which a model card names, and of the images of a competition
@@ -13,7 +13,7 @@ SOURCES = $(shell find pixeldefend attacks eval -type f -not -path '*/__pycache_
 
 demo: .venv/installed
 	@rm -f demo.png
-	$(BIN)/pixeldefend screen examples --picture demo.png || test $$? -eq 1
+	$(BIN)/pixeldefend screen examples/photographs --picture demo.png || test $$? -eq 1
 	@test -f demo.png
 	@echo "wrote demo.png"
 

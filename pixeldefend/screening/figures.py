@@ -95,16 +95,17 @@ def save_heat_map(screened: Screened, folder: Path, taken: set[str] | None = Non
     return path
 
 
-def save_contact_sheet(results: Sequence[Screened], path: Path, columns: int = 8) -> None:
+def save_contact_sheet(results: Sequence[Screened], path: Path) -> None:
     """Writes one PNG of all images that have a verdict: each with its heat map, name, verdict and p-value.
 
     Args:
         results: The images and their surprisal. Images without surprisal are left out.
         path: The PNG.
-        columns: The number of images side by side.
     """
     shown = [result for result in results if result.image is not None and result.surprisal_map is not None]
-    side, frame, gap = 84, 3, 3
+    kinds = sorted({result.record.history is not None for result in shown})  # small images, photographs
+    side, columns = (170, 4) if kinds == [True] else (84, 8)
+    frame, gap = 3, 3
     width, pitch = 2 * (side + frame) + gap, (2 * (side + frame) + gap + 12, side + 2 * frame + 46)
     rows = -(-len(shown) // columns)
     sheet = Image.new("RGB", (2 * MARGIN + columns * pitch[0] - 12, 2 * MARGIN + rows * pitch[1] + LEGEND), PAPER)
@@ -122,8 +123,8 @@ def save_contact_sheet(results: Sequence[Screened], path: Path, columns: int = 8
         p = result.record.p_value
         verdict = result.record.verdict if p is None else f"{result.record.verdict}   p = {p:.4f}"
         draw.text((middle, below + 28), verdict, colour, _font(12), "mm", stroke_width=0.3)
-    photographs = all(result.record.history is not None for result in shown)
-    _draw_legend(sheet, MARGIN, sheet.height - MARGIN - LEGEND, 360, photographs)
+    for place, photographs in enumerate(kinds):
+        _draw_legend(sheet, MARGIN + 400 * place, sheet.height - MARGIN - LEGEND, 360, photographs)
     _save(sheet, path)
 
 

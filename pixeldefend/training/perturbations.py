@@ -1,9 +1,9 @@
 """Synthetic perturbations, from which a likelihood ratio learns what perturbed images look like.
 
 No attack is run and no trained network is asked. Every perturbation is random: its pattern (independent, correlated in
-space or between channels, of high frequencies, or spread by a random strided convolution, as the gradient of a network
-is), its form (signs, clipped, several signed steps, normal), its size (1 to 16 grey levels) and its place (everywhere,
-in a region, in textured or in flat areas, at few sub-pixels).
+space or between channels, of high frequencies, of stripes and squares, or spread by a random strided convolution, as
+the gradient of a network is), its form (signs, clipped, several signed steps, normal), its size (1 to 16 grey levels)
+and its place (everywhere, in a region, in textured or in flat areas, at few sub-pixels).
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def _pattern(shape: torch.Size, rng: np.random.Generator, generator: torch.Gener
         return torch.randn(size, generator=generator)
 
     c, h, w = shape
-    kind = rng.choice(["independent", "smooth", "shared", "rough", "strided"], p=[1 / 7, 1 / 7, 1 / 7, 1 / 7, 3 / 7])
+    kinds = {"independent": 1, "smooth": 1, "shared": 1, "rough": 1, "squares": 1, "strided": 3}
+    kind = rng.choice(list(kinds), p=[count / sum(kinds.values()) for count in kinds.values()])
     if kind == "independent":
         pattern = normal(c, h, w)
     elif kind == "smooth":
@@ -81,6 +82,13 @@ def _pattern(shape: torch.Size, rng: np.random.Generator, generator: torch.Gener
     elif kind == "rough":
         pattern = normal(c, h, w)
         pattern = pattern - rng.uniform(-0.6, 0.9) * 0.5 * (pattern.roll(1, 1) + pattern.roll(1, 2))
+    elif kind == "squares":  # stripes a pixel wide, and squares in front of them
+        stripes = normal(c, 1, w) if rng.random() < 0.75 else normal(c, h, 1)
+        pattern = stripes.sign().repeat(1, h // stripes.shape[1], w // stripes.shape[2])
+        for _ in range(rng.integers(0, 100)):
+            side = max(1, round(math.sqrt(h * w * math.exp(rng.uniform(-9, -2)))))
+            top, left = (int(rng.integers(max(1, length - side + 1))) for length in (h, w))
+            pattern[:, top : top + side, left : left + side] = normal(c, 1, 1).sign()
     else:
         stride = int(rng.choice([1, 2, 4], p=[0.25, 0.5, 0.25]))
         side, features = max(stride, int(rng.choice([3, 5, 7]))), int(rng.integers(2, 16))
