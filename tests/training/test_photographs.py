@@ -25,6 +25,7 @@ def folder(tmp_path_factory):
 
 def test_every_photograph_belongs_to_one_part_wherever_the_folder_lies(folder, tmp_path):
     train, held = (photographs([str(folder)], part) for part in ("train", "calibration"))
+    assert sorted(train + held) == photographs([str(folder)], "test")
     assert len(train) + len(held) == 20
     assert not set(train) & set(held)
     assert len(train) > len(held) > 0
