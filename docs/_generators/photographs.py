@@ -36,4 +36,24 @@ def photo_detection(*attacks: str) -> str:
     return table(["attack", "images", "AUROC", "detected at 0.1 %", "at 1 %", "at 5 %"], rows, "lrrrrr")
 
 
-BLOCKS: tuple[Callable[..., str], ...] = (photo_false_alarms, photo_detection)
+def photo_lossless() -> str:
+    """Bits/dim of the density and of lossless codes on the same files."""
+    rows = []
+    for row in load("photo_lossless"):
+        bits = row["bits_per_dim"]
+        cells = (f"{bits[name]:.3f}" for name in ("PNG", "WebP", "JPEG XL", "ours"))
+        rows.append((f"`{row['folder']}`", str(row["images"]), *cells))
+    return table(["photographs", "images", "PNG", "WebP", "JPEG XL", "`photo`"], rows, "lrrrrr")
+
+
+def photo_speed() -> str:
+    """Seconds and peak memory for one photograph of each size."""
+    found = load("photo_speed")
+    rows = [
+        (row["size"], f"{row['verdict']:.1f} s", f"{row['verdict and map']:.1f} s", f"{row['MiB']:,.0f} MiB")
+        for row in found["rows"]
+    ]
+    return table(["size", "verdict", "verdict and map", "peak memory"], rows, "lrrr")
+
+
+BLOCKS: tuple[Callable[..., str], ...] = (photo_false_alarms, photo_detection, photo_lossless, photo_speed)
