@@ -34,8 +34,8 @@ from pixeldefend.training.ratio import fit_ratio
 from pixeldefend.zoo import load_detector, recipe_of
 
 COPIES = 1  # perturbed copies of each training image
-HISTORIES = {"train": 4, "calibration": 6, "test": len(NAMES)}  # of each photograph
-SIDES = {"train": (72, 320), "calibration": (64, 640), "test": (64, 640)}  # of the crops, whose logarithms are uniform
+HISTORIES = {"train": 4, "calibration": len(NAMES), "test": len(NAMES)}  # of each photograph
+SIDES = {"train": (72, 320), "calibration": (64, 512), "test": (64, 640)}  # of the crops, whose logarithms are uniform
 GRID = 16  # crops begin on the grid of JPEG, as the images of files do
 EXAMPLES = {"Olympus C960.jpg", "Sony DCR-PC110E (2).jpg"}  # are shown in examples/, so nothing is fitted on them
 IMAGES_A_FILE = 64
@@ -124,7 +124,7 @@ def write_profiles(density: NeLLoC, paths: list[Path], part: str, out: Path, ind
     """Writes the profiles of photographs with histories, a file for every few photographs."""
     out.mkdir(parents=True, exist_ok=True)
     order = np.random.default_rng(0).permutation(len(paths))
-    for number, start in enumerate(range(0, len(order), IMAGES_A_FILE // HISTORIES[part] or 1)):
+    for number, start in enumerate(range(0, len(order), IMAGES_A_FILE // HISTORIES[part])):
         file = out / f"{number:05d}.npz"
         if number % of != index or file.exists():
             continue

@@ -7,7 +7,6 @@ import io
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor, nn
 
@@ -16,13 +15,16 @@ from ..detectors import ConformalDetector, PhotoDetector
 from ..errors import PixelDefendError
 from ..images import from_uint8, match_channels, to_batch
 from ..purification import purify
-from ..screening.figures import heat_map, overlay
+from ..screening.figures import BRIGHTEST, BRIGHTEST_EXCESS, heat_map, overlay
+
+PURIFIED_AT_MOST = 2**14  # pixels of an image that is purified: pixel after pixel takes seconds
+SHOWN_AT_MOST = 1024  # pixels of the longer side of a picture
 
 
 def explain(
     image: np.ndarray, detector: ConformalDetector, classifier: nn.Module | None, eps: int
 ) -> dict[str, Any] | None:
-    """Draws the surprisal of an image and the purified image.
+    """Draws the surprisal of an image and, unless it is large, the purified image.
 
     Args:
         image: (H, W) or (H, W, 3), uint8.
@@ -31,41 +33,53 @@ def explain(
         eps: How far purification may move a sub-pixel, in steps of the 8-bit grid, 0 to 255.
 
     Returns:
-        The fields of `schemas.Pictures`, or None if the detector has no density that can purify such an image.
+        The fields of `schemas.Pictures`, or None if the detector has no density.
     """
-    x = to_batch(image)[0]
+    maps = detector.judge([image], maps=True).surprisal_map
+    if maps is None:
+        return None
+    photograph = isinstance(detector, PhotoDetector)
+    pictures: dict[str, Any] = {
+        "image": _data_uri(image),
+        "surprisal": _data_uri(overlay(image, maps[0]) if photograph else heat_map(maps[0])),
+        "brightest": BRIGHTEST_EXCESS if photograph else BRIGHTEST,
+        "label_before": _label(classifier, to_batch(image)[0]),
+        **dict.fromkeys(("purified", "difference", "p_value_purified", "label_after")),
+    }
+    purified = _purified(image, detector, eps)
+    if purified is not None:
+        x = match_channels(to_batch(image)[0], purified.shape[1])
+        change = (purified.float() - 255 * x)[0].permute(1, 2, 0).numpy()
+        pictures |= {
+            "purified": _data_uri(purified[0].permute(1, 2, 0).numpy()),
+            "difference": _data_uri(np.clip(127.5 + 4 * change, 0, 255).astype(np.uint8)),
+            "p_value_purified": float(detector.p_value(purified)[0]),
+            "label_before": _label(classifier, x),
+            "label_after": _label(classifier, from_uint8(purified)),
+        }
+    return pictures
+
+
+def _purified(image: np.ndarray, detector: ConformalDetector, eps: int) -> Tensor | None:
+    """Returns uint8 (1, C, H, W), or None for an image that is too large or that the density cannot purify."""
+    if image.shape[0] * image.shape[1] > PURIFIED_AT_MOST:
+        return None
     try:
-        purified = purify(x, eps, detector)
+        return purify(to_batch(image)[0], eps, detector)
     except PixelDefendError:
         return None
-    x = match_channels(x, purified.shape[1])
-    change = (purified.float() - 255 * x)[0].permute(1, 2, 0).numpy()
-    before, after = _labels(classifier, torch.cat([x, from_uint8(purified)]))
-    return {
-        "image": _data_uri(image),
-        "surprisal": _data_uri(_map(image, detector)),
-        "purified": _data_uri(purified[0].permute(1, 2, 0).numpy()),
-        "difference": _data_uri(np.clip(127.5 + 4 * change, 0, 255).astype(np.uint8)),
-        "p_value_purified": float(detector.p_value(purified)[0]),
-        "label_before": before,
-        "label_after": after,
-    }
 
 
-def _map(image: np.ndarray, detector: ConformalDetector) -> np.ndarray:
-    surprisal = detector.judge([image], maps=True).surprisal_map[0]
-    return overlay(image, surprisal) if isinstance(detector, PhotoDetector) else heat_map(surprisal)
-
-
-def _labels(classifier: nn.Module | None, x: Tensor) -> list[int] | list[None]:
-    """Returns the label of each image, or None for each if there is no classifier for them."""
+def _label(classifier: nn.Module | None, x: Tensor) -> int | None:
+    """Returns the label of an image, or None if there is no classifier for it."""
     if classifier is None or getattr(classifier, "image_shape", x.shape[1:]) != x.shape[1:]:
-        return [None] * len(x)
-    labels: list[int] = predict_labels(classifier, x).tolist()
-    return labels
+        return None
+    return int(predict_labels(classifier, x)[0])
 
 
 def _data_uri(image: np.ndarray) -> str:
+    picture = Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
+    picture.thumbnail((SHOWN_AT_MOST, SHOWN_AT_MOST))
     buffer = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image).save(buffer, "PNG")
+    picture.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

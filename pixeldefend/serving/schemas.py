@@ -126,19 +126,25 @@ class Answer(BaseModel):
 
 
 class Pictures(BaseModel):
-    """PNGs as data URIs, and labels if the service has a classifier for such images."""
+    """PNGs as data URIs, and labels if the service has a classifier for such images.
+
+    Attributes:
+        brightest: The surprisal of the brightest colour in the picture of the surprisal, in nats.
+        purified: The purified image; None for images that are too large to be purified while somebody waits.
+    """
 
     image: str
     surprisal: str
-    purified: str
-    difference: str
-    p_value_purified: float
+    brightest: float
+    purified: str | None
+    difference: str | None
+    p_value_purified: float | None
     label_before: int | None
     label_after: int | None
 
 
 class Explanation(BaseModel):
-    """A record and its pictures, which are null if there is no verdict or the image cannot be purified."""
+    """A record and its pictures, which are null if there is no verdict or the detector has no maps."""
 
     request_id: str
     record: Verdict

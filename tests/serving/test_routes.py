@@ -231,6 +231,13 @@ def test_the_explanation_shows_surprisal_and_purification(client):
     assert client.post("/v1/explain?eps=256", content=png(CLEAN)).status_code == 422
 
 
+def test_an_image_that_would_take_long_is_explained_without_purification(client, monkeypatch):
+    monkeypatch.setattr("pixeldefend.serving.explanation.PURIFIED_AT_MOST", 63)
+    pictures = client.post("/v1/explain", content=png(ATTACKED)).json()["pictures"]
+    assert pictures["surprisal"].startswith("data:image/png")
+    assert (pictures["purified"], pictures["difference"], pictures["p_value_purified"]) == (None, None, None)
+
+
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (1, 28, 28)])
 def test_labels_are_given_where_the_classifier_fits(tiny_detector, tmp_path, shape):
     classifier = ResNet(shape, width=4).eval()

@@ -73,21 +73,29 @@ function explain(record, pictures) {
   }
   const p = record.p_value, shown = pictures || {};
   const share = p < 0.001 ? `${(100 * p).toFixed(2)} %` : `${(100 * p).toFixed(1)} %`;
-  let words = `${share} of clean images have an anomaly score that is at least as high.`;
+  let words = `${share} of clean images${record.history ? " of this history" : ""} have an anomaly score that is at least as high.`;
+  if (record.history === "unknown") words += " The image is unlike the images that the detector knows, so its p-value promises less.";
   if (record.query_attack) words += " The image closely resembles several images that this client sent before. The queries of a black-box attack do this.";
   show(record.verdict, words);
   fill($("numbers"), [
     ["p-value", p.toPrecision(3)],
     ["bits/dim", record.bits_per_dim === null ? null : record.bits_per_dim.toFixed(3)],
     ["anomaly score", record.score.toFixed(2)],
+    ["history", record.history],
     ["detector", record.detector],
     ["image", `${record.path || "pasted"}, ${record.width} x ${record.height}`],
     ["label", shown.label_before],
     ["label after purification", shown.label_after],
   ]);
   if (pictures) {
-    for (const id of ["image", "surprisal", "purified", "difference"]) $(id).src = pictures[id];
-    $("purified-words").textContent = `Purified image, p-value ${pictures.p_value_purified.toPrecision(2)}`;
+    for (const id of ["image", "surprisal"]) $(id).src = pictures[id];
+    for (const id of ["purified", "difference"]) {
+      $(id).parentElement.hidden = !pictures[id];
+      $(id).src = pictures[id] || "data:,";
+    }
+    if (pictures.purified) $("purified-words").textContent = `Purified image, p-value ${pictures.p_value_purified.toPrecision(2)}`;
+    for (const picture of document.querySelectorAll("#pictures img")) picture.style.imageRendering = record.width < 256 ? "" : "auto";
+    $("brightest").textContent = `${pictures.brightest} nats or more`;
   }
   $("pictures").hidden = !pictures;
   const said = record.verdict === "adversarial"
