@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
@@ -20,11 +21,13 @@ class ConformalMartingale:
     a, however long the stream is. A wealth is an e-value: 100 means that the odds were 1 in 100.
 
     The bets are on conformal p-values: the rank of each score among all scores before it, with ties broken at random.
-    These are independent and uniform if all images are exchangeable. At each image a small share of the wealth is
+    These are independent and uniform if all images are exchangeable. With groups, a score is ranked among those of its
+    own group, and the images of each group need to be exchangeable; how often a group occurs may change. At each image a small share of the wealth is
     spread evenly over not betting and betting ("simple jumper"), so that a late change is noticed as well.
 
     Args:
         calibration_scores: (n,) finite anomaly scores, n at least 1, higher = more anomalous.
+        groups: (n,) the groups of the calibration images; None for one group.
         jump: The share of the wealth that is spread evenly at each image, in (0, 1).
         random_state: The seed of the random numbers that break ties.
 
@@ -33,7 +36,7 @@ class ConformalMartingale:
         highest_: The highest wealth so far of "drift" and of "attacks".
 
     Raises:
-        ParameterError: If the scores have another shape or are not finite, or jump is not in (0, 1).
+        ParameterError: If the scores or groups have another shape, a score is not finite, or jump is not in (0, 1).
 
     Reference:
         Ville, Étude critique de la notion de collectif, 1939; Vovk, Nouretdinov & Gammerman, Testing exchangeability
@@ -51,7 +54,14 @@ class ConformalMartingale:
         ),
     }
 
-    def __init__(self, calibration_scores: Array, *, jump: float = 0.01, random_state: int = 0) -> None:
+    def __init__(
+        self,
+        calibration_scores: Array,
+        *,
+        groups: Sequence[Hashable] | None = None,
+        jump: float = 0.01,
+        random_state: int = 0,
+    ) -> None:
         scores = np.asarray(calibration_scores, dtype=float)
         if scores.ndim != 1 or len(scores) < 1 or not np.isfinite(scores).all():
             raise ParameterError(f"calibration_scores must be (n,) finite numbers, n >= 1, got shape {scores.shape}")
@@ -59,29 +69,34 @@ class ConformalMartingale:
         self.jump = jump
         self.wealth_ = dict.fromkeys(self.BETS, 1.0)
         self.highest_ = dict.fromkeys(self.BETS, 1.0)
-        self._seen = sorted(scores.tolist())
+        self._seen: dict[Hashable, list[float]] = {}
+        for score, group in zip(scores.tolist(), _groups(groups, len(scores)), strict=True):
+            self._seen.setdefault(group, []).append(score)
+        for seen in self._seen.values():
+            seen.sort()
         self._shares = {name: [1 / len(bets)] * len(bets) for name, bets in self.BETS.items()}
         self._log = dict.fromkeys(self.BETS, 0.0)
         self._random = np.random.RandomState(random_state)
 
-    def update(self, scores: Array) -> dict[str, Array]:
+    def update(self, scores: Array, groups: Sequence[Hashable] | None = None) -> dict[str, Array]:
         """Bets on the next images of the stream.
 
         Args:
             scores: (N,), in the order in which the images came.
+            groups: (N,) the groups of the images, which may be new; None for one group.
 
         Returns:
             "drift" and "attacks" -> (N,): log10 of the wealth after each image.
 
         Raises:
-            ParameterError: If a score is NaN.
+            ParameterError: If a score is NaN, or the groups have another length.
         """
         scores = np.atleast_1d(np.asarray(scores, dtype=float))
         if np.isnan(scores).any():
             raise ParameterError("scores must be numbers, got NaN")
         path: dict[str, list[float]] = {name: [] for name in self.BETS}
-        for score in scores.tolist():
-            p = self._p_value(score)
+        for score, group in zip(scores.tolist(), _groups(groups, len(scores)), strict=True):
+            p = self._p_value(score, self._seen.setdefault(group, []))
             for name, bets in self.BETS.items():
                 moved = self.jump / len(bets)
                 shares = [
@@ -111,9 +126,15 @@ class ConformalMartingale:
         check_rate(level, "level")
         return {name: highest >= 2 / level for name, highest in self.highest_.items()}
 
-    def _p_value(self, score: float) -> float:
+    def _p_value(self, score: float, seen: list[float]) -> float:
         """Adds a score to those before it, and returns its p-value among all of them."""
-        first, last = bisect.bisect_left(self._seen, score), bisect.bisect_right(self._seen, score)
-        higher, equal = len(self._seen) - last, last - first + 1
-        self._seen.insert(last, score)
-        return (higher + self._random.uniform() * equal) / len(self._seen)
+        first, last = bisect.bisect_left(seen, score), bisect.bisect_right(seen, score)
+        higher, equal = len(seen) - last, last - first + 1
+        seen.insert(last, score)
+        return float((higher + self._random.uniform() * equal) / len(seen))
+
+
+def _groups(groups: Sequence[Hashable] | None, count: int) -> Sequence[Hashable]:
+    if groups is not None and len(groups) != count:
+        raise ParameterError(f"groups must be ({count},), got {len(groups)}")
+    return [None] * count if groups is None else groups

@@ -201,7 +201,8 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     def drift_monitor(self, *, random_state: int = 0) -> ConformalMartingale:
         """Returns a test of whether a stream of images still looks like the calibration images.
 
-        Call its `update` with the scores, `-score_samples(X)`, in the order in which the images come.
+        Call its `update` with the scores of the verdicts, and the histories if there are any, in the order in which the
+        images come.
 
         Args:
             random_state: The seed of the random numbers that break ties.

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from ..ambient import ordinary, torch_defaults
-from ..calibration import conformal
+from ..calibration import ConformalMartingale, conformal
 from ..calibration.conformal import Array
 from ..densities import NeLLoC
 from ..devices import check_device
@@ -364,6 +364,13 @@ class PhotoDetector(ConformalDetector):
             theirs = _groups(self.calibration_scores_[own], labels[own], unknown + 1, needed)
             self.groups_.append(groups | {history: [theirs[history]] for history in set(labels[own].tolist())})
         return self
+
+    def drift_monitor(self, *, random_state: int = 0) -> ConformalMartingale:
+        """Returns a test of whether the images of each history look like calibration images; see the base class."""
+        check_is_fitted(self)
+        names = [*self._models()[1].histories, UNKNOWN]
+        groups = [names[history] for history in self.calibration_histories_[:, 0]]
+        return ConformalMartingale(self.calibration_scores_, groups=groups, random_state=random_state)
 
     # -- files -----------------------------------------------------------------------------------------------------
 

@@ -175,7 +175,7 @@ def _screen(
                 name = result.record.detector
                 if name not in statistics.martingales:
                     statistics.martingales[name] = screener.detectors[name].drift_monitor()
-                statistics.martingales[name].update(np.array([result.record.score]))
+                statistics.martingales[name].update(np.array([result.record.score]), [result.record.history])
             yield result
         started = perf_counter()
 

@@ -33,18 +33,19 @@ class DriftMonitors:
         for name in detectors:
             self._begin_stretch(name)
 
-    def update(self, name: str, score: float) -> None:
+    def update(self, name: str, score: float, history: str | None = None) -> None:
         """Adds one image to the stream of a detector.
 
         Args:
             name: The name of the detector that judged it.
             score: Its anomaly score.
+            history: Its history, if the detector gives images one.
         """
         martingale = self._martingales.get(name)
         if martingale is None:
             return
         before = martingale.alarms(LEVEL)
-        martingale.update(np.array([score]))
+        martingale.update(np.array([score]), [history])
         self._images[name] += 1
         self.metrics.drift(name, martingale, LEVEL)
         for bet, alarm in martingale.alarms(LEVEL).items():

@@ -339,7 +339,7 @@ class Service:
     def _count(self, question: Question) -> None:
         record = question.record
         if record.detector is not None and record.score is not None:
-            self.drift.update(self._by_key[record.detector].name, record.score)
+            self.drift.update(self._by_key[record.detector].name, record.score, record.history)
         if question.failed:
             self.metrics.internal_error(request=question.request, error=record.error)
         self.metrics.verdict(record, question.query_attack)

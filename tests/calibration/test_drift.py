@@ -27,6 +27,25 @@ def test_a_clean_stream_seldom_raises_an_alarm():
     assert alarms <= binom.ppf(0.999, 200, 0.05)
 
 
+def test_scores_are_ranked_within_their_groups():
+    """A stream of the group whose scores are higher by 5, which is rare among the calibration images."""
+    random = np.random.RandomState(0)
+    groups = ["low"] * 900 + ["high"] * 100
+    scores = random.randn(1000) + 5 * (np.array(groups) == "high")
+    stream = random.randn(600) + 5
+    by_group, pooled = ConformalMartingale(scores, groups=groups), ConformalMartingale(scores)
+    by_group.update(stream, ["high"] * 600)
+    pooled.update(stream)
+    assert not any(by_group.alarms(0.01).values())
+    assert all(pooled.alarms(0.01).values())
+    by_group.update(random.randn(50), ["new"] * 50)
+    assert not any(by_group.alarms(0.01).values())
+    by_group.update(stream + 1, ["high"] * 600)
+    assert by_group.alarms(0.01)["drift"]
+    with pytest.raises(ParameterError, match="groups"):
+        by_group.update([0.0, 1.0], ["low"])
+
+
 def test_drift_and_attacks_are_noticed_however_late():
     random = np.random.RandomState(0)
     for change, first in (("drift", random.randn(300) + 1), ("drift", random.randn(300) - 1)):
