@@ -19,7 +19,7 @@ from ..densities import NeLLoC
 from ..devices import check_device
 from ..errors import CalibrationError, ImageError, ModelError, ParameterError
 from ..images import Origin, decode_image, match_channels, read_bytes
-from ..scores.likelihood_ratio import LikelihoodRatio
+from ..scores.likelihood_ratio import LikelihoodRatio, file_kind
 from ..scores.profile import examine
 from .base import ConformalDetector, Verdicts
 from .checkpoint import density_of, ratio_of
@@ -27,8 +27,9 @@ from .samples import Samples, uint8_image
 from .scoring import to_numbers
 
 MIN_SIDE = 64
-# a history with fewer calibration images shares those of all such histories
-IMAGES_OF_A_HISTORY = 200
+# Histories with fewer calibration images share theirs. So p-values go down to 0.001.
+IMAGES_OF_A_HISTORY = 1000
+OWN_IMAGES_OF_A_HISTORY = 200  # with so many images of a user, a history is judged by these alone
 UNKNOWN = "unknown"
 Origins = Sequence[Origin | None] | None
 
@@ -40,7 +41,7 @@ class PhotoDetector(ConformalDetector):
     it from the pixels and, if the image comes from a file, from what the file says of itself. A p-value compares an
     image with the calibration images whose history was estimated to be the same, so it is valid within each estimated
     history. An image unlike all training images has the history "unknown", and the greatest p-value among all
-    histories, which is valid only if its scores are no higher than those of some history.
+    histories. Its rate holds only if the scores of such images are no higher than those of some known history.
 
     Scores of different histories are not comparable. `decision_function` therefore compares an image with the threshold
     of its history, and not with `offset_`, the threshold of all calibration images together.
@@ -165,7 +166,7 @@ class PhotoDetector(ConformalDetector):
         """
         check_is_fitted(self)
         scores, histories = self._scored(profiles, origins)
-        from_file = np.array([origin is not None for origin in origins or [None] * len(scores)], dtype=bool)
+        from_file = np.array([file_kind(origin) is not None for origin in origins or [None] * len(scores)], dtype=bool)
         p_values, thresholds = np.empty(len(scores)), np.empty(len(scores))
         for groups, way in zip(self.groups_, (from_file, ~from_file), strict=True):
             for history in np.unique(histories[way]):
@@ -250,6 +251,8 @@ class PhotoDetector(ConformalDetector):
     def _scored(self, profiles: Array, origins: Origins) -> tuple[Array, np.ndarray]:
         """Returns the anomaly scores and the histories of images; each (N,)."""
         _, ratio = self._models()
+        if origins is not None and len(origins) != len(profiles):
+            raise ParameterError(f"there are {len(origins)} origins for {len(profiles)} images")
         x = torch.from_numpy(profiles).to(ratio.mean)
         return to_numbers(ratio(x)[0]), ratio.estimated(x, origins)
 
@@ -310,7 +313,9 @@ class PhotoDetector(ConformalDetector):
     def adapted(self, profiles: Array, origins: Origins = None) -> Self:
         """Returns a detector that is calibrated for the traffic of a user.
 
-        Histories that the user's images have are calibrated on the user's images only, others as before.
+        A history of which the user has at least `OWN_IMAGES_OF_A_HISTORY` images is judged by these alone. With fewer, an
+        image is compared with all such images of the user too, and the greater p-value counts. Histories of which the
+        user has no image are judged as before.
 
         Args:
             profiles: (N, F), the profiles of clean images of the user, as `profiles` returns them.
@@ -344,33 +349,46 @@ class PhotoDetector(ConformalDetector):
         check_is_fitted(self)
         conformal.rank(self.fpr, len(scores), self.confidence)  # refuses too few
         other = self._with()
-        shipped = ~self.calibration_own_
-        other.calibration_histories_ = np.concatenate([self.calibration_histories_[shipped], histories])
-        other.calibration_own_ = np.repeat([False, True], [shipped.sum(), len(scores)])
-        scores = np.concatenate([self.calibration_scores_[shipped], scores])
+        kept = ~self.calibration_own_ | ~np.isin(self.calibration_histories_[:, 0], histories[:, 0])
+        other.calibration_histories_ = np.concatenate([self.calibration_histories_[kept], histories])
+        other.calibration_own_ = np.concatenate([self.calibration_own_[kept], np.ones(len(scores), dtype=bool)])
+        scores = np.concatenate([self.calibration_scores_[kept], scores])
         return other._calibrated({self.precision: scores}, np.arange(len(scores)), ())
 
     def _calibrated(self, calibrations: dict[str, Array], index: np.ndarray, corruptions: Sequence[str]) -> Self:
         super()._calibrated(calibrations, index, corruptions)
-        needed = max(IMAGES_OF_A_HISTORY, conformal.images_needed(self.fpr, self.confidence))
+        least = conformal.images_needed(self.fpr, self.confidence)
         unknown = len(self._models()[1].histories)
         self.groups_ = []  # for images from files, and for others: the calibration scores to compare a history with
         for labels in self.calibration_histories_.T:
             known = ~self.calibration_own_ & (labels < unknown)
             conformal.rank(self.fpr, int(known.sum()), self.confidence)  # refuses too few
+            needed = max(IMAGES_OF_A_HISTORY, least)
             shipped = _groups(self.calibration_scores_[known], labels[known], unknown, needed)
             groups = {history: [group] for history, group in enumerate(shipped)} | {unknown: shipped}
-            own = self.calibration_own_
-            theirs = _groups(self.calibration_scores_[own], labels[own], unknown + 1, needed)
-            self.groups_.append(groups | {history: [theirs[history]] for history in set(labels[own].tolist())})
+            self._add_own(groups, labels, max(OWN_IMAGES_OF_A_HISTORY, least), least)
+            self.groups_.append(groups)
         return self
+
+    def _add_own(self, groups: dict[int, list[Array]], labels: np.ndarray, needed: int, least: int) -> None:
+        """Puts the scores of a user's images into the groups of the histories that they have."""
+        own = self.calibration_own_
+        counts = np.bincount(labels[own], minlength=len(groups))
+        few = self.calibration_scores_[own & (counts < needed)[labels]]
+        for history, count in enumerate(counts):
+            if count >= needed:
+                groups[history] = [self.calibration_scores_[own & (labels == history)]]
+            elif count and len(few) >= least:
+                groups[history] = [*groups[history], few]
 
     def drift_monitor(self, *, random_state: int = 0) -> ConformalMartingale:
         """Returns a test of whether the images of each history look like calibration images; see the base class."""
         check_is_fitted(self)
         names = [*self._models()[1].histories, UNKNOWN]
-        groups = [names[history] for history in self.calibration_histories_[:, 0]]
-        return ConformalMartingale(self.calibration_scores_, groups=groups, random_state=random_state)
+        labels, own = self.calibration_histories_[:, 0], self.calibration_own_
+        kept = own | ~np.isin(labels, labels[own])  # a user's traffic is compared with the user's images
+        groups = [names[history] for history in labels[kept]]
+        return ConformalMartingale(self.calibration_scores_[kept], groups=groups, random_state=random_state)
 
     # -- files -----------------------------------------------------------------------------------------------------
 
@@ -442,12 +460,14 @@ def _decoded(X: Any) -> tuple[Any, Origins]:
 def _groups(scores: Array, labels: np.ndarray, histories: int, needed: int) -> list[Array]:
     """Returns the calibration scores that images of each history are compared with.
 
-    Histories with fewer than `needed` images are put together, and with all others if they are still too few.
-    Which histories are put together depends on how many images they have, but on no score. So the images of a group are
-    exchangeable, and p-values are valid within each group.
+    Histories with fewer than `needed` images share one group, with the next larger ones if they are still too few. A
+    group holds all images of its histories and no others, and which histories it holds depends on no score. So the
+    images of a group are exchangeable, and p-values are valid within it.
     """
-    few = np.bincount(labels, minlength=histories) < needed
-    of_few = few[labels]
-    if of_few.sum() < needed:
-        of_few = np.ones(len(labels), dtype=bool)
-    return [scores[of_few if few[history] else labels == history] for history in range(histories)]
+    counts = np.bincount(labels, minlength=histories)
+    by_size = np.argsort(counts, kind="stable")
+    few = int((counts < needed).sum())
+    if few:
+        few = max(few, int(np.searchsorted(counts[by_size].cumsum(), needed)) + 1)
+    shares = np.isin(np.arange(histories), by_size[:few])
+    return [scores[shares[labels] if shares[history] else labels == history] for history in range(histories)]

@@ -58,7 +58,7 @@ class Samples:
             by_size.setdefault(tuple(x.shape), []).append((place, x))
         return cls(
             [
-                (np.array([place for place, _ in found]), torch.stack([image.contiguous() for _, image in found]))
+                (np.array([place for place, _ in found]), _together([image for _, image in found]))
                 for found in by_size.values()
             ]
             or [(np.arange(0), torch.zeros(0, 1, 1, 1, dtype=torch.uint8, device="cpu"))]
@@ -118,7 +118,8 @@ class Samples:
             if x.ndim == 4 and batch_size > 0:
                 size = max(1, min(batch_size, PIXELS_AT_ONCE // max(1, x.shape[2] * x.shape[3])))
             parts = in_batches((lambda part: function(_floating(part))) if floating else function, x, size)
-            found.append((places, [np.concatenate(results) for results in zip(*parts, strict=True)]))
+            results = [values[0] if len(values) == 1 else np.concatenate(values) for values in zip(*parts, strict=True)]
+            found.append((places, results))
         return [
             _in_order(len(self), [(places, results[k]) for places, results in found]) for k in range(len(found[0][1]))
         ]
@@ -138,7 +139,8 @@ def uint8_image(image: Any) -> Tensor:
     if isinstance(image, str | os.PathLike | bytes):
         image = read_image(image)
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and (image.ndim == 2 or image.shape[2:] == (3,)):
-        x = torch.from_numpy(np.array(image))  # 8-bit images stay 8-bit, without a detour through floating point
+        # 8-bit images stay 8-bit, without a detour through floating point; torch wants arrays that may be written to
+        x = torch.from_numpy(np.require(image, requirements=["C", "W"]))
         return x[None] if x.ndim == 2 else x.permute(2, 0, 1)
     if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and len(image) in (1, 3):
         return image
@@ -205,6 +207,8 @@ def is_images(X: Any, size: tuple[int, int] | None) -> bool:
 
 def _in_order(n: int, parts: list[tuple[np.ndarray, np.ndarray]]) -> Any:
     """Returns the values for the positions 0 to n - 1, in this order."""
+    if len(parts) == 1 and (parts[0][0] == np.arange(n)).all():
+        return parts[0][1]
     if len(parts) == 1 or len({values.shape[1:] for _, values in parts}) == 1:
         whole = np.empty((n, *parts[0][1].shape[1:]), parts[0][1].dtype)
         for places, values in parts:
@@ -215,6 +219,11 @@ def _in_order(n: int, parts: list[tuple[np.ndarray, np.ndarray]]) -> Any:
         for place, value in zip(places.tolist(), values, strict=True):
             listed[place] = value
     return listed
+
+
+def _together(images: list[Tensor]) -> Tensor:
+    """Returns images of one size as one tensor, with one copy: they may be large."""
+    return torch.stack(images) if len(images) > 1 else images[0].contiguous()[None]
 
 
 def _floating(x: Tensor) -> Tensor:

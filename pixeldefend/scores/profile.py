@@ -8,6 +8,7 @@ channel and each scale of the prediction. It hardly depends on what the image sh
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import TypeVar
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 from ..densities import NeLLoC
 from ..densities.distributions import BYTE_LEVELS
 from ..densities.logistic_mixture import DiscretizedLogisticMixture
+from ..densities.nelloc import STRIP
 
 T = TypeVar("T")
 
@@ -28,6 +30,7 @@ STATISTICS = 15  # of each site, whose means the profile holds
 BLOCK = 8  # side of the blocks whose spectra are taken, those of JPEG
 FAR = 4.0  # residuals are clipped here, so that a few outliers do not decide
 PRIOR = 20.0  # sites by which the means of rare scales are shrunk to zero
+GOLDEN = (math.sqrt(5) - 1) / 2
 TILES_AT_MOST = 256  # that are profiled, 4 megapixels
 EXPECTED = 2 - math.log(math.pi / math.sqrt(3))  # minus the mean of what `residuals` calls relative, for one logistic
 
@@ -67,16 +70,24 @@ def examine(density: NeLLoC, x: Tensor, *, maps: bool = False) -> Examined:
         The profiles and, if asked for, the maps.
     """
     places = density.places(x.shape)
+    if not places:
+        empty = torch.zeros(0, device=density.device)
+        profiles = empty.new_zeros(0, size_of_profile(x.shape[1]))
+        return Examined(profiles, empty, empty.new_zeros(0, *x.shape[2:]) if maps else None)
     by_images: dict[int, list[tuple[slice, ...]]] = {}
     for place in places:
         by_images.setdefault(place[0].start, []).append(place)
     chosen = [place for group in by_images.values() for place in _spread(group, TILES_AT_MOST)]
     profiled = {id(place) for place in chosen}
+    if not maps:
+        places = chosen
+    strips = density.tiles(x, places)
     found = torch.zeros(len(x), *x.shape[2:], device=density.device) if maps else None
     sums: dict[int, list[Tensor]] = {}
-    for place in places if maps else chosen:
-        strips = [residuals(conditionals, strip) for _, conditionals, strip in density.tiles(x, [place])]
-        residual, deviation, relative = (torch.cat(parts, 2) for parts in zip(*strips, strict=True))
+    for place in places:
+        count = -(-(place[2].stop - place[2].start) // STRIP)
+        parts = [residuals(conditionals, strip) for _, conditionals, strip in itertools.islice(strips, count)]
+        residual, deviation, relative = (torch.cat(planes, 2) for planes in zip(*parts, strict=True))
         if found is not None:
             found[place[0], place[2], place[3]] = -(relative + EXPECTED).sum(1)
         if id(place) in profiled:
@@ -109,10 +120,12 @@ def residuals(conditionals: DiscretizedLogisticMixture, x: Tensor) -> tuple[Tens
 
 
 def _spread(places: list[T], most: int) -> list[T]:
-    """Returns at most so many of some places, evenly spread."""
+    """Returns at most so many of some places, evenly spread over rows and columns."""
     if len(places) <= most:
         return places
-    return [places[(2 * i + 1) * len(places) // (2 * most)] for i in range(most)]
+    # one of every few; the same one each time would be in the same few columns
+    starts = [i * len(places) // most for i in range(most + 1)]
+    return [places[a + int(i * GOLDEN % 1 * (b - a))] for i, (a, b) in enumerate(itertools.pairwise(starts))]
 
 
 def _sums(residual: Tensor, deviation: Tensor, relative: Tensor) -> list[Tensor]:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from ..detectors import Detector
 
 
+PIXELS_AT_ONCE = 2**25  # bounds the memory that a batch of large images takes
+
+
 @dataclass
 class Statistics:
     """The counts and the times of a screening.
@@ -160,8 +163,14 @@ def _screen(
     remaining = iter(files)
 
     def decode() -> list[Screened]:
-        batch = islice(remaining, batch_size)
-        return [Screened(file) if isinstance(file, Record) else screener.read_file(file) for file in batch]
+        batch: list[Screened] = []
+        pixels = 0
+        for file in islice(remaining, batch_size):
+            batch.append(Screened(file) if isinstance(file, Record) else screener.read_file(file))
+            pixels += (batch[-1].record.height or 0) * (batch[-1].record.width or 0)
+            if pixels >= PIXELS_AT_ONCE:
+                break
+        return batch
 
     started = perf_counter()
     for results in _ahead(decode):

@@ -7,7 +7,7 @@ from PIL import Image
 
 from pixeldefend.densities import NeLLoC
 from pixeldefend.detectors import PhotoDetector, load
-from pixeldefend.detectors.photo import IMAGES_OF_A_HISTORY, UNKNOWN
+from pixeldefend.detectors.photo import IMAGES_OF_A_HISTORY, OWN_IMAGES_OF_A_HISTORY, UNKNOWN
 from pixeldefend.errors import CalibrationError, ImageError, ModelError, ParameterError
 from pixeldefend.images import Origin
 from pixeldefend.scores.likelihood_ratio import FILE_KINDS, LikelihoodRatio
@@ -97,16 +97,31 @@ def test_strange_images_of_a_user_are_compared_with_each_other(detector):
     np.testing.assert_array_equal(adapted.judge_profiles(usual).p_value, detector.judge_profiles(usual).p_value)
 
 
-def test_few_images_of_a_history_are_compared_with_those_of_all_such_histories(detector):
-    found = profiles(1000, seed=4)
-    found[:, 1] = -1  # all smooth
-    found[: IMAGES_OF_A_HISTORY - 1, 1] = 1
-    few = PhotoDetector(detector.density, detector.ratio).fit_profiles(found)
-    smooth, rough, rare = (len(few.groups_[1][history][0]) for history in range(3))
-    assert smooth == 1000 - IMAGES_OF_A_HISTORY + 1
-    assert rough == rare == 1000  # too few also together: they are compared with all
-    enough = PhotoDetector(detector.density, detector.ratio).fit_profiles(profiles(1000, seed=5))
-    assert [len(enough.groups_[1][history][0]) for history in range(3)] == [500, 500, 1000]
+@pytest.mark.parametrize(
+    ("rough", "sizes"),
+    [
+        (IMAGES_OF_A_HISTORY, [2000, 1000, 1000]),  # none is rare: such images are compared with the next larger group
+        (IMAGES_OF_A_HISTORY - 1, [2999, 2999, 2999]),  # too few even together: all are compared with all
+    ],
+)
+def test_histories_with_few_images_share_them(detector, rough, sizes):
+    found = profiles(2000 + rough, seed=4)
+    found[:, 1] = -1  # smooth
+    found[:rough, 1] = 1
+    fitted = PhotoDetector(detector.density, detector.ratio).fit_profiles(found)
+    assert [len(fitted.groups_[1][history][0]) for history in range(3)] == sizes
+
+
+@pytest.mark.parametrize("rough", [1, OWN_IMAGES_OF_A_HISTORY - 1])
+def test_few_images_of_a_user_never_lower_a_threshold(detector, rough):
+    """The user's smooth images have lower scores than rough ones, which must not be compared with them alone."""
+    own = profiles(1000, seed=18)
+    own = np.concatenate([own[::2], own[1::2][:rough]])
+    adapted = detector.adapted(own)
+    new = profiles(4000, seed=19)[1::2]
+    before, after = detector.judge_profiles(new), adapted.judge_profiles(new)
+    assert set(after.history) == {"rough"}
+    assert (after.p_value >= before.p_value).all()
 
 
 def test_a_rate_below_what_the_images_of_a_history_allow_takes_more_images(detector):
@@ -134,6 +149,11 @@ def test_an_adapted_detector_keeps_the_rate_on_the_traffic_of_its_user(detector)
     np.testing.assert_array_equal(adapted.thresholds(after.history), after.threshold)
     again = adapted.adapted(traffic(300, 12))
     assert again.calibration_own_.sum() == 300
+    both = adapted.adapted(profiles(600, seed=20)[1::2])
+    np.testing.assert_array_equal(both.judge_profiles(new).p_value, after.p_value)
+    monitor = adapted.drift_monitor()
+    monitor.update(after.score, after.history)
+    assert not any(monitor.alarms(0.01).values())
     with pytest.raises(CalibrationError, match="at least 19"):
         detector.adapted(traffic(10, 9))
     with pytest.raises(ParameterError, match="there is no history 'x'"):

@@ -48,11 +48,22 @@ def test_the_excess_of_a_logistic_is_zero_on_average():
 
 def test_of_a_large_image_evenly_spread_tiles_are_profiled(density, images, monkeypatch):
     monkeypatch.setattr(profile, "TILES_AT_MOST", 3)
-    assert profile._spread(list(range(100)), 3) == [16, 50, 83]
+    for side, most in ((32, 256), (64, 256), (47, 256), (10, 99)):
+        tiles = [(row, column) for row in range(side) for column in range(side)]
+        chosen = profile._spread(tiles, most)
+        assert len(set(chosen)) == most
+        for place in zip(*chosen, strict=True):
+            assert len(set(place)) > 0.9 * side
     image = images[:1].repeat(1, 1, 4, 2)
     some, all_ = examine(density, image), examine(density, image, maps=True)
     torch.testing.assert_close(some.profiles, all_.profiles)
     assert all_.excess_map.shape == (1, 288, 192)
+
+
+def test_no_images_have_no_profiles(density):
+    examined = examine(density, torch.zeros(0, 3, 64, 64), maps=True)
+    assert examined.profiles.shape == (0, size_of_profile(3))
+    assert examined.excess_map.shape == (0, 64, 64)
 
 
 def test_profiles_are_differentiable(density):
