@@ -39,7 +39,7 @@ def main() -> None:
     rows = []
     for folder in arguments.folders:
         files = sorted(path for path in find_files([folder]) if isinstance(path, str))
-        if arguments.limit is not None:
+        if arguments.limit is not None and files:
             files = files[:: -(-len(files) // arguments.limit)]
         bits = np.array([lengths(density, read_image(path, convert=True)) for path in files])
         means = dict(zip(("ours", *CODES), bits.mean(0).tolist(), strict=True))
@@ -53,8 +53,8 @@ def main() -> None:
 
 def lengths(density: Any, image: np.ndarray) -> list[float]:
     """Returns the bits for each sub-pixel: of the density, and of each code."""
-    x = torch.from_numpy(np.array(np.atleast_3d(image))).permute(2, 0, 1)[None]
-    found = [density.bits_per_dim(x / 255).item()]
+    image = image if image.ndim == 3 else image[..., None].repeat(3, 2)
+    found = [density.bits_per_dim(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255).item()]
     for options in CODES.values():
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, **options)

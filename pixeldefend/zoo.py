@@ -150,7 +150,8 @@ class DetectorSet:
         fpr: The rate of false alarms; None for the detectors' own.
         device: Where densities run.
         classifier: The classifier that the statistic uses, if it needs one.
-        backend: A key of `pixeldefend.detectors.backends.PRECISION`; None for the detectors' own.
+        backend: A key of `pixeldefend.detectors.backends.PRECISION`, for the detectors that have backends; None for the
+            detectors' own.
 
     Raises:
         CalibrationError: If a detector has too few calibration images for fpr, or is not calibrated for the backend.
@@ -250,9 +251,10 @@ class DetectorSet:
         made = self._given or cached_detector(name, device)
         try:
             if backend is not None:
-                if not isinstance(made, Detector):
+                if isinstance(made, Detector):
+                    made = made.with_backend(backend)
+                elif len(self.names) == 1:  # with several, those that have backends use this one
                     raise ParameterError(f"a {type(made).__name__} cannot run on another backend")
-                made = made.with_backend(backend)
             if classifier is not None:
                 made = copy.copy(made)
                 made.classifier = classifier

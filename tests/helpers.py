@@ -15,7 +15,7 @@ from torch import nn
 from pixeldefend.densities import DENSITIES, Autoregressive, Density
 
 HERE = Path(__file__).parent
-EXAMPLES = HERE.parent / "examples"
+EXAMPLES = HERE.parent / "examples" / "fashion-mnist"
 SAMPLE = HERE / "data" / "fashion_mnist_test_500.npz"
 
 

@@ -123,6 +123,9 @@ def test_a_set_knows_its_detectors():
     }
     names = ("cifar10", "fashion-mnist", "photo")
     assert {name: made.fpr for name, made in zoo.DetectorSet(fpr=0.05).detectors.items()} == dict.fromkeys(names, 0.05)
+    assert zoo.DetectorSet(backend="bfloat16")["cifar10"].backend == "bfloat16"
+    with pytest.raises(ParameterError, match="cannot run on another backend"):
+        zoo.DetectorSet("photo", backend="bfloat16")
     own = FunctionDetector(lambda x: x.mean((1, 2, 3)), fpr=0.1).fit(np.load(SAMPLE)["x"][:50])
     assert zoo.DetectorSet(own).choose(np.zeros((5, 7, 3), np.uint8)) == "custom"
     assert zoo.DetectorSet(own).sha256("custom") is None

@@ -67,6 +67,7 @@ class Judge:
     Attributes:
         own: The name of the detector's own statistic.
         calibration: The calibration scores of each statistic, (n,), by name.
+        sizes: The number of calibration scores that a score is compared with, by name; of several groups, the smallest.
         rates: Those of `RATES` that each statistic has enough calibration images for, by name.
     """
 
@@ -74,11 +75,19 @@ class Judge:
         self.detector = detector
         self.own = statistic_of(detector)
         self.calibration = {self.own: np.asarray(detector.calibration_scores_)}
+        groups = getattr(detector, "groups_", None)
+        size = (
+            min(len(group) for parts in groups[0].values() for group in parts)
+            if groups
+            else len(self.calibration[self.own])
+        )
+        self.sizes = {self.own: size}
         self.rates = {self.own: promised_rates(detector)}
         if calibration is not None and getattr(detector, "density", None) is not None and self.own != BITS:
             bits = self(calibration).bits_per_dim
             if len(bits) and np.isfinite(bits).all():
                 self.calibration[BITS] = bits
+                self.sizes[BITS] = len(bits)
                 self.rates[BITS] = [fpr for fpr in RATES if conformal.images_needed(fpr) <= len(bits)]
 
     def __call__(self, files: Iterable[bytes]) -> Said:

@@ -119,7 +119,7 @@ def false_alarm_rows(said: Said, judge: Judge) -> list[dict[str, Any]]:
     """
     rows = []
     for name, found in said.by.items():
-        n = len(judge.calibration[name])
+        n = judge.sizes[name]
         for fpr in judge.rates[name]:
             observed, interval = rate(int(found.flagged(fpr).sum()), len(found))
             promised = promised_interval(conformal.rank(fpr, n), n, len(found))

@@ -11,8 +11,11 @@ from ..errors import ParameterError
 from .options import DataDir, Device, OptionalData
 from .output import note, say
 
+WITH_PHOTOS = {"density", "photos", "out", "fpr", "device"}  # the options that --photos takes
+
 
 def calibrate(
+    context: typer.Context,
     density: Annotated[
         str,
         typer.Option(
@@ -79,7 +82,8 @@ def calibrate(
     held out from training.
     """
     if photos:
-        if data is not None or classifier is not None or corruption or backend or confidence is not None:
+        sources = {name: context.get_parameter_source(name) for name in context.params.keys() - WITH_PHOTOS}
+        if any(source is not None and source.name == "COMMANDLINE" for source in sources.values()):
             raise ParameterError(
                 "--photos takes --density, --out, --fpr and --device only: leave the other options out"
             )

@@ -313,9 +313,9 @@ class PhotoDetector(ConformalDetector):
     def adapted(self, profiles: Array, origins: Origins = None) -> Self:
         """Returns a detector that is calibrated for the traffic of a user.
 
-        A history of which the user has at least `OWN_IMAGES_OF_A_HISTORY` images is judged by these alone. With fewer, an
-        image is compared with all such images of the user too, and the greater p-value counts. Histories of which the
-        user has no image are judged as before.
+        A history of which the user has at least `OWN_IMAGES_OF_A_HISTORY` images is judged by these alone. With fewer,
+        an image is compared with all such images of the user too, and the greater p-value counts. Histories of which
+        the user has no image are judged as before.
 
         Args:
             profiles: (N, F), the profiles of clean images of the user, as `profiles` returns them.

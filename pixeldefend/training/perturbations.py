@@ -33,7 +33,12 @@ def perturbed(x: Tensor, *, seed: int) -> Tensor:
     """
     rng = np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
-    images = [(image.float() + _perturbation(image.float(), rng, generator)).round().clamp(0, 255) for image in x]
+    images = []
+    for image in x.float():
+        # of grey images that are stored in colour, half the perturbations are grey too
+        is_grey = len(image) > 1 and bool((image == image[:1]).all()) and rng.random() < 0.5
+        image = image[:1] if is_grey else image
+        images.append((image + _perturbation(image, rng, generator)).round().clamp(0, 255).expand(x.shape[1:]))
     return torch.stack(images).to(torch.uint8) if len(images) else x
 
 

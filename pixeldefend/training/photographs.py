@@ -29,7 +29,8 @@ MOST_PIXELS = 600_000  # of a source: a window of a larger photograph is used
 def photographs(folders: Iterable[str], part: str) -> list[Path]:
     """Lists the photographs of one part.
 
-    A photograph's part depends on the names of its file and folder only.
+    A photograph's part depends on the names of its file and folder, and on its copies: a file of which a copy is in the
+    part for training is in no other part.
 
     Args:
         folders: Folders of photographs, which are searched with all their sub-folders.
@@ -41,14 +42,11 @@ def photographs(folders: Iterable[str], part: str) -> list[Path]:
     Raises:
         DataError: If there are none.
     """
-    found = []
-    for item in find_files(folders, lambda path, reason: None):
-        if isinstance(item, str):
-            path = Path(item)
-            digest = hashlib.sha256(f"{path.parent.name}/{path.name}".encode()).digest()
-            share = int.from_bytes(digest[:8], "big") / 2**64
-            if part == TEST or (share < PARTS["train"]) == (part == "train"):
-                found.append(path)
+    paths = [Path(item) for item in find_files(folders, lambda path, reason: None) if isinstance(item, str)]
+    found = [path for path in paths if part == TEST or _is_for_training(path) == (part == "train")]
+    if part == "calibration":
+        trained = {_digest(path) for path in paths if _is_for_training(path)}
+        found = [path for path in found if _digest(path) not in trained]
     if not found:
         raise DataError(f"there are no photographs of the part {part} in {', '.join(folders)}")
     return sorted(found)
@@ -90,12 +88,16 @@ def crops(paths: list[Path], count: int, side: int, *, seed: int, each: int = 8)
 
     Yields:
         uint8 (side, side, 3).
+
+    Raises:
+        DataError: If no photograph can be used.
     """
     rng = np.random.default_rng(seed)
     rest = (1 - sum(SHARES.values())) / (len(NAMES) - len(SHARES))
     shares = [SHARES.get(name, rest) for name in NAMES]
     made = 0
     while made < count:
+        before = made
         for place in rng.permutation(len(paths)):
             name = str(rng.choice(NAMES, p=shares))
             try:
@@ -110,6 +112,18 @@ def crops(paths: list[Path], count: int, side: int, *, seed: int, each: int = 8)
                 made += 1
             if made >= count:
                 break
+        if made == before:
+            raise DataError(f"none of {len(paths)} photographs can be read and has sides of at least {side} pixels")
+
+
+def _is_for_training(path: Path) -> bool:
+    digest = hashlib.sha256(f"{path.parent.name}/{path.name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64 < PARTS["train"]
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _rgb(image: np.ndarray) -> np.ndarray:

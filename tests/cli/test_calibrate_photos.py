@@ -80,6 +80,18 @@ def test_the_command(pixeldefend, shipped, folder, tmp_path):
     assert len(records) == 30
     assert {record["history"] for record in records} <= {"one", "other", "unknown"}
     assert sum(record["verdict"] == "adversarial" for record in records) <= 3
+    mixed = (
+        "calibrate",
+        "--density",
+        shipped,
+        "--photos",
+        folder,
+        "--statistic",
+        "typicality",
+        "--out",
+        tmp_path / "a",
+    )
+    assert "--photos takes" in pixeldefend(*mixed).stderr
     refused = pixeldefend("calibrate", "--density", shipped, "--photos", folder, "--data", "x", "--out", tmp_path / "a")
     assert refused.exit_code == 2
     assert "leave the other options out" in refused.stderr

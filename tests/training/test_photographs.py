@@ -1,5 +1,7 @@
 """Tests what a detector of photographs is trained on."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -49,6 +51,25 @@ def test_a_history_is_reproducible_and_comes_with_an_origin(folder):
 def test_crops_are_as_many_as_asked_for(folder):
     drawn = list(crops(photographs([str(folder)], "train"), 11, 64, seed=0, each=4))
     assert [crop.shape for crop in drawn] == [(64, 64, 3)] * 11
+
+
+def test_no_copy_of_a_training_photograph_is_calibrated_on(folder, tmp_path):
+    train, held = (photographs([str(folder)], part) for part in ("train", "calibration"))
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    for number in range(20):
+        shutil.copyfile(train[0], copies / f"{number}.jpg")
+    assert photographs([str(folder), str(copies)], "calibration") == held
+    with pytest.raises(DataError, match="sides of at least 999"):
+        next(crops(train, 1, 999, seed=0))
+
+
+def test_half_the_perturbations_of_grey_images_are_grey():
+    x = torch.randint(30, 226, (60, 1, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    moved = perturbed(x.expand(-1, 3, -1, -1), seed=1)
+    grey = (moved == moved[:, :1]).all(3).all(2).all(1)
+    assert 15 < grey.sum() < 45
+    assert (moved != x).flatten(1).any(1).all()
 
 
 def test_perturbations_are_small_various_and_reproducible():
