@@ -23,8 +23,8 @@ class ConformalMartingale:
     The bets are on conformal p-values: the rank of each score among all scores before it, with ties broken at random.
     These are independent and uniform if all images are exchangeable. With groups, a score is ranked among those of its
     own group, and the images of each group need to be exchangeable; how often a group occurs may change. At each image
-    a small share of the wealth is spread evenly over not betting and betting ("simple jumper"), so that a late change is
-    noticed as well.
+    a small share of the wealth is spread evenly over not betting and betting ("simple jumper"), so that a late change
+    is noticed as well.
 
     Args:
         calibration_scores: (n,) finite anomaly scores, n at least 1, higher = more anomalous.
