@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 # folders that are not in the repository: of photographs, which a model card names, and of the images of a competition
-PHOTOS ?= photos
+PHOTOS ?= photos/train
 COMPETITION ?= photos/nips17_first60
 CAMERAS ?= photos/cameras
 ATTACKS = fgsm-8,bim-8,pgd-2,pgd-4,pgd-8,pgd-l2-0.25,pgd-l2-0.5,deepfool-linf,deepfool-l2,cw-l2,fmn-l0,salt-and-pepper

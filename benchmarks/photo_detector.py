@@ -37,7 +37,10 @@ COPIES = 1  # perturbed copies of each training image
 HISTORIES = {"train": 4, "calibration": len(NAMES), "test": len(NAMES)}  # of each photograph
 SIDES = {"train": (72, 320), "calibration": (64, 512), "test": (64, 640)}  # of the crops, whose logarithms are uniform
 GRID = 16  # crops begin on the grid of JPEG, as the images of files do
-EXAMPLES = {"Olympus C960.jpg", "Sony DCR-PC110E (2).jpg"}  # are shown in examples/, so nothing is fitted on them
+EXAMPLES = {
+    "Nokia 3110c (Mobile Phone).jpg",
+    "Sony DCR-PC110E (2).jpg",
+}  # are shown in examples/, so nothing is fitted on them
 IMAGES_A_FILE = 64
 RATES = (0.001, 0.01, 0.05)
 RESULTS = Path(__file__).parent.parent / "eval" / "results" / "photographs"

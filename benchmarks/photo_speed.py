@@ -2,8 +2,8 @@
 
     python benchmarks/photo_speed.py
 
-The images are synthetic, since neither time nor memory depends on what an image shows. Each run is a process of its own;
-its time is that of the second of two equal files, without start-up. It writes results/photo_speed.json.
+The images are synthetic, since neither time nor memory depends on what an image shows. Each run is a process of its
+own; its time is that of the second of two equal files, without start-up. It writes results/photo_speed.json.
 """
 
 import argparse

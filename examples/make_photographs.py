@@ -35,19 +35,18 @@ CLEAN = {
     "off_grid": "cropped off the grid of an earlier JPEG",
     "screenshot": "in a screenshot",
 }
-CAMERAS = {"camera_olympus": "Olympus C960.jpg", "camera_sony": "Sony DCR-PC110E (2).jpg"}
+CAMERAS = {"camera_nokia": "Nokia 3110c (Mobile Phone).jpg", "camera_sony": "Sony DCR-PC110E (2).jpg"}
 DREW = "[Drew Noakes and contributors](https://github.com/drewnoakes/metadata-extractor-images)"
 ATTACKED = ("fgsm-8", "fgsm-2", "bim-4", "pgd-8", "pgd-2", "pgd-1", "apgd-ce-4", "pgd-l2-1.0", "cw-l2", "square-8")
 SUFFIXES = {b"\xff\xd8": "jpg", b"\x89P": "png", b"RI": "webp"}
 OUT = Path(__file__).parent / "photographs"
 HEADER = """# Photographs
 
-The photographs `clean_camera_*` come straight from cameras. They are from a collection whose files may be used
-however one wishes. The others come from the development set of the
+The photographs `clean_camera_*` come straight from cameras. They are from a collection whose files may be used however
+one wishes. The others come from the development set of the
 [NIPS 2017 competition on adversarial attacks](https://www.kaggle.com/c/nips-2017-non-targeted-adversarial-attack). Each
 is under [CC BY 2.0](https://creativecommons.org/licenses/by/2.0/) by the photographer named here. The competition
-cropped them to 299 x 299 pixels; pixeldefend changed
-them as the table says.
+cropped them to 299 x 299 pixels; pixeldefend changed them as the table says.
 
 """
 

@@ -44,7 +44,7 @@ DATA = {
     },
     "photographs": {
         "title": "Photographs",
-        "content": "4,588 files: 3,925 of Imagenette's validation set, 437 JPEG files of 200 cameras, some of them edited, "
+        "content": "4,588 files: 3,925 of Imagenette's validation set, 437 files of 200 cameras, a few of them edited, "
         "100 of Urban100, 73 dark scenes, 30 of Unsplash and 23 of one scene by a phone. Each photograph was also "
         "resized, compressed, denoised and so on, by the generators of `pixeldefend.images.corruptions`",
         "source": "Imagenette's ten classes of ImageNet (Russakovsky et al. 2015), "
