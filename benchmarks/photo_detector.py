@@ -75,7 +75,7 @@ def release(density: NeLLoC, density_path: str, runs: Path) -> None:
     copies = [torch.from_numpy(train[f"perturbed{k}"]) for k in range(COPIES)]
     ratio = fit_ratio(torch.from_numpy(train["clean"]), copies, train["label"], origins(train), NAMES)
     detector = PhotoDetector(density, ratio).fit_profiles(held["clean"].astype(float), origins(held))
-    metrics = {"test_images": len(held["bits"]), "test_bits_per_dim": float(held["bits"].mean())}
+    metrics = {"held_out_images": len(held["bits"]), "held_out_bits_per_dim": float(held["bits"].mean())}
     recipe = {
         "torch": torch.__version__,
         **recipe_of(density_path),

@@ -94,6 +94,8 @@ def _what(card: dict[str, Any]) -> str:
 
 def _metric(card: dict[str, Any]) -> str:
     metrics = card["metrics"]
+    if "held_out_images" in metrics:
+        return f"{metrics['held_out_bits_per_dim']:.3f} bits/dim on {metrics['held_out_images']:,} held-out images"
     images = f"on {metrics['test_images']:,} test images"
     if card["kind"] == "classifier":
         return f"{metrics['test_accuracy']:.1%} correctly classified {images}"
