@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import ExifTags, Image
 from release_weights import WEIGHTS, write_card
 from torch import Tensor
 
@@ -29,11 +30,12 @@ from pixeldefend.errors import PixelDefendError
 from pixeldefend.images import Origin
 from pixeldefend.scores.profile import examine
 from pixeldefend.training.perturbations import perturbed
-from pixeldefend.training.photographs import NAMES, photographs, with_history
+from pixeldefend.training.photographs import AS_IT_CAME, NAMES, photographs, with_history
 from pixeldefend.training.ratio import fit_ratio
 from pixeldefend.zoo import load_detector, recipe_of
 
 COPIES = 1  # perturbed copies of each training image
+ORIGINALS = 8  # further crops of a photograph whose EXIF names its camera: such files are few, and differ most
 HISTORIES = {"train": 4, "calibration": len(NAMES), "test": len(NAMES)}  # of each photograph
 SIDES = {"train": (72, 320), "calibration": (64, 512), "test": (64, 640)}  # of the crops, whose logarithms are uniform
 GRID = 16  # crops begin on the grid of JPEG, as the images of files do
@@ -152,7 +154,17 @@ def write_profiles(density: NeLLoC, paths: list[Path], part: str, out: Path, ind
 def images_of(path: Path, place: int, part: str) -> Iterator[tuple[int, Tensor, Origin | None, int]]:
     """Yields a photograph after different histories: the history, uint8 (1, 3, H, W), its origin, and a seed."""
     rng = np.random.default_rng([place, len(part)])
-    for label in rng.choice(len(NAMES), HISTORIES[part], replace=False):
+    yield from with_histories(path, rng.choice(len(NAMES), HISTORIES[part], replace=False).tolist(), part, rng)
+    if part != "test" and names_a_camera(path):
+        rng = np.random.default_rng([place, len(part), ORIGINALS])
+        yield from with_histories(path, [NAMES.index(AS_IT_CAME)] * ORIGINALS, part, rng)
+
+
+def with_histories(
+    path: Path, labels: list[int], part: str, rng: np.random.Generator
+) -> Iterator[tuple[int, Tensor, Origin | None, int]]:
+    """Yields what `images_of` does, for these histories."""
+    for label in labels:
         seed = int(rng.integers(2**31))
         try:
             image, origin = with_history(path, NAMES[label], seed=seed)
@@ -161,6 +173,15 @@ def images_of(path: Path, place: int, part: str) -> Iterator[tuple[int, Tensor, 
         image = cropped(image, SIDES[part], rng)
         if min(image.shape[:2]) >= MIN_SIDE:
             yield int(label), torch.from_numpy(np.array(image)).permute(2, 0, 1)[None], origin, seed
+
+
+def names_a_camera(path: Path) -> bool:
+    """Returns whether the EXIF of a photograph names the maker of a camera."""
+    try:
+        with Image.open(path) as image:
+            return bool(image.getexif().get(ExifTags.Base.Make))
+    except (OSError, ValueError):
+        return False
 
 
 def cropped(image: np.ndarray, sides: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
