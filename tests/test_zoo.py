@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import EXAMPLES, SAMPLE
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import pixeldefend
 from pixeldefend import Detector, FunctionDetector, is_adversarial, load_classifier, load_detector, zoo
@@ -174,3 +174,52 @@ def test_the_public_face():
     assert all(callable(getattr(pixeldefend, name)) for name in pixeldefend.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nope'"):
         _ = pixeldefend.nope
+
+
+PHOTOGRAPHS = EXAMPLES.parent / "photographs"
+
+
+def test_the_detector_of_photographs_finds_attacks_and_seldom_flags_clean_photographs():
+    attacked = [str(path) for path in sorted(PHOTOGRAPHS.glob("attacked_*"))]
+    clean = [str(path) for path in sorted(PHOTOGRAPHS.glob("clean_*"))]
+    assert len(attacked) == len(clean) == 10
+    assert is_adversarial(attacked).sum() >= 7
+    assert is_adversarial(clean).sum() <= 1
+
+
+def drawn():
+    """Yields images without noise or texture: of one colour, of two levels, of text, and smooth."""
+    rng = np.random.default_rng(0)
+    text = Image.new("RGB", (300, 200), "white")
+    for row in range(12):
+        ImageDraw.Draw(text).text((8, 8 + 15 * row), "The quick brown fox jumps over 13 lazy dogs.", fill="black")
+    yield from (
+        np.full((64, 64, 3), 0, np.uint8),
+        np.full((128, 200), 255, np.uint8),
+        np.full((64, 3000), 90, np.uint8),
+    )
+    yield np.tile(np.array([10, 40, 200], np.uint8), (100, 100, 1))
+    yield 255 * rng.integers(0, 2, (100, 100), np.uint8)
+    yield np.asarray(text)
+    yield 255 * (np.asarray(text) > 128).astype(np.uint8)
+    yield np.tile(np.arange(256, dtype=np.uint8), (200, 1))
+
+
+def test_flat_drawn_and_written_images_are_not_flagged():
+    assert not is_adversarial(list(drawn())).any()
+
+
+def test_a_file_is_judged_by_its_header_alone_and_in_a_list():
+    path = PHOTOGRAPHS / "clean_camera_sony.jpg"
+    detector = zoo.load_detector("photo")
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        judge = type(detector).judge_profiles
+        patch.setattr(
+            type(detector),
+            "judge_profiles",
+            lambda self, profiles, origins=None: asked.append(origins) or judge(self, profiles, origins),
+        )
+        is_adversarial(path)
+        is_adversarial([path])
+    assert [origins[0].quality for origins in asked] == [asked[0][0].quality] * 2
