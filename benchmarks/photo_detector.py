@@ -180,7 +180,7 @@ def names_a_camera(path: Path) -> bool:
     try:
         with Image.open(path) as image:
             return bool(image.getexif().get(ExifTags.Base.Make))
-    except (OSError, ValueError):
+    except (OSError, ValueError, SyntaxError):  # Pillow raises all three for damaged EXIF
         return False
 
 
