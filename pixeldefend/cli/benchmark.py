@@ -152,6 +152,14 @@ def benchmark(
             rich_help_panel=MEASURES,
         ),
     ] = False,
+    pictures: Annotated[
+        bool,
+        typer.Option(
+            help="Whether results and report show examples of attacked images. Leave them out if you may not publish "
+            "the images.",
+            rich_help_panel=MEASURES,
+        ),
+    ] = True,
     adaptive: Annotated[
         str,
         typer.Option(
@@ -313,6 +321,8 @@ def benchmark(
             title = titles[0]
             found = evaluation.run_benchmark(detectors[title], victim, images, recipe=recipes[title], **options)
     found["command"] = shlex.join(["pixeldefend", *ctx.find_root().obj["arguments"]])
+    if not pictures and not several:  # a comparison has none
+        found["examples"] = []
     (evaluation.write_comparison if several else evaluation.write_report)(found, out)
     say((out / ("comparison.md" if several else "results.md")).read_text("utf-8"))
 

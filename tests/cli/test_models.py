@@ -86,14 +86,16 @@ QUICK = ("--attacks", "fgsm-8,noise-8", "--statistics", "excess_surprisal", "--l
 
 
 def test_benchmark_and_compare(pixeldefend, models, data, tmp_path):
-    more = ("--corruptions", "--other", data, "--cache", tmp_path / "cache")
+    more = ("--corruptions", "--no-pictures", "--other", data, "--cache", tmp_path / "cache")
     out = tmp_path / "out"
     result = pixeldefend("benchmark", *models, *QUICK, *more, "--data", data, "--out", out)
     assert result.exit_code == 0, result.stderr
     assert all(name in result.stdout for name in ("fgsm-8", "noise-8", "jpeg-75"))
     assert (out / "roc.png").stat().st_size > 1000
     assert (out / "report.html").is_file()
-    assert json.loads((out / "results.json").read_text())["command"].startswith("pixeldefend benchmark --detector")
+    results = json.loads((out / "results.json").read_text())
+    assert results["command"].startswith("pixeldefend benchmark --detector")
+    assert results["examples"] == []
     assert list((tmp_path / "cache").iterdir())
     compared = pixeldefend("compare", out, out / "results.json")
     assert compared.exit_code == 0, compared.stderr
