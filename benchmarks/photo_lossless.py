@@ -18,9 +18,9 @@ import pillow_jxl  # noqa: F401 (Pillow then writes JPEG XL)
 import torch
 from PIL import Image
 
-from pixeldefend import load_density
 from pixeldefend.images import read_image
 from pixeldefend.images.files import find_files
+from pixeldefend.zoo import load_density
 
 CODES: dict[str, dict[str, Any]] = {
     "PNG": {"format": "PNG", "optimize": True},

@@ -46,13 +46,4 @@ def photo_lossless() -> str:
     return table(["photographs", "images", "PNG", "WebP", "JPEG XL", "`photo`"], rows, "lrrrrr")
 
 
-def photo_speed() -> str:
-    """Seconds and peak memory for one photograph of each size."""
-    rows = []
-    for row in load("photo_speed")["rows"]:
-        runs = [row[run] for run in ("verdict", "verdict and map")]
-        rows.append((row["size"], *(f"{run['seconds']:.1f} s, {run['MiB']:,.0f} MiB" for run in runs)))
-    return table(["size", "verdict", "verdict and map"], rows, "lrr")
-
-
-BLOCKS: tuple[Callable[..., str], ...] = (photo_false_alarms, photo_detection, photo_lossless, photo_speed)
+BLOCKS: tuple[Callable[..., str], ...] = (photo_false_alarms, photo_detection, photo_lossless)
