@@ -55,10 +55,12 @@ DATA = {
         "Urban100's were collected from the web and are used for research. The others state no licence. The weights "
         "hold no photograph",
         "intended": "colour and grey images with both sides of at least 64 pixels",
+        "flags": "images whose pixels deviate from their predictions as perturbed ones do",
         "limits": [
             "Images with a side below 64 pixels are refused.",
             "Images unlike all training images have the history `unknown`. Their p-value promises less.",
-            "An attack that moves few pixels of a large image is found less often than on a small one.",
+            "Sharpened photographs are flagged more often than promised.",
+            "An attacked image that was saved as JPEG is not found.",
         ],
     },
 }
@@ -157,7 +159,7 @@ def card(stem: str) -> str:
         "",
     ]
     if detector:
-        lines += [f"- It takes {data['intended']}. It flags improbable images."]
+        lines += [f"- It takes {data['intended']}. It flags {data.get('flags', 'improbable images')}."]
         lines += [
             "- It serves to measure how well detection works, and as a starting point for your own detector. It is "
             "not a product."
