@@ -72,7 +72,7 @@ def is_adversarial(x: Any, detector: str | os.PathLike[str] | ConformalDetector 
     from .zoo import DetectorSet, cached_set
 
     if isinstance(x, str | bytes) or hasattr(x, "__fspath__"):  # what the file says of itself counts
-        return bool(is_adversarial([x], detector)[0])
+        return bool(np.all(is_adversarial([x], detector)))
 
     named = detector is None or isinstance(detector, str) or hasattr(detector, "__fspath__")
     there = cached_set(None if detector is None else str(detector)) if named else DetectorSet(detector)

@@ -10,13 +10,12 @@ from pixeldefend.markdown import table
 from .sources import attack_title, load, percent, pick, results
 
 RUN = "photographs"
-MEASURED = f"eval/results/{RUN}"
 
 
 def photo_false_alarms() -> str:
     """The share of clean photographs that the detector flags, by history."""
     rows = []
-    for row in load(f"{MEASURED}/false-alarms.json")["rows"]:
+    for row in load("photo_false_alarms")["rows"]:
         made = HISTORIES.get(row["history"])
         what = str(made.__doc__).partition(". ")[0].rstrip(".") if made else "As it was found on the web, mostly a JPEG"
         shares = (f"{row[f'flagged_at_{fpr}']:.2%}" for fpr in (0.001, 0.01, 0.05))

@@ -152,14 +152,14 @@ def benchmark(
             rich_help_panel=MEASURES,
         ),
     ] = False,
-    pictures: Annotated[
+    no_pictures: Annotated[
         bool,
         typer.Option(
-            help="Whether results and report show examples of attacked images. Leave them out if you may not publish "
-            "the images.",
+            "--no-pictures",
+            help="Leave examples of attacked images out of results and report, if you may not publish the images.",
             rich_help_panel=MEASURES,
         ),
-    ] = True,
+    ] = False,
     adaptive: Annotated[
         str,
         typer.Option(
@@ -321,7 +321,7 @@ def benchmark(
             title = titles[0]
             found = evaluation.run_benchmark(detectors[title], victim, images, recipe=recipes[title], **options)
     found["command"] = shlex.join(["pixeldefend", *ctx.find_root().obj["arguments"]])
-    if not pictures and not several:  # a comparison has none
+    if no_pictures and not several:  # a comparison has none
         found["examples"] = []
     (evaluation.write_comparison if several else evaluation.write_report)(found, out)
     say((out / ("comparison.md" if several else "results.md")).read_text("utf-8"))
