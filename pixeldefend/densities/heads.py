@@ -238,8 +238,10 @@ class PixelLogisticMixtureHead(Head):
             shifts.append((self._row(coefficients, i) * seen[:, :i]).sum(1))
         means = means + torch.stack(shifts, 1)
         fit = DiscretizedLogisticMixture(logits, means, log_scales, validate_args=False).component_log_masses(x)
-        explained = torch.cat([torch.zeros_like(fit[:, :1]), fit.cumsum(1)[:, :-1]], 1)
-        mixture = DiscretizedLogisticMixture(logits + explained, means, log_scales, validate_args=False)
+        explained = [torch.zeros_like(fit[:, 0])]
+        for i in range(1, c):
+            explained.append(explained[-1] + fit[:, i - 1])
+        mixture = DiscretizedLogisticMixture(logits + torch.stack(explained, 1), means, log_scales, validate_args=False)
         mixture.known = (x, fit)
         return mixture
 

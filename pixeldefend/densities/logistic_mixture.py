@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from .distributions import BYTE_LEVELS, GridDistribution
 
 LOGISTIC_VARIANCE = math.pi**2 / 3  # of a logistic distribution of scale 1
+LEAST = -80.0  # exponents are clamped here: CPUs compute several times slower with the tiny numbers below
 ROUNDING_VARIANCE = 1 / 12 / (BYTE_LEVELS - 1) ** 2  # what rounding adds (Sheppard's correction)
 
 
@@ -85,7 +86,7 @@ class DiscretizedLogisticMixture(GridDistribution):
         rise = torch.expm1(half)  # sinh(half) = (rise + fall) / 2 and cosh(half) = 1 + (rise - fall) / 2
         fall = rise / (1 + rise)
         away = z.abs()
-        small = torch.exp((-away).clamp(min=-80))
+        small = torch.exp((-away).clamp(min=LEAST))
         masses = torch.log(rise + fall) - away - torch.log(1 + small * (small + (2 + rise - fall)))
         for distance, outwards in ((value, -1), (1 - value, 1)):
             openness = _openness(distance).expand(masses.shape[:-1])
@@ -100,7 +101,7 @@ class DiscretizedLogisticMixture(GridDistribution):
         """Evaluates log p, smooth off the grid; see `SiteDistribution.log_prob`."""
         if self._validate_args:
             self._validate_sample(value)
-        return torch.logsumexp(self.logits + self.component_log_masses(value), -1)
+        return _log_sum_exp(self.logits + self.component_log_masses(value))
 
     def mean_and_deviation(self) -> tuple[Tensor, Tensor]:
         """Computes the mean and the standard deviation of a value, as if the range had no ends.
@@ -108,7 +109,7 @@ class DiscretizedLogisticMixture(GridDistribution):
         Returns:
             (*batch_shape) each, where the values are in [0, 1].
         """
-        weights = self.logits.exp()
+        weights = self.logits.clamp(min=LEAST).exp()
         mean = (weights * self.means).sum(-1)
         spread = (self.means - mean.unsqueeze(-1)).square()
         variance = (weights * (LOGISTIC_VARIANCE * torch.exp(2 * self.log_scales) + spread)).sum(-1)
@@ -221,12 +222,18 @@ def _most_probable(logits: Tensor, means: Tensor, log_scales: Tensor, low: Tenso
 
 def _log_sigmoid(x: Tensor) -> Tensor:
     """Computes F.logsigmoid without log1p, which torch computes value by value on the CPU; the error is about 1e-7."""
-    return x.clamp(max=0) - torch.log(1 + torch.exp((-x.abs()).clamp(min=-80)))
+    return x.clamp(max=0) - torch.log(1 + torch.exp((-x.abs()).clamp(min=LEAST)))
 
 
 def _log_add(a: Tensor, b: Tensor) -> Tensor:
     """Computes torch.logaddexp without log1p, for a finite a."""
-    return torch.maximum(a, b) + torch.log(1 + torch.exp((-(a - b).abs()).clamp(min=-80)))
+    return torch.maximum(a, b) + torch.log(1 + torch.exp((-(a - b).abs()).clamp(min=LEAST)))
+
+
+def _log_sum_exp(logits: Tensor) -> Tensor:
+    """Computes logits.logsumexp(-1) of finite logits, without numbers so small that CPUs are slow with them."""
+    largest = logits.detach().amax(-1)
+    return largest + torch.log(torch.exp((logits - largest.unsqueeze(-1)).clamp(min=LEAST)).sum(-1))
 
 
 def _log_softmax(logits: Tensor) -> Tensor:

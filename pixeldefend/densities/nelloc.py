@@ -30,7 +30,7 @@ from .sampling import CachedConv2d
 
 GAIN = 8.0  # neighbouring pixels differ by little: differences are given to the net as so many times as large
 TILE = 128  # rows and columns of a tile, whose conditionals are in memory at once
-STRIP = 32  # rows of a tile that the net takes at once: the features of more do not fit into the CPU's cache
+STRIP = 64  # rows of a tile that the net takes at once: more do not fit into the CPU's cache, fewer do not busy it
 NO_CONTEXT = (0, 0, 0)
 
 
@@ -241,7 +241,7 @@ class NeLLoCNet(nn.Module):
         """(N, F, H, W) features and (N, C, H, W) left neighbours in [-1, 1] -> (N, P, H, W)."""
         y = y.movedim(1, -1)  # as it is in memory, so that layers of single pixels are matrix products
         for layer in self.layers:
-            y = y + layer(F.silu(y))
+            y = layer(F.silu(y)).add_(y)
         planes = self.last(y).movedim(-1, 0).contiguous()
         logits, differences, log_scales, coefficients = planes.split(self.sections)
         left = neighbours.movedim(1, 0).unsqueeze(1)  # (C, 1, N, H, W)

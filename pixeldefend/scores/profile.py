@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from ..densities import NeLLoC
 from ..densities.distributions import BYTE_LEVELS
-from ..densities.logistic_mixture import DiscretizedLogisticMixture
+from ..densities.logistic_mixture import LEAST, DiscretizedLogisticMixture
 from ..densities.nelloc import STRIP
 
 T = TypeVar("T")
@@ -146,7 +146,7 @@ def _sums(residual: Tensor, deviation: Tensor, relative: Tensor) -> list[Tensor]
             *(z * _moved(z, down, right) for down, right in ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0))),
             *(z * F.pad(z, (0, 0, 0, 0, channels, 0))[:, : z.shape[1]] for channels in (1, 2)),
             # whether a site lies 0, 1 or 2 grey levels from its prediction
-            *(torch.exp(-2 * (residual.abs() - levels).square()) for levels in (0, 1, 2)),
+            *(torch.exp((-2 * (residual.abs() - levels).square()).clamp(min=LEAST)) for levels in (0, 1, 2)),
         ],
         2,
     )
