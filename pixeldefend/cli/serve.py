@@ -83,10 +83,10 @@ def serve(
             min=1,
             help="The largest request body, in bytes, also after decompression. The answer to a larger one is 413.",
         ),
-    ] = 8 * 2**20,
+    ] = 16 * 2**20,
     max_pixels: Annotated[
         int, typer.Option(min=1, help="The largest number of pixels of an image. A larger image is not screened.")
-    ] = 2**20,
+    ] = 2**24,
 ) -> None:
     """Serve a web page and an API that screen images (needs the extra 'serve').
 

@@ -29,7 +29,7 @@ def create_app(
     service: Service,
     *,
     keys: dict[str, str] | None = None,
-    max_bytes: int = 8 * 2**20,
+    max_bytes: int = 16 * 2**20,
     deadline: float = 30.0,
     any_host: bool = False,
 ) -> FastAPI:

@@ -17,6 +17,7 @@ from ..images import from_uint8, match_channels, to_batch
 from ..purification import purify
 from ..screening.figures import BRIGHTEST, BRIGHTEST_EXCESS, heat_map, overlay
 
+MAPPED_AT_MOST = 2**22  # pixels of an image whose surprisal is drawn: it takes several seconds
 PURIFIED_AT_MOST = 2**14  # pixels of an image that is purified: pixel after pixel takes seconds
 SHOWN_AT_MOST = 1024  # pixels of the longer side of a picture
 
@@ -24,7 +25,7 @@ SHOWN_AT_MOST = 1024  # pixels of the longer side of a picture
 def explain(
     image: np.ndarray, detector: ConformalDetector, classifier: nn.Module | None, eps: int
 ) -> dict[str, Any] | None:
-    """Draws the surprisal of an image and, unless it is large, the purified image.
+    """Draws an image and, unless it is too large for somebody who waits, its surprisal and the purified image.
 
     Args:
         image: (H, W) or (H, W, 3), uint8.
@@ -35,13 +36,16 @@ def explain(
     Returns:
         The fields of `schemas.Pictures`, or None if the detector has no density.
     """
-    maps = detector.judge([image], maps=True).surprisal_map
-    if maps is None:
+    small = image.shape[0] * image.shape[1] <= MAPPED_AT_MOST
+    maps = detector.judge([image], maps=True).surprisal_map if small else None
+    if small and maps is None:
         return None
     photograph = isinstance(detector, PhotoDetector)
     pictures: dict[str, Any] = {
         "image": _data_uri(image),
-        "surprisal": _data_uri(overlay(image, maps[0]) if photograph else heat_map(maps[0])),
+        "surprisal": None
+        if maps is None
+        else _data_uri(overlay(image, maps[0]) if photograph else heat_map(maps[0])),
         "brightest": BRIGHTEST_EXCESS if photograph else BRIGHTEST,
         "label_before": _label(classifier, to_batch(image)[0]),
         **dict.fromkeys(("purified", "difference", "p_value_purified", "label_after")),

@@ -129,12 +129,13 @@ class Pictures(BaseModel):
     """PNGs as data URIs, and labels if the service has a classifier for such images.
 
     Attributes:
+        surprisal: The surprisal of each pixel; None for images above 4 megapixels.
         brightest: The surprisal of the brightest colour in the picture of the surprisal, in nats.
-        purified: The purified image; None for images that are too large to be purified while somebody waits.
+        purified: The purified image; None for images above 16,384 pixels.
     """
 
     image: str
-    surprisal: str
+    surprisal: str | None
     brightest: float
     purified: str | None
     difference: str | None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sqlite3
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from ..screening.audit_log import AuditLog
 from ..screening.records import to_storable
 from ..screening.screener import note_error
 from ..serialization import whole_file
-from .batching import Batcher
+from .batching import Batcher, Full
 from .drift import DriftMonitors
 from .explanation import explain
 from .log_lines import TracebackLines, log_line
@@ -34,6 +34,7 @@ from .query_detection import QueryAttacks
 
 EXPLAINED_AT_ONCE = 4  # purification is expensive: further requests wait, so that screening is not held up
 DECODING_THREADS = 2  # more threads would take cores from scoring
+PIXELS_HELD = 2**27  # of decoded images in memory at once: those of a request are there until it is answered
 PRUNED_EVERY = 3600.0  # seconds; old rows are deleted even if the service is idle
 Result = TypeVar("Result")
 File = tuple[str, bytes | ImageError]  # its name, and its bytes or why there are none
@@ -144,7 +145,8 @@ class Service:
         quarantine: A folder for the files of flagged images; None to keep no image.
         batch_size: The largest number of images that are scored at once.
         wait: How many seconds the first image of a batch waits for others.
-        capacity: The largest number of images that wait or are being decoded; beyond it `Full` is raised.
+        capacity: The largest number of images that wait or are being decoded; beyond it, and beyond `PIXELS_HELD`,
+            `Full` is raised.
         max_pixels: The largest number of pixels of an image.
         frames: Which frames of an animation are judged, "first" or "all"; None refuses animations.
         convert: Whether images that need a conversion are converted, or refused.
@@ -167,7 +169,7 @@ class Service:
         batch_size: int = 64,
         wait: float = 0.005,
         capacity: int = 512,
-        max_pixels: int = 2**20,
+        max_pixels: int = 2**24,
         frames: Frames | None = None,
         convert: bool = False,
     ) -> None:
@@ -189,6 +191,7 @@ class Service:
             self._judge, max_batch=batch_size, max_wait=wait, capacity=capacity, on_batch=self.metrics.batch
         )
         self._explaining = asyncio.Semaphore(EXPLAINED_AT_ONCE)
+        self._pixels = 0
         if quarantine is not None:
             quarantine.mkdir(parents=True, exist_ok=True)
         self._stack = AsyncExitStack()
@@ -221,11 +224,13 @@ class Service:
             A question for each file, in order, answered and logged.
 
         Raises:
-            Full: If the images do not all fit into the queue. It is raised before any image is decoded.
+            Full: If the images do not all fit into the queue or into memory.
         """
-        with self.batcher.reserve(len(files)):
-            questions = [await self._decode(file, client, request, name) for file in files]
-        return await self._score(Inquiry(questions))
+        with self._decoded() as questions:
+            with self.batcher.reserve(len(files)):
+                for file in files:
+                    await self._decode(questions, file, client, request, name)
+            return await self._score(Inquiry(questions))
 
     async def screen_arrays(self, images: Sequence[np.ndarray], name: str, client: str, request: str) -> list[Question]:
         """Screens decoded images.
@@ -262,10 +267,14 @@ class Service:
             verdict, or no density that can purify the image.
 
         Raises:
-            Full: If the queue is full.
+            Full: If the queue or the memory is full.
         """
-        with self.batcher.reserve(1):
-            question = await self._decode((name, data), client, request, None)
+        with self._decoded() as questions:
+            with self.batcher.reserve(1):
+                await self._decode(questions, (name, data), client, request, None)
+            return await self._explained(questions[0], eps)
+
+    async def _explained(self, question: Question, eps: int) -> tuple[Question, dict[str, Any] | None]:
         inquiry, pictures = Inquiry([question], at_once=False), None
         await self._score(inquiry)
         image, key = question.result.image, question.record.detector
@@ -291,7 +300,24 @@ class Service:
                 log_line("log not pruned", error=str(error))
             await asyncio.sleep(PRUNED_EVERY)
 
-    async def _decode(self, file: File, client: str, request: str, only: str | None) -> Question:
+    @contextmanager
+    def _decoded(self) -> Iterator[list[Question]]:
+        """Counts the pixels of the questions that the block adds to the list, until the block ends."""
+        questions: list[Question] = []
+        try:
+            yield questions
+        finally:
+            self._pixels -= sum(map(_pixels_of, questions))
+
+    async def _decode(
+        self, questions: list[Question], file: File, client: str, request: str, only: str | None
+    ) -> None:
+        if self._pixels >= PIXELS_HELD:
+            raise Full
+        questions.append(await self._question(file, client, request, only))
+        self._pixels += _pixels_of(questions[-1])
+
+    async def _question(self, file: File, client: str, request: str, only: str | None) -> Question:
         name, data = file
         if isinstance(data, ImageError):
             result = Screened(Record(name))
@@ -376,6 +402,10 @@ async def _unless_given_up(inquiry: Inquiry, work: Coroutine[Any, Any, None]) ->
     except BaseException:
         inquiry.decide()
         raise
+
+
+def _pixels_of(question: Question) -> int:
+    return (question.record.width or 0) * (question.record.height or 0)
 
 
 def _only_shape(detector: ConformalDetector) -> tuple[int, int, int] | None:

@@ -238,6 +238,14 @@ def test_an_image_that_would_take_long_is_explained_without_purification(client,
     assert (pictures["purified"], pictures["difference"], pictures["p_value_purified"]) == (None, None, None)
 
 
+def test_a_large_image_is_explained_without_a_heat_map(client, monkeypatch):
+    monkeypatch.setattr("pixeldefend.serving.explanation.MAPPED_AT_MOST", 63)
+    found = client.post("/v1/explain", content=png(ATTACKED)).json()
+    assert found["record"]["verdict"] == "adversarial"
+    assert found["pictures"]["image"].startswith("data:image/png")
+    assert found["pictures"]["surprisal"] is None
+
+
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (1, 28, 28)])
 def test_labels_are_given_where_the_classifier_fits(tiny_detector, tmp_path, shape):
     classifier = ResNet(shape, width=4).eval()

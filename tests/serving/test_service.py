@@ -16,7 +16,7 @@ from serving.common import ATTACKED, CLEAN, PATIENCE, Gate, app_of, events, form
 from pixeldefend.images import decoding
 from pixeldefend.screening.audit_log import AuditLog
 from pixeldefend.serialization import sha256_of
-from pixeldefend.serving import Service, create_app
+from pixeldefend.serving import Service, create_app, service
 from pixeldefend.serving.query_detection import QueryAttacks
 
 
@@ -63,6 +63,22 @@ def test_places_in_the_queue_are_taken_before_anything_is_decoded(tiny_detector,
         assert client.post("/v1/screen", files=form(CLEAN, CLEAN)).status_code == 503
         gate.opened.set()
         assert [answer.result().status_code for answer in accepted] == [200, 200]
+
+
+def test_images_beyond_the_memory_for_them_are_answered_503(tiny_detector, tmp_path, monkeypatch):
+    monkeypatch.setattr(service, "PIXELS_HELD", 2 * CLEAN.size)
+    app = app_of(tiny_detector, tmp_path, batch_size=2)
+    gate = app.state.service.screener.judge = Gate(app.state.service.screener.judge)
+    with TestClient(app, base_url="http://localhost") as client, ThreadPoolExecutor(1) as pool:
+        assert client.post("/v1/screen", files=form(CLEAN, CLEAN, CLEAN)).status_code == 503
+        held = pool.submit(client.post, "/v1/screen", files=form(CLEAN, CLEAN))
+        gate.wait_until_entered()
+        assert client.post("/v1/screen", content=png(CLEAN)).status_code == 503
+        assert client.post("/v1/explain", content=png(CLEAN)).status_code == 503
+        gate.opened.set()
+        assert held.result().status_code == 200
+        assert client.post("/v1/explain", content=png(CLEAN)).status_code == 200
+        assert client.post("/v1/screen", files=form(CLEAN, CLEAN)).status_code == 200
 
 
 def test_a_full_queue_answers_503_and_loses_nothing(tiny_detector, tmp_path):

@@ -88,7 +88,9 @@ function explain(record, pictures) {
     ["label after purification", shown.label_after],
   ]);
   if (pictures) {
-    for (const id of ["image", "surprisal"]) $(id).src = pictures[id];
+    $("image").src = pictures.image;
+    $("surprisal").src = pictures.surprisal || "data:,";
+    for (const id of ["surprisal", "scale"]) $(id).hidden = !pictures.surprisal;
     for (const id of ["purified", "difference"]) {
       $(id).parentElement.hidden = !pictures[id];
       $(id).src = pictures[id] || "data:,";
