@@ -30,6 +30,7 @@ MIN_SIDE = 64
 # Histories with fewer calibration images share theirs. So p-values go down to 0.001.
 IMAGES_OF_A_HISTORY = 1000
 OWN_IMAGES_OF_A_HISTORY = 200  # with so many images of a user, a history is judged by these alone
+LIKELY = 0.2  # an image is also compared with those of other histories that are at least so probable
 UNKNOWN = "unknown"
 Origins = Sequence[Origin | None] | None
 
@@ -40,8 +41,10 @@ class PhotoDetector(ConformalDetector):
     A history is what an image has been through: a camera's JPEG, resizing, screenshots and so on. The network estimates
     it from the pixels and, if the image comes from a file, from what the file says of itself. A p-value compares an
     image with the calibration images whose history was estimated to be the same, so it is valid within each estimated
-    history. An image unlike all training images has the history "unknown", and the greatest p-value among all
-    histories. Its rate holds only if the scores of such images are no higher than those of some known history.
+    history. The network takes some histories for one another. So an image is compared with other histories too if they
+    are likely, and the greatest p-value counts. An image unlike all training images has the history "unknown", and the
+    greatest p-value among all histories. Its rate holds only if the scores of such images are no higher than those of
+    some known history.
 
     Scores of different histories are not comparable. `decision_function` therefore compares an image with the threshold
     of its history, and not with `offset_`, the threshold of all calibration images together.
@@ -131,9 +134,9 @@ class PhotoDetector(ConformalDetector):
         density, ratio = self._models()
         x = match_channels(ordinary(x), 3).to(density.device, density.dtype)
         profiles = examine(density, x).profiles
-        _, groups = self.groups_
-        thresholds = [self._threshold(groups[history]) for history in ratio.estimated(profiles.detach()).tolist()]
+        estimated = ratio.estimated(profiles.detach())
         scores: Tensor = ratio(profiles)[0]
+        thresholds = [max(map(self._threshold, self._compared(1, *image))) for image in zip(*estimated, strict=True)]
         return scores - scores.new_tensor(thresholds)
 
     def judge(self, X: Any, *, maps: bool = False, origins: Origins = None) -> Verdicts:
@@ -165,14 +168,16 @@ class PhotoDetector(ConformalDetector):
             The verdicts, with bits/dim of NaN.
         """
         check_is_fitted(self)
-        scores, histories = self._scored(profiles, origins)
-        from_file = np.array([file_kind(origin) is not None for origin in origins or [None] * len(scores)], dtype=bool)
-        p_values, thresholds = np.empty(len(scores)), np.empty(len(scores))
-        for groups, way in zip(self.groups_, (from_file, ~from_file), strict=True):
-            for history in np.unique(histories[way]):
-                here = way & (histories == history)
-                p_values[here] = np.max([conformal.p_values(scores[here], group) for group in groups[history]], axis=0)
-                thresholds[here] = self._threshold(groups[history])
+        scores, histories, probabilities = self._scored(profiles, origins)
+        without_file = [file_kind(origin) is None for origin in origins or [None] * len(scores)]
+        compared: dict[int, tuple[Array, list[int]]] = {}  # each group of calibration scores, and the images
+        for place, image in enumerate(zip(without_file, histories, probabilities, strict=True)):
+            for group in self._compared(*image):
+                compared.setdefault(id(group), (group, []))[1].append(place)
+        p_values, thresholds = np.zeros(len(scores)), np.full(len(scores), -np.inf)
+        for group, here in compared.values():
+            p_values[here] = np.maximum(p_values[here], conformal.p_values(scores[here], group))
+            thresholds[here] = np.maximum(thresholds[here], self._threshold(group))
         names = [*self._models()[1].histories, UNKNOWN]
         return Verdicts(
             is_adversarial=scores > thresholds,
@@ -184,7 +189,7 @@ class PhotoDetector(ConformalDetector):
         )
 
     def thresholds(self, histories: Sequence[str]) -> Array:
-        """Returns (N,): the anomaly scores above which images from files are flagged.
+        """Returns (N,): the anomaly scores above which images from files are flagged, if no other history is likely.
 
         Args:
             histories: (N,) the names of their histories, or "unknown".
@@ -193,10 +198,24 @@ class PhotoDetector(ConformalDetector):
             ParameterError: If the ratio has no such history.
         """
         check_is_fitted(self)
-        return np.array([self._threshold(self.groups_[0][history]) for history in self._labels(histories)])
+        return np.array([max(map(self._threshold, self.groups_[0][history])) for history in self._labels(histories)])
 
-    def _threshold(self, groups: Sequence[Array]) -> float:
-        return max(conformal.threshold(group, self.fpr, self.confidence) for group in groups)
+    def _compared(self, without_file: int, history: int, probabilities: np.ndarray) -> list[Array]:
+        """Returns the groups of calibration scores that an image is compared with.
+
+        Args:
+            without_file: Whether nothing is known of the image's file.
+            history: Its most probable history.
+            probabilities: (H,) of each history.
+        """
+        groups = self.groups_[without_file][history]
+        if history == len(probabilities) or history in self.alone_[without_file]:
+            return groups
+        others = [other for other in np.flatnonzero(probabilities >= LIKELY) if other != history]
+        return [*groups, *(self.shipped_[without_file][other] for other in others)]
+
+    def _threshold(self, group: Array) -> float:
+        return conformal.threshold(group, self.fpr, self.confidence)
 
     def _labels(self, histories: Sequence[str]) -> np.ndarray:
         """Returns (N,) what `LikelihoodRatio.estimated` calls these histories."""
@@ -248,17 +267,17 @@ class PhotoDetector(ConformalDetector):
 
     @torch_defaults()
     @torch.no_grad()
-    def _scored(self, profiles: Array, origins: Origins) -> tuple[Array, np.ndarray]:
-        """Returns the anomaly scores and the histories of images; each (N,)."""
+    def _scored(self, profiles: Array, origins: Origins) -> tuple[Array, np.ndarray, np.ndarray]:
+        """Returns the anomaly scores of images, (N,), and what `LikelihoodRatio.estimated` returns."""
         _, ratio = self._models()
         if origins is not None and len(origins) != len(profiles):
             raise ParameterError(f"there are {len(origins)} origins for {len(profiles)} images")
         x = torch.from_numpy(profiles).to(ratio.mean)
-        return to_numbers(ratio(x)[0]), ratio.estimated(x, origins)
+        return to_numbers(ratio(x)[0]), *ratio.estimated(x, origins)
 
     def _scored_both_ways(self, profiles: Array, origins: Origins) -> tuple[Array, np.ndarray]:
         """Returns the anomaly scores, (N,), and the histories, (N, 2): with the file, and from the pixels alone."""
-        scores, by_pixels = self._scored(profiles, None)
+        scores, by_pixels, _ = self._scored(profiles, None)
         by_file = by_pixels if origins is None else self._scored(profiles, origins)[1]
         return scores, np.stack([by_file, by_pixels], 1)
 
@@ -359,27 +378,36 @@ class PhotoDetector(ConformalDetector):
         super()._calibrated(calibrations, index, corruptions)
         least = conformal.images_needed(self.fpr, self.confidence)
         unknown = len(self._models()[1].histories)
-        self.groups_ = []  # for images from files, and for others: the calibration scores to compare a history with
+        # for images from files, and for others: the calibration scores that images of each history are compared with,
+        # those of them that are shipped, and the histories that are judged by a user's images alone
+        self.groups_, self.shipped_, self.alone_ = [], [], []
         for labels in self.calibration_histories_.T:
             known = ~self.calibration_own_ & (labels < unknown)
             conformal.rank(self.fpr, int(known.sum()), self.confidence)  # refuses too few
             needed = max(IMAGES_OF_A_HISTORY, least)
             shipped = _groups(self.calibration_scores_[known], labels[known], unknown, needed)
             groups = {history: [group] for history, group in enumerate(shipped)} | {unknown: shipped}
-            self._add_own(groups, labels, max(OWN_IMAGES_OF_A_HISTORY, least), least)
+            self.alone_.append(self._add_own(groups, labels, max(OWN_IMAGES_OF_A_HISTORY, least), least))
             self.groups_.append(groups)
+            self.shipped_.append(shipped)
         return self
 
-    def _add_own(self, groups: dict[int, list[Array]], labels: np.ndarray, needed: int, least: int) -> None:
-        """Puts the scores of a user's images into the groups of the histories that they have."""
+    def _add_own(self, groups: dict[int, list[Array]], labels: np.ndarray, needed: int, least: int) -> set[int]:
+        """Puts the scores of a user's images into the groups of the histories that they have.
+
+        Returns:
+            The histories whose groups now hold nothing else.
+        """
         own = self.calibration_own_
         counts = np.bincount(labels[own], minlength=len(groups))
         few = self.calibration_scores_[own & (counts < needed)[labels]]
+        alone = set(np.flatnonzero(counts >= needed).tolist())
         for history, count in enumerate(counts):
-            if count >= needed:
+            if history in alone:
                 groups[history] = [self.calibration_scores_[own & (labels == history)]]
             elif count and len(few) >= least:
                 groups[history] = [*groups[history], few]
+        return alone
 
     def drift_monitor(self, *, random_state: int = 0) -> ConformalMartingale:
         """Returns a test of whether the images of each history look like calibration images; see the base class."""

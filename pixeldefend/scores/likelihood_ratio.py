@@ -103,7 +103,9 @@ class LikelihoodRatio(nn.Module):
         return self.standardised(profiles).square().mean(1).sqrt()
 
     @torch.no_grad()
-    def estimated(self, profiles: Tensor, origins: Sequence[Origin | None] | None = None) -> np.ndarray:
+    def estimated(
+        self, profiles: Tensor, origins: Sequence[Origin | None] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Estimates the histories of images.
 
         Args:
@@ -112,7 +114,8 @@ class LikelihoodRatio(nn.Module):
                 with the pixels.
 
         Returns:
-            (N,) indices of `histories`; H, which is none of them, for images stranger than nearly all training images.
+            (N,), the most probable histories, as indices of `histories`; H, which is none of them, for images stranger
+            than nearly all training images. And (N, H), the probability of each history.
         """
         log_probs = self(profiles)[1]
         for row, origin in zip(log_probs, origins or (), strict=origins is not None):
@@ -120,7 +123,7 @@ class LikelihoodRatio(nn.Module):
             if kind is not None:
                 row += self.file_kinds[:, FILE_KINDS.index(kind)]
         found = torch.where(self.strangeness(profiles) > self.strange, len(self.histories), log_probs.argmax(1))
-        return found.cpu().numpy()
+        return found.cpu().numpy(), log_probs.softmax(1).cpu().numpy()
 
     def standardised(self, profiles: Tensor) -> Tensor:
         """Returns profiles, (N, F), of mean 0 and variance 1 over the training images, clipped."""

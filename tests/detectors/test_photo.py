@@ -71,6 +71,30 @@ def test_an_image_unlike_all_calibration_images_has_the_greatest_p_value_of_all_
     assert odd.p_value[1] == verdicts.p_value[1]
 
 
+def test_an_image_is_also_compared_with_those_of_other_likely_histories(detector):
+    found = profiles(400, seed=21)[::2]  # smooth ones, whose scores are lower
+    found[:, 1] = np.linspace(-0.5, 0.5, len(found))  # their log-odds of being rough are 6 times this
+    rough = 1 / (1 + np.exp(-6 * found[:, 1]))
+    verdicts = detector.judge_profiles(found)
+    smooth_alone, both, rough_alone = rough < 0.19, (rough > 0.21) & (rough < 0.79), rough > 0.81
+    assert min(smooth_alone.sum(), both.sum(), rough_alone.sum()) > 30
+    sure = found.copy()
+    sure[:, 1] = -1
+    as_smooth = detector.judge_profiles(sure).p_value
+    sure[:, 1] = 1
+    as_rough = detector.judge_profiles(sure).p_value
+    np.testing.assert_array_equal(verdicts.p_value[smooth_alone], as_smooth[smooth_alone])
+    np.testing.assert_array_equal(verdicts.p_value[rough_alone], as_rough[rough_alone])
+    np.testing.assert_array_equal(verdicts.p_value[both], np.maximum(as_smooth, as_rough)[both])
+    np.testing.assert_array_equal(verdicts.is_adversarial, verdicts.score > verdicts.threshold)
+    own = np.tile(sure, (2, 1))
+    own[:, 1] = -1
+    adapted = detector.adapted(own)  # a user's own images of a history are enough
+    smooth = np.array(verdicts.history) == "smooth"
+    own_p = adapted.judge_profiles(found[smooth]).p_value
+    assert (own_p < verdicts.p_value[smooth])[both[smooth]].any()
+
+
 def test_strange_calibration_images_belong_to_no_history(detector):
     found = profiles(1000, seed=13)
     found[:100, 2:] *= 3
@@ -170,11 +194,15 @@ def test_the_file_counts_where_the_pixels_leave_the_history_open(detector):
         ratio.file_kinds[1, FILE_KINDS.index("JPEG below 90")] = 1
     profiles = torch.zeros(4, 4)
     origins = [Origin("PNG", 1, False), Origin("JPEG", 1, True, quality=80), Origin("JPEG", 1, True, quality=95), None]
-    assert ratio.estimated(profiles, origins).tolist() == [0, 1, 0, 0]
+    estimated, probabilities = ratio.estimated(profiles, origins)
+    assert estimated.tolist() == [0, 1, 0, 0]
+    np.testing.assert_allclose(probabilities[3], [0.4, 0.4, 0.2], rtol=1e-5)
+    weights = np.array([0.4 * np.e, 0.4, 0.2])  # Bayes' rule
+    np.testing.assert_allclose(probabilities[0], weights / weights.sum(), rtol=1e-5)
     ratio.last.bias.data[3] = 5
-    assert ratio.estimated(profiles, origins).tolist() == [2, 2, 2, 2]
+    assert ratio.estimated(profiles, origins)[0].tolist() == [2, 2, 2, 2]
     ratio.strange.fill_(0.5)
-    assert ratio.estimated(torch.ones(1, 4)).tolist() == [3], "none of the three"
+    assert ratio.estimated(torch.ones(1, 4))[0].tolist() == [3], "none of the three"
 
 
 def test_an_image_file_is_judged_by_what_it_says_of_itself(detector, tmp_path):
@@ -186,7 +214,9 @@ def test_an_image_file_is_judged_by_what_it_says_of_itself(detector, tmp_path):
         patch.setattr(
             LikelihoodRatio,
             "estimated",
-            lambda self, profiles, origins: asked.append(origins) or np.zeros(len(profiles), int),
+            lambda self, profiles, origins: (
+                asked.append(origins) or (np.zeros(len(profiles), int), np.ones((len(profiles), 1)))
+            ),
         )
         for given in (str(path), path, path.read_bytes(), [path, image]):
             detector.judge(given)
