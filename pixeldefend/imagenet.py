@@ -54,7 +54,7 @@ class ImageNetClassifier(nn.Module):
         mode: str = "bilinear",
     ) -> None:
         super().__init__()
-        self.network = network
+        self.network = network.to(memory_format=torch.channels_last)  # attacks take a third less time on the CPU
         self.input_size = input_size
         self.resized = round(RESIZED * input_size) if resized is None else resized
         self.mode = mode
