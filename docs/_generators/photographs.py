@@ -45,4 +45,30 @@ def photo_lossless() -> str:
     return table(["photographs", "images", "PNG", "WebP", "JPEG XL", "`photo`"], rows, "lrrrrr")
 
 
-BLOCKS: tuple[Callable[..., str], ...] = (photo_false_alarms, photo_detection, photo_lossless)
+def photo_ablation() -> str:
+    """False alarms and detection of variants of the detector."""
+    found = load("photo_ablation")
+    rows = []
+    for row in found["rows"]:
+        alarms = (f"{row[name]:.1%}" for name in ("false_alarms", "worst_history"))
+        rows.append((row["variant"], *alarms, *(percent(row["detected"][attack]) for attack in found["attacks"])))
+    header = ["score", "false alarms", "in the worst history", *map(attack_title, found["attacks"])]
+    return table(header, rows, "l" + "r" * (len(header) - 1))
+
+
+def photo_speed() -> str:
+    """Seconds and peak memory for one photograph of each size."""
+    rows = []
+    for row in load("photo_speed")["rows"]:
+        cells = (f"{row[run]['seconds']:.1f} s, {row[run]['MiB']:,.0f} MiB" for run in ("verdict", "verdict and map"))
+        rows.append((row["size"], *cells))
+    return table(["size", "verdict", "verdict and map"], rows, "lrr")
+
+
+BLOCKS: tuple[Callable[..., str], ...] = (
+    photo_false_alarms,
+    photo_detection,
+    photo_ablation,
+    photo_lossless,
+    photo_speed,
+)

@@ -144,8 +144,21 @@ class Autoregressive(Density):
         """Lists the index of every site of an event of this shape, in the model's order."""
         return raster_order(shape)
 
+    def parts(self, shape: tuple[int, ...]) -> list[tuple[Any, ...]]:
+        """Lists the parts of an event whose conditionals `steps` computes together: single sites, in the model's order.
+
+        Models in which several sites see none of one another override this method.
+
+        Args:
+            shape: The shape of the event.
+
+        Returns:
+            Indices of a batch of events.
+        """
+        return [at(site) for site in self.sites(shape)]
+
     def steps(self, x: Tensor) -> Iterator[SiteDistribution]:
-        """Computes the conditionals of one site after another.
+        """Computes the conditionals of one part after another.
 
         Models that can reuse earlier results override this method.
 
@@ -154,7 +167,7 @@ class Autoregressive(Density):
                 conditional.
 
         Yields:
-            The distribution of each site, over (n,).
+            The distribution of each of the `parts`, over (n,) for a single site.
         """
         return self.sequential_steps(x)
 

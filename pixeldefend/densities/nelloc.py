@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,6 @@ from .distributions import SiteDistribution, at_least_float32
 from .heads import PixelLogisticMixtureHead
 from .layers import ShiftedConv2d, with_constant
 from .logistic_mixture import DiscretizedLogisticMixture
-from .sampling import CachedConv2d
 
 GAIN = 8.0  # neighbouring pixels differ by little: differences are given to the net as so many times as large
 TILE = 128  # rows and columns of a tile, whose conditionals are in memory at once
@@ -177,12 +177,33 @@ class NeLLoC(Autoregressive):
 
     # -- sampling ----------------------------------------------------------------------------------------------------
 
+    def parts(self, shape: tuple[int, ...]) -> list[tuple[Any, ...]]:
+        """Lists the channels of fronts: a pixel of every row, each far enough behind the one above to see it settled.
+
+        See `Autoregressive.parts`.
+        """
+        channels, *size = shape
+        return [
+            (slice(None), channel, *pixels) for pixels in self._fronts(size[0], size[1]) for channel in range(channels)
+        ]
+
     def steps(self, x: Tensor) -> Iterator[SiteDistribution]:
-        """Computes the conditionals of one site after another; see `Autoregressive.steps`."""
-        places = ((i, j) for i in range(x.shape[2]) for j in range(x.shape[3]))
-        for (i, j), parameters in zip(places, self.net.steps(x), strict=True):
-            for conditionals in self.head.by_channel(at_least_float32(parameters), x[:, :, i, j, None, None]):
-                yield conditionals.part((slice(None), 0, 0, 0))
+        """Computes the conditionals of one part after another; see `Autoregressive.steps`."""
+        fronts = list(self._fronts(*x.shape[2:]))
+        for pixels, parameters in zip(fronts, self.net.steps(x, fronts), strict=True):
+            values = x[:, :, *pixels].unsqueeze(2)
+            for channel, conditionals in enumerate(self.head.by_channel(at_least_float32(parameters), values)):
+                yield conditionals.part((slice(None), 0, 0))
+                values[:, channel, 0] = x[:, channel, *pixels]
+
+    def _fronts(self, height: int, width: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields the rows and the columns of the pixels of each front."""
+        lag = self.columns + 1
+        for front in range(width + lag * (height - 1)):
+            first = max(0, -((width - 1 - front) // lag))
+            rows = torch.arange(first, min(height - 1, front // lag) + 1, device=self.device)
+            if len(rows):
+                yield rows, front - lag * rows
 
     def sequential_steps(self, x: Tensor) -> Iterator[SiteDistribution]:
         """Computes everything again for every site; see `Autoregressive.sequential_steps`."""
@@ -226,16 +247,26 @@ class NeLLoCNet(nn.Module):
         neighbours = F.pad(x[:, :, upper:], (1, 0))[..., before : x.shape[3] - after]
         return self._from_features(y, neighbours)
 
-    def steps(self, x: Tensor) -> Iterator[Tensor]:
-        """Yields the parameters, (n, P, 1, 1), of one pixel of x, (n, C, H, W), after another."""
-        n, _, h, w = x.shape
-        window = CachedConv2d(self.window, n, h, w)
-        for i in range(h):
-            pixel = torch.zeros_like(x[:, :, :1, :1])
-            for j in range(w):
-                yield self._from_features(window.output(i, j, 1), pixel)
-                pixel = 2 * x[:, :, i : i + 1, j : j + 1] - 1
-                window.write(with_constant(pixel), i, j)
+    def steps(self, x: Tensor, fronts: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
+        """Computes the parameters of some pixels after others.
+
+        Args:
+            x: (n, C, H, W) in [0, 1], into which the caller writes the values of the pixels.
+            fronts: The rows and the columns, (M,) each, of pixels that see pixels of earlier fronts only.
+
+        Yields:
+            (n, P, 1, M).
+        """
+        left, right, top, _ = self.window.pads
+        kernel = self.window.kernel()
+        bias = self.window.bias[:, None]  # type: ignore[index]
+        seen = F.pad(with_constant(torch.zeros_like(x)), (left, right, top, 0))
+        windows = seen.unfold(2, kernel.shape[2], 1).unfold(3, kernel.shape[3], 1)  # (n, C + 1, H, W, rows, columns)
+        for rows, columns in fronts:
+            y = torch.einsum("ncmij,fcij->nfm", windows[:, :, rows, columns], kernel) + bias
+            neighbours = seen[:, :-1, rows + top, columns + left - 1]
+            yield self._from_features(y.unsqueeze(2), neighbours.unsqueeze(2))
+            seen[:, :-1, rows + top, columns + left] = 2 * x[:, :, rows, columns] - 1
 
     def _from_features(self, y: Tensor, neighbours: Tensor) -> Tensor:
         """(N, F, H, W) features and (N, C, H, W) left neighbours in [-1, 1] -> (N, P, H, W)."""

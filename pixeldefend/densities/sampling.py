@@ -8,12 +8,14 @@ takes one pass of the net for every site. Two faster ways give the same x:
   practice many. For images, a window of rows moves down: it leaves settled rows behind, and does not yet compute rows
   far ahead (`RowStream`).
 - site after site, from caches of what the layers have computed before (`CachedConv2d`; Ramachandran et al. 2017,
-  arXiv:1704.06001).
+  arXiv:1704.06001). A model whose pixels see little of the row above computes a site of every row at once
+  (`NeLLoC.parts`; van den Oord et al. 2016, arXiv:1601.06759, compute the diagonal LSTM in this order).
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -68,20 +70,24 @@ def solve(
     """
     if method not in METHODS:
         raise ParameterError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    shape = tuple(x.shape[1:])
     if method == "auto":
         few = len(x) <= FIXED_POINT_IMAGES or x.device.type != "cpu"
-        method = "fixed_point" if density.rows_at_once and few else "cached"
-    x = density.blank(len(x), tuple(x.shape[1:])).copy_(x)
+        one_by_one = len(density.parts(shape)) == math.prod(shape)
+        method = "fixed_point" if density.rows_at_once and few and one_by_one else "cached"
+    x = density.blank(len(x), shape).copy_(x)
     with modes_kept(density):
         if method == "fixed_point" and density.rows_at_once:
             _by_rows(density, x, rule, progress)
         elif method == "fixed_point":
             _whole(density, x, rule)
         else:
-            sites = density.sites(tuple(x.shape[1:]))
-            steps = density.steps(x) if method == "cached" else density.sequential_steps(x)
-            for site, conditional in zip(progress(sites), steps, strict=True):
-                x[at(site)] = rule(conditional, at(site))
+            if method == "cached":
+                parts, steps = density.parts(shape), density.steps(x)
+            else:
+                parts, steps = [at(site) for site in density.sites(shape)], density.sequential_steps(x)
+            for where, conditional in zip(progress(parts), steps, strict=True):
+                x[where] = rule(conditional, where)
             _check_numbers(x)
         if method != "sequential" and density.rows_at_once and len(x):
             # a part of an image may be rounded differently than the whole: passes over the whole decide
@@ -95,7 +101,10 @@ def _whole(density: Autoregressive, x: Tensor, rule: Rule) -> None:
     while len(active):
         # an image alone may be rounded differently than in a batch
         among = active if len(active) > 1 else active.repeat(min(2, len(x)))
-        new = rule(density.for_images(among, len(x)).conditionals(x[among]), (among,))[: len(active)]
+        new = torch.empty_like(x[among])
+        for (events, *where), conditionals, _ in density.for_images(among, len(x)).tiles(x[among]):
+            new[(events, *where)] = rule(conditionals, (among[events], *where))
+        new = new[: len(active)]
         _check_numbers(new)
         changed = (new != x[active]).flatten(1).any(1)
         x[active] = new

@@ -18,7 +18,7 @@ from ..purification import purify
 from ..screening.figures import BRIGHTEST, BRIGHTEST_EXCESS, heat_map, overlay
 
 MAPPED_AT_MOST = 2**22  # pixels of an image whose surprisal is drawn: it takes several seconds
-PURIFIED_AT_MOST = 2**14  # pixels of an image that is purified: pixel after pixel takes seconds
+PURIFIED_AT_MOST = 2**14  # pixels of an image that is purified, which takes several seconds too
 SHOWN_AT_MOST = 1024  # pixels of the longer side of a picture
 
 

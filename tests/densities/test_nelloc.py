@@ -225,6 +225,25 @@ def test_a_likelihood_is_a_sum_in_double_precision():
         assert math.isclose(density.bits_per_dim(x).item(), -exact / (x.numel() * math.log(2)), rel_tol=1e-6)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 1), (4, 3), (5, 11)])
+def test_a_front_sees_earlier_fronts_only_and_no_pixel_is_left_out(size):
+    density = made(rows=2, columns=2)
+    settled = torch.zeros(3, *size)
+    for _, channel, rows, columns in density.parts((3, *size)):
+        assert not settled[channel, rows, columns].any()
+        assert settled[:channel, rows, columns].all()
+        for i, j in zip(rows.tolist(), columns.tolist(), strict=True):
+            assert settled[:, max(i - 2, 0) : i, max(j - 2, 0) : j + 3].all()
+            assert settled[:, i, :j].all()
+        settled[channel, rows, columns] = 1
+    assert settled.all()
+    x = grid_images(2, 3, *size)
+    with torch.no_grad():
+        expected = density.log_prob_map(x)
+        for where, conditionals in zip(density.parts((3, *size)), density.steps(x), strict=True):
+            torch.testing.assert_close(conditionals.log_prob(x[where]), expected[where], atol=1e-4, rtol=1e-4)
+
+
 # -- detectors ---------------------------------------------------------------------------------------------------------
 
 
