@@ -43,9 +43,7 @@ def explain(
     photograph = isinstance(detector, PhotoDetector)
     pictures: dict[str, Any] = {
         "image": _data_uri(image),
-        "surprisal": None
-        if maps is None
-        else _data_uri(overlay(image, maps[0]) if photograph else heat_map(maps[0])),
+        "surprisal": None if maps is None else _data_uri(overlay(image, maps[0]) if photograph else heat_map(maps[0])),
         "brightest": BRIGHTEST_EXCESS if photograph else BRIGHTEST,
         "label_before": _label(classifier, to_batch(image)[0]),
         **dict.fromkeys(("purified", "difference", "p_value_purified", "label_after")),

@@ -309,9 +309,7 @@ class Service:
         finally:
             self._pixels -= sum(map(_pixels_of, questions))
 
-    async def _decode(
-        self, questions: list[Question], file: File, client: str, request: str, only: str | None
-    ) -> None:
+    async def _decode(self, questions: list[Question], file: File, client: str, request: str, only: str | None) -> None:
         if self._pixels >= PIXELS_HELD:
             raise Full
         questions.append(await self._question(file, client, request, only))
