@@ -107,13 +107,13 @@ def variants(density: NeLLoC, train: Rows) -> dict[str, tuple[PhotoDetector, Cal
 
 def kinds_of_features() -> dict[str, Array]:
     """Returns which features of a profile are of each kind, (F,) bool."""
-    kind = np.empty((3, profile.SCALES, profile.STATISTICS), dtype=object)
-    kind[:] = "correlations"
-    kind[..., 0] = "surprisal"
-    kind[..., 1:5] = "moments of residuals"
-    kind[..., 12:] = "distances of 0, 1 and 2 levels"
+    kind = np.full((3, profile.STATISTICS, profile.SCALES), "correlations", dtype=object)
+    kind[:, 0] = "surprisal"
+    kind[:, 1:5] = "moments of residuals"
+    kind[:, 12:] = "distances of 0, 1 and 2 levels"
     shares, spectra = 3 * profile.SCALES, 3 * 2 * profile.BLOCK**2
     names = np.r_[kind.ravel(), ["shares of scales"] * shares, ["spectra"] * spectra]
+    assert len(names) == profile.size_of_profile(3)
     return {name: names == name for name in dict.fromkeys(names)}
 
 

@@ -145,9 +145,9 @@ class Autoregressive(Density):
         return raster_order(shape)
 
     def parts(self, shape: tuple[int, ...]) -> list[tuple[Any, ...]]:
-        """Lists the parts of an event whose conditionals `steps` computes together: single sites, in the model's order.
+        """Lists the parts of an event, whose conditionals `steps` computes together.
 
-        Models in which several sites see none of one another override this method.
+        Here each part is one site. Models in which several sites see none of one another override this method.
 
         Args:
             shape: The shape of the event.
@@ -198,7 +198,7 @@ class Autoregressive(Density):
         Args:
             n: The number of samples, at least 0.
             generator: The source of random numbers, on the density's device; None for torch's default one.
-            progress: Wraps the list of sites, or of rows, as tqdm does.
+            progress: Wraps the list of parts, or of rows, as tqdm does.
             given: (1 or n, k), the values of the first k sites in the model's order, which the samples continue.
             temperature: Above 0. The conditionals become p^(1/temperature), normalised: 1 samples from p, lower values
                 sharpen it.

@@ -30,7 +30,7 @@ from .logistic_mixture import DiscretizedLogisticMixture
 
 GAIN = 8.0  # neighbouring pixels differ by little: differences are given to the net as so many times as large
 TILE = 128  # rows and columns of a tile, whose conditionals are in memory at once
-STRIP = 64  # rows of a tile that the net takes at once: more do not fit into the CPU's cache, fewer do not busy it
+STRIP = 64  # rows of a tile that the net takes at once: more do not fit into the CPU's cache, fewer leave cores idle
 NO_CONTEXT = (0, 0, 0)
 
 
@@ -178,9 +178,10 @@ class NeLLoC(Autoregressive):
     # -- sampling ----------------------------------------------------------------------------------------------------
 
     def parts(self, shape: tuple[int, ...]) -> list[tuple[Any, ...]]:
-        """Lists the channels of fronts: a pixel of every row, each far enough behind the one above to see it settled.
+        """Lists the channels of all fronts; see `Autoregressive.parts`.
 
-        See `Autoregressive.parts`.
+        A front holds at most one pixel of each row. Each pixel lies so far behind the one above that all it sees is
+        settled.
         """
         channels, *size = shape
         return [

@@ -57,9 +57,9 @@ def solve(
         x: (n, *event), the start of the search for a fixed point, which is shorter if the start is closer.
         rule: A function of the conditionals of some sites and of their index in x, which returns the values of these
             sites.
-        method: "fixed_point"; "cached", site after site with caches; "auto", the one of these two that was measured to
+        method: "fixed_point"; "cached", part after part with caches; "auto", the one of these two that was measured to
             be faster; or "sequential", a whole pass for every site, for tests and benchmarks.
-        progress: Wraps the list of sites, or of rows, as tqdm does.
+        progress: Wraps the list of parts, or of rows, as tqdm does.
 
     Returns:
         (n, *event).
@@ -90,7 +90,7 @@ def solve(
                 x[where] = rule(conditional, where)
             _check_numbers(x)
         if method != "sequential" and density.rows_at_once and len(x):
-            # a part of an image may be rounded differently than the whole: passes over the whole decide
+            # a part of an image may be rounded differently than the whole: passes over whole tiles decide
             _whole(density, x, rule)
     return x.contiguous()
 

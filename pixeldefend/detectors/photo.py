@@ -47,7 +47,7 @@ class PhotoDetector(ConformalDetector):
     some known history.
 
     Scores of different histories are not comparable. `decision_function` therefore compares an image with the threshold
-    of its history, and not with `offset_`, the threshold of all calibration images together.
+    of its histories, and not with `offset_`, the threshold of all calibration images together.
 
     Args:
         density: The local density of clean photographs.
@@ -189,7 +189,9 @@ class PhotoDetector(ConformalDetector):
         )
 
     def thresholds(self, histories: Sequence[str]) -> Array:
-        """Returns (N,): the anomaly scores above which images from files are flagged, if no other history is likely.
+        """Returns (N,): the anomaly scores above which images from files are flagged if no other history is likely.
+
+        If others are, an image's threshold may be higher.
 
         Args:
             histories: (N,) the names of their histories, or "unknown".
@@ -212,7 +214,7 @@ class PhotoDetector(ConformalDetector):
         if history == len(probabilities) or history in self.alone_[without_file]:
             return groups
         others = [other for other in np.flatnonzero(probabilities >= LIKELY) if other != history]
-        return [*groups, *(self.shipped_[without_file][other] for other in others)]
+        return [*groups, *(group for other in others for group in self.groups_[without_file][int(other)])]
 
     def _threshold(self, group: Array) -> float:
         return conformal.threshold(group, self.fpr, self.confidence)
@@ -231,12 +233,12 @@ class PhotoDetector(ConformalDetector):
         return -self._scored(self.profiles(X), None)[0]
 
     def decision_function(self, X: Any) -> Array:
-        """Returns (N,): the threshold of each image's history minus its anomaly score, negative for outliers."""
+        """Returns (N,): the threshold of each image's histories minus its anomaly score, negative for outliers."""
         verdicts = self.judge(X)
         return verdicts.threshold - verdicts.score
 
     def p_value(self, X: Any) -> Array:
-        """Returns (N,): the share of clean images of the same history that are at least as anomalous."""
+        """Returns (N,): the share of clean images with such a history that are at least as anomalous."""
         return self.judge(X).p_value
 
     def is_adversarial(self, X: Any) -> np.ndarray:
@@ -334,7 +336,7 @@ class PhotoDetector(ConformalDetector):
 
         A history of which the user has at least `OWN_IMAGES_OF_A_HISTORY` images is judged by these alone. With fewer,
         an image is compared with all such images of the user too, and the greater p-value counts. Histories of which
-        the user has no image are judged as before.
+        the user has no image keep their calibration images.
 
         Args:
             profiles: (N, F), the profiles of clean images of the user, as `profiles` returns them.
@@ -379,8 +381,8 @@ class PhotoDetector(ConformalDetector):
         least = conformal.images_needed(self.fpr, self.confidence)
         unknown = len(self._models()[1].histories)
         # for images from files, and for others: the calibration scores that images of each history are compared with,
-        # those of them that are shipped, and the histories that are judged by a user's images alone
-        self.groups_, self.shipped_, self.alone_ = [], [], []
+        # and the histories that are judged by a user's images alone
+        self.groups_, self.alone_ = [], []
         for labels in self.calibration_histories_.T:
             known = ~self.calibration_own_ & (labels < unknown)
             conformal.rank(self.fpr, int(known.sum()), self.confidence)  # refuses too few
@@ -389,14 +391,13 @@ class PhotoDetector(ConformalDetector):
             groups = {history: [group] for history, group in enumerate(shipped)} | {unknown: shipped}
             self.alone_.append(self._add_own(groups, labels, max(OWN_IMAGES_OF_A_HISTORY, least), least))
             self.groups_.append(groups)
-            self.shipped_.append(shipped)
         return self
 
     def _add_own(self, groups: dict[int, list[Array]], labels: np.ndarray, needed: int, least: int) -> set[int]:
         """Puts the scores of a user's images into the groups of the histories that they have.
 
         Returns:
-            The histories whose groups now hold nothing else.
+            The histories that are now judged by the user's images alone.
         """
         own = self.calibration_own_
         counts = np.bincount(labels[own], minlength=len(groups))

@@ -89,7 +89,7 @@ def recalibrate(
 
 
 def _thresholds(detector: Detector | PhotoDetector, found: Confirmed) -> np.ndarray:
-    """Returns (N,): the score above which each image of the traffic is flagged."""
+    """Returns (N,): the score above which each image of the traffic is flagged; of photographs, a lower bound."""
     if isinstance(detector, PhotoDetector):
         return detector.thresholds([history or UNKNOWN for history in found.traffic_histories])
     return np.full(len(found.traffic), -float(detector.offset_))

@@ -36,6 +36,8 @@ def explain(
     Returns:
         The fields of `schemas.Pictures`, or None if the detector has no density.
     """
+    if getattr(detector, "density", None) is None:
+        return None
     small = image.shape[0] * image.shape[1] <= MAPPED_AT_MOST
     maps = detector.judge([image], maps=True).surprisal_map if small else None
     if small and maps is None:
@@ -45,7 +47,7 @@ def explain(
         "image": _data_uri(image),
         "surprisal": None if maps is None else _data_uri(overlay(image, maps[0]) if photograph else heat_map(maps[0])),
         "brightest": BRIGHTEST_EXCESS if photograph else BRIGHTEST,
-        "label_before": _label(classifier, to_batch(image)[0]),
+        "label_before": _label(classifier, to_batch(image)[0]) if small and classifier is not None else None,
         **dict.fromkeys(("purified", "difference", "p_value_purified", "label_after")),
     }
     purified = _purified(image, detector, eps)

@@ -34,7 +34,7 @@ from .query_detection import QueryAttacks
 
 EXPLAINED_AT_ONCE = 4  # purification is expensive: further requests wait, so that screening is not held up
 DECODING_THREADS = 2  # more threads would take cores from scoring
-PIXELS_HELD = 2**27  # of decoded images in memory at once: those of a request are there until it is answered
+PIXELS_HELD = 2**27  # of decoded images in memory at once; a request holds its images until it is answered
 PRUNED_EVERY = 3600.0  # seconds; old rows are deleted even if the service is idle
 Result = TypeVar("Result")
 File = tuple[str, bytes | ImageError]  # its name, and its bytes or why there are none
@@ -72,6 +72,7 @@ class Question:
         judged: Whether the record is complete.
         query_attack: Whether the image resembles several of the client's last images.
         id: The id of its row in the log, once it is there.
+        pixels: How many pixels were decoded for it, in all frames together.
     """
 
     result: Screened
@@ -81,6 +82,7 @@ class Question:
     judged: bool = False
     query_attack: bool = False
     id: str | None = None
+    pixels: int = 0
 
     @property
     def record(self) -> Record:
@@ -191,6 +193,7 @@ class Service:
             self._judge, max_batch=batch_size, max_wait=wait, capacity=capacity, on_batch=self.metrics.batch
         )
         self._explaining = asyncio.Semaphore(EXPLAINED_AT_ONCE)
+        self._free_decoder = asyncio.Semaphore(DECODING_THREADS)
         self._pixels = 0
         if quarantine is not None:
             quarantine.mkdir(parents=True, exist_ok=True)
@@ -307,13 +310,21 @@ class Service:
         try:
             yield questions
         finally:
-            self._pixels -= sum(map(_pixels_of, questions))
+            self._pixels -= sum(question.pixels for question in questions)
 
     async def _decode(self, questions: list[Question], file: File, client: str, request: str, only: str | None) -> None:
-        if self._pixels >= PIXELS_HELD:
-            raise Full
-        questions.append(await self._question(file, client, request, only))
-        self._pixels += _pixels_of(questions[-1])
+        """Decodes an image and adds a question about it to those of the request."""
+        async with self._free_decoder:  # so that images are counted before many more are decoded
+            if sum(question.pixels for question in questions) >= PIXELS_HELD:
+                error = ImageError(
+                    f"the images before it in the request have {PIXELS_HELD} pixels or more", "too large"
+                )
+                file = file[0], error
+            elif self._pixels >= PIXELS_HELD:
+                raise Full
+            question = await self._question(file, client, request, only)
+            self._pixels += question.pixels
+            questions.append(question)
 
     async def _question(self, file: File, client: str, request: str, only: str | None) -> Question:
         name, data = file
@@ -327,8 +338,10 @@ class Service:
             taken, record = self.detectors[only].detector.takes, result.record
             size = f"{record.height} x {record.width} (height x width)"
             note_error(record, NoDetectorError(f"the image is {size}; {only} takes {taken}"))
-            result.image = record.detector = None
-        return Question(result, client, request, data if self.quarantine is not None else None)
+            result.image, result.others, record.detector = None, (), None
+        frames = [frame for frame in (result.image, *result.others) if frame is not None]
+        pixels = sum(frame.shape[0] * frame.shape[1] for frame in frames)
+        return Question(result, client, request, data if self.quarantine is not None else None, pixels=pixels)
 
     async def _score(self, inquiry: Inquiry) -> list[Question]:
         self.metrics.depth(self.batcher.depth + len(inquiry.questions))
@@ -400,10 +413,6 @@ async def _unless_given_up(inquiry: Inquiry, work: Coroutine[Any, Any, None]) ->
     except BaseException:
         inquiry.decide()
         raise
-
-
-def _pixels_of(question: Question) -> int:
-    return (question.record.width or 0) * (question.record.height or 0)
 
 
 def _only_shape(detector: ConformalDetector) -> tuple[int, int, int] | None:

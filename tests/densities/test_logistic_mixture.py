@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import logistic
 
+from pixeldefend.densities import logistic_mixture
 from pixeldefend.densities.logistic_mixture import DiscretizedLogisticMixture
 
 GRID = torch.arange(256, dtype=torch.float64) / 255
@@ -99,6 +100,16 @@ def test_the_mode_is_known_where_all_masses_underflow():
     low, high = torch.tensor([200 / 255]), torch.tensor([232 / 255])
     assert far.pmf()[0, 200:233].max() == 0
     assert far.most_probable(low, high) == low
+
+
+@pytest.mark.parametrize("logits", [[0.0, 1.0, -2.0], [0.0, -79.0, -81.0], [5.0, -500.0, 5.0]])
+def test_sums_of_exponentials_are_those_of_torch(logits):
+    ours, theirs = (torch.tensor([logits], requires_grad=True) for _ in range(2))
+    found, expected = logistic_mixture._log_sum_exp(ours), theirs.logsumexp(-1)
+    torch.testing.assert_close(found, expected)
+    found.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 def test_a_value_outside_the_support_is_refused():

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from pixeldefend import Detector, densities
 from pixeldefend.cli.main import app
-from pixeldefend.densities import NeLLoC, build
+from pixeldefend.densities import NeLLoC, build, most_probable_within, nelloc
 from pixeldefend.densities.nelloc import STRIP, TILE
 from pixeldefend.detectors.backends import on_backend
 from pixeldefend.errors import ImageError, ParameterError
@@ -242,6 +242,16 @@ def test_a_front_sees_earlier_fronts_only_and_no_pixel_is_left_out(size):
         expected = density.log_prob_map(x)
         for where, conditionals in zip(density.parts((3, *size)), density.steps(x), strict=True):
             torch.testing.assert_close(conditionals.log_prob(x[where]), expected[where], atol=1e-4, rtol=1e-4)
+
+
+def test_all_methods_purify_across_tiles_alike(monkeypatch):
+    monkeypatch.setattr(nelloc, "TILE", 6)
+    monkeypatch.setattr(nelloc, "STRIP", 4)
+    density, x = made(), grid_images(3, 3, 13, 8)
+    found = [most_probable_within(density, x, 20, method=method) for method in ("auto", "cached", "fixed_point")]
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    assert not torch.equal(found[0], x)
 
 
 # -- detectors ---------------------------------------------------------------------------------------------------------

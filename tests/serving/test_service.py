@@ -2,6 +2,7 @@
 
 import base64
 import errno
+import io
 import json
 import threading
 import time
@@ -11,6 +12,7 @@ from itertools import islice
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 from serving.common import ATTACKED, CLEAN, PATIENCE, Gate, app_of, events, form, png
 
 from pixeldefend.images import decoding
@@ -70,7 +72,6 @@ def test_images_beyond_the_memory_for_them_are_answered_503(tiny_detector, tmp_p
     app = app_of(tiny_detector, tmp_path, batch_size=2)
     gate = app.state.service.screener.judge = Gate(app.state.service.screener.judge)
     with TestClient(app, base_url="http://localhost") as client, ThreadPoolExecutor(1) as pool:
-        assert client.post("/v1/screen", files=form(CLEAN, CLEAN, CLEAN)).status_code == 503
         held = pool.submit(client.post, "/v1/screen", files=form(CLEAN, CLEAN))
         gate.wait_until_entered()
         assert client.post("/v1/screen", content=png(CLEAN)).status_code == 503
@@ -79,6 +80,42 @@ def test_images_beyond_the_memory_for_them_are_answered_503(tiny_detector, tmp_p
         assert held.result().status_code == 200
         assert client.post("/v1/explain", content=png(CLEAN)).status_code == 200
         assert client.post("/v1/screen", files=form(CLEAN, CLEAN)).status_code == 200
+
+
+def test_images_are_counted_before_many_more_are_decoded(tiny_detector, tmp_path, monkeypatch):
+    monkeypatch.setattr(service, "PIXELS_HELD", 4 * CLEAN.size)
+    app = app_of(tiny_detector, tmp_path, batch_size=1)
+    gate = app.state.service.screener.judge = Gate(app.state.service.screener.judge)
+    with TestClient(app, base_url="http://localhost") as client, ThreadPoolExecutor(20) as pool:
+        answers = [pool.submit(client.post, "/v1/screen", content=png(CLEAN)) for _ in range(20)]
+        refused = [answer.result() for answer in islice(as_completed(answers, PATIENCE), 20 - 5)]
+        assert {answer.status_code for answer in refused} == {503}
+        gate.opened.set()
+        assert 4 <= sum(answer.result().status_code == 200 for answer in answers) <= 5
+        assert app.state.service._pixels == 0
+
+
+def test_what_is_too_large_for_the_memory_alone_gets_records(tiny_detector, tmp_path, monkeypatch):
+    monkeypatch.setattr(service, "PIXELS_HELD", 2 * CLEAN.size)
+    app = app_of(tiny_detector, tmp_path)
+    with TestClient(app, base_url="http://localhost") as client:
+        records = client.post("/v1/screen", files=form(CLEAN, CLEAN, CLEAN)).json()["records"]
+    assert [record["verdict"] for record in records] == ["clean", "clean", "error"]
+    assert records[2]["error_kind"] == "too large"
+    assert app.state.service._pixels == 0
+
+
+def test_all_frames_count_as_pixels_in_memory(tiny_detector, tmp_path):
+    app = app_of(tiny_detector, tmp_path, frames="all", convert=True)
+    pages = io.BytesIO()
+    first, *others = (Image.fromarray(image) for image in (CLEAN, ATTACKED, CLEAN))
+    first.save(pages, "TIFF", save_all=True, append_images=others)
+    judge, held = app.state.service.screener.judge, []
+    app.state.service.screener.judge = lambda results: (held.append(app.state.service._pixels), judge(results))
+    with TestClient(app, base_url="http://localhost") as client:
+        assert client.post("/v1/screen", content=pages.getvalue()).status_code == 200
+    assert held == [3 * CLEAN.size]
+    assert app.state.service._pixels == 0
 
 
 def test_a_full_queue_answers_503_and_loses_nothing(tiny_detector, tmp_path):

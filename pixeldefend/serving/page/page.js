@@ -73,7 +73,7 @@ function explain(record, pictures) {
   }
   const p = record.p_value, shown = pictures || {};
   const share = p < 0.001 ? `${(100 * p).toFixed(2)} %` : `${(100 * p).toFixed(1)} %`;
-  let words = `${share} of clean images${record.history ? " of this history" : ""} have an anomaly score that is at least as high.`;
+  let words = `${share} of clean images${record.history ? " with such a history" : ""} have an anomaly score that is at least as high.`;
   if (record.history === "unknown") words += " The image is unlike the images that the detector knows, so its p-value promises less.";
   if (record.query_attack) words += " The image closely resembles several images that this client sent before. The queries of a black-box attack do this.";
   show(record.verdict, words);
