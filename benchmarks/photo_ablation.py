@@ -33,7 +33,7 @@ from pixeldefend.scores.likelihood_ratio import LikelihoodRatio
 from pixeldefend.training.photographs import NAMES
 from pixeldefend.training.ratio import fit_ratio
 
-ATTACKS = ("fgsm-2", "pgd-1", "pgd-2", "pgd-l2-1.0")
+ATTACKS = ("fgsm-2", "fgsm-8", "pgd-1", "pgd-2")
 RATE = 0.01
 STEPS = 4000
 OUT = Path(__file__).parent / "results" / "photo_ablation.json"

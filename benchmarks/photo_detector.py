@@ -108,6 +108,15 @@ def measure(runs: Path) -> None:
         "photographs": len(np.unique(test["photograph"])),
         "bits_per_dim": float(test["bits"].mean()),
         "rows": rows,
+        "by_estimated_history": [
+            {
+                "history": name,
+                "images": int((estimated == name).sum()),
+                **{f"flagged_at_{f}": float(v.is_adversarial[estimated == name].mean()) for f, v in flagged.items()},
+            }
+            for name in (*NAMES, UNKNOWN)
+            if (estimated == name).any()
+        ],
     }
     RESULTS.write_text(json.dumps(found, indent=2) + "\n")
     for row in rows:
