@@ -37,7 +37,7 @@ CONVERTED_FORMATS = ("TIFF", "AVIF", "HEIC")  # read only if conversions are all
 SUFFIXES = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif"}
 )
-MAX_BYTES = 64 * 2**20
+MAX_BYTES = 128 * 2**20  # a lossless photograph of 50 megapixels has about 80
 MAX_PIXELS = 64 * 2**20  # decoding takes about 10 bytes a pixel
 MAX_FRAMES = 256
 

@@ -24,7 +24,7 @@ from ..errors import ImageError
 MAX_SCANS = 100
 # Millions of empty segments in a JPEG would cost seconds.
 MAX_SEGMENTS = 10_000
-# The same for the chunks of a PNG or a WebP and the blocks of a GIF. A PNG of 64 MiB in chunks of 4 KiB has 16,000.
+# The same for the chunks of a PNG or a WebP and the blocks of a GIF. A PNG of 128 MiB in chunks of 4 KiB has 32,000.
 MAX_CHUNKS = 100_000
 # Pillow decodes the run lengths of a BMP in Python: half a second for each MiB.
 MAX_RLE_BYTES = 4 * 2**20
