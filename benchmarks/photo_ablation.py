@@ -35,7 +35,6 @@ from pixeldefend.training.ratio import fit_ratio
 
 ATTACKS = ("fgsm-2", "fgsm-8", "pgd-1", "pgd-2")
 RATE = 0.01
-STEPS = 4000
 OUT = Path(__file__).parent / "results" / "photo_ablation.json"
 Array = np.ndarray
 Rows = dict[str, Array]
@@ -62,7 +61,7 @@ def main() -> None:
     parser.add_argument("density")
     parser.add_argument("runs", type=Path)
     parser.add_argument("photographs", type=Path)
-    parser.add_argument("--limit", type=int, default=100)
+    parser.add_argument("--limit", type=int, default=256)
     parser.add_argument("--cache", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -121,7 +120,7 @@ def fitted(train: Rows, chosen: Array) -> LikelihoodRatio:
     """Fits a ratio that sees only some features."""
     copies = [torch.from_numpy(train[f"perturbed{k}"] * chosen) for k in range(COPIES)]
     clean = torch.from_numpy(train["clean"] * chosen)
-    return fit_ratio(clean, copies, train["label"], origins(train), NAMES, steps=STEPS)
+    return fit_ratio(clean, copies, train["label"], origins(train), NAMES)
 
 
 def seen_by(ratio: LikelihoodRatio, chosen: Array) -> Callable[[Rows], Array]:
