@@ -2,13 +2,15 @@
 
 No attack is run and no trained network is asked. Every perturbation is random: its pattern (independent, correlated in
 space or between channels, of high frequencies, of stripes and squares, or spread by a random strided convolution, as
-the gradient of a network is), its form (signs, clipped, several signed steps, normal), its size (1 to 16 grey levels)
-and its place (everywhere, in a region, in textured or in flat areas, at few sub-pixels).
+the gradient of a network is), its scale (of the image, or coarser, as if a classifier saw the image smaller), its form
+(signs, clipped, several signed steps, normal), its size (1 to 16 grey levels) and its place (everywhere, in a region, in
+textured or in flat areas, at few sub-pixels).
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,6 +20,8 @@ from torch.nn import functional as F
 from ..ambient import torch_defaults
 
 SIZES = {1: 0.3, 1.5: 0.1, 2: 0.25, 3: 0.1, 4: 0.1, 8: 0.1, 16: 0.05}  # in grey levels -> how often
+SMALLER = 0.25  # the share of perturbations that are made as if the classifier saw a smaller image
+SCALES = (1.05, 6.0)  # how much smaller
 
 
 @torch_defaults()
@@ -33,19 +37,56 @@ def perturbed(x: Tensor, *, seed: int) -> Tensor:
     """
     rng = np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
+    views = np.random.default_rng([seed, 1])
     images = []
     for image in x.float():
         # of grey images that are stored in colour, half the perturbations are grey too
         is_grey = len(image) > 1 and bool((image == image[:1]).all()) and rng.random() < 0.5
         image = image[:1] if is_grey else image
-        images.append((image + _perturbation(image, rng, generator)).round().clamp(0, 255).expand(x.shape[1:]))
+        images.append(
+            (image + _perturbation(image, _view(image, views), rng, generator))
+            .round()
+            .clamp(0, 255)
+            .expand(x.shape[1:])
+        )
     return torch.stack(images).to(torch.uint8) if len(images) else x
 
 
-def _perturbation(image: Tensor, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+@dataclass(frozen=True)
+class View:
+    """What a classifier sees of an image: a part of it, shrunk."""
+
+    scale: float = 1.0
+    margins: tuple[int, int, int, int] = (0, 0, 0, 0)  # what it does not see: left, right, top, bottom, in pixels
+
+    def pattern(self, shape: torch.Size, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+        """Returns a random pattern, (C, H, W), as the gradient reaches an image from what the classifier sees of it."""
+        left, right, top, bottom = self.margins
+        size = shape[1] - top - bottom, shape[2] - left - right
+        small = torch.Size([shape[0], *(max(8, round(side / self.scale)) for side in size)])
+        pattern = _pattern(small, rng, generator)
+        if small == shape:
+            return pattern
+        # bilinear interpolation is the gradient of the antialiased shrinking of `imagenet.resized_and_cropped`
+        pattern = F.interpolate(pattern[None], size, mode="bilinear")[0]
+        return F.pad(pattern / (pattern.std() + 1e-6), self.margins)
+
+
+def _view(image: Tensor, rng: np.random.Generator) -> View:
+    if rng.random() >= SMALLER:
+        return View()
+    scale = math.exp(rng.uniform(*np.log(SCALES)))
+    margins = [0] * 4
+    if rng.random() < 0.5:  # a crop of the middle
+        for side, length in enumerate((image.shape[2], image.shape[2], image.shape[1], image.shape[1])):
+            margins[side] = int(rng.uniform(0, 0.3) * length)
+    return View(scale, (margins[0], margins[1], margins[2], margins[3]))
+
+
+def _perturbation(image: Tensor, view: View, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
     """Returns (C, H, W) in grey levels."""
     size = float(rng.choice(list(SIZES), p=list(SIZES.values())))
-    pattern = _pattern(image.shape, rng, generator)
+    pattern = view.pattern(image.shape, rng, generator)
     form = rng.choice(["signs", "clipped", "steps", "normal"], p=[0.4, 0.2, 0.2, 0.2])
     if form == "signs":
         moved = size * pattern.sign()
@@ -54,7 +95,7 @@ def _perturbation(image: Tensor, rng: np.random.Generator, generator: torch.Gene
     elif form == "steps":  # an iterative attack takes many small steps, not all in the same direction
         total = pattern.sign()
         for _ in range(rng.integers(1, 4)):
-            total = total + rng.uniform(0.3, 1) * _pattern(image.shape, rng, generator).sign()
+            total = total + rng.uniform(0.3, 1) * view.pattern(image.shape, rng, generator).sign()
         moved = (size * rng.uniform(0.5, 1) * total).clamp(-size, size)
     else:
         moved = 0.6 * size * pattern
