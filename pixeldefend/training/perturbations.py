@@ -3,8 +3,8 @@
 No attack is run and no trained network is asked. Every perturbation is random: its pattern (independent, correlated in
 space or between channels, of high frequencies, of stripes and squares, or spread by a random strided convolution, as
 the gradient of a network is), its scale (of the image, or coarser, as if a classifier saw the image smaller), its form
-(signs, clipped, several signed steps, normal), its size (1 to 16 grey levels) and its place (everywhere, in a region, in
-textured or in flat areas, at few sub-pixels).
+(signs, clipped, several signed steps, normal), its size (1 to 16 grey levels) and its place (everywhere, in a region,
+in textured or in flat areas, at few sub-pixels).
 """
 
 from __future__ import annotations
