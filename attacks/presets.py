@@ -6,9 +6,10 @@ from .attack import Attack
 
 LINF_STEPS = (1, 2, 4, 8, 25)  # budgets, in 8-bit steps
 CARLINI_WAGNER = {"binary_search_steps": 4, "steps": 150, "initial_const": 1.0, "confidence": 0.2}
-# foolbox has neither
+# foolbox has none of these
 AUTO_PGD = "pixeldefend.attacks.apgd:LinfAutoPGD"
 SQUARE = "pixeldefend.attacks.square:LinfSquareAttack"
+TI_FGSM = "pixeldefend.attacks.ti_fgsm:LinfTranslationInvariantAttack"
 
 ATTACKS: dict[str, Attack] = {
     # a detector that flags this control flags any noise, so that detecting the attacks says little
@@ -17,6 +18,9 @@ ATTACKS: dict[str, Attack] = {
     **{f"fgsm-{k}": Attack("LinfFastGradientAttack", k / 255) for k in LINF_STEPS},
     # the same attack in 10 small steps (Kurakin et al. 2017)
     **{f"bim-{k}": Attack("LinfBasicIterativeAttack", k / 255, {"steps": 10}) for k in LINF_STEPS},
+    # for transfer to other classifiers: with momentum (Dong et al. 2018), or smoothed gradients (Dong et al. 2019)
+    **{f"mi-fgsm-{k}": Attack("LinfMomentumIterativeFastGradientMethod", k / 255, {"steps": 10}) for k in (4, 8)},
+    **{f"ti-fgsm-{k}": Attack(TI_FGSM, k / 255, {"steps": 10, "sigma": 2.0}) for k in (4, 8)},
     # from a random start, in 40 steps (Madry et al. 2018)
     **{f"pgd-{k}": Attack("LinfProjectedGradientDescentAttack", k / 255, {"steps": 40}) for k in LINF_STEPS},
     # with momentum and step sizes that adapt (Croce & Hein 2020), for two losses
@@ -37,4 +41,8 @@ ATTACKS: dict[str, Attack] = {
     # foolbox's default step size: too small to move pixels of exactly 0 or 255 in so few steps, so the change is
     # larger, but only in textured pixels
     "cw-l2-slow": Attack("L2CarliniWagnerAttack", settings={**CARLINI_WAGNER, "stepsize": 0.01}),
+    # the same with a penalty of the L1 norm, so that fewer pixels change, but by more (Chen et al. 2018)
+    "ead-l1": Attack("EADAttack", settings={**CARLINI_WAGNER, "initial_stepsize": 0.05, "decision_rule": "L1"}),
+    # the least L2 perturbation by steps whose direction and length are decoupled (Rony et al. 2019)
+    "ddn": Attack("DDNAttack", settings={"steps": 100}),
 }
