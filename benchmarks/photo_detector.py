@@ -36,7 +36,8 @@ from pixeldefend.zoo import load_detector, recipe_of
 
 COPIES = 1  # perturbed copies of each training image
 ORIGINALS = 8  # further crops of a photograph whose EXIF names its camera: such files are few, and differ most
-HISTORIES = {"train": 4, "calibration": len(NAMES), "test": len(NAMES)}  # of each photograph
+HISTORIES = {"train": 4, "calibration": len(NAMES), "test": len(NAMES)}  # of each photograph, drawn at once
+ROUNDS = {"train": 2, "calibration": 1, "test": 1}  # how often they are drawn
 SIDES = {"train": (72, 320), "calibration": (64, 512), "test": (64, 640)}  # of the crops, whose logarithms are uniform
 # each photograph calibrates this history twice, since images with it are often taken for others, which leaves few
 OFTEN_MISTAKEN = "sharpened"
@@ -161,8 +162,9 @@ def write_profiles(density: NeLLoC, paths: list[Path], part: str, out: Path, ind
 
 def images_of(path: Path, place: int, part: str) -> Iterator[tuple[int, Tensor, Origin | None, int]]:
     """Yields a photograph after different histories: the history, uint8 (1, 3, H, W), its origin, and a seed."""
-    rng = np.random.default_rng([place, len(part)])
-    yield from with_histories(path, rng.choice(len(NAMES), HISTORIES[part], replace=False).tolist(), part, rng)
+    for number in range(ROUNDS[part]):
+        rng = np.random.default_rng([place, len(part), number] if number else [place, len(part)])
+        yield from with_histories(path, rng.choice(len(NAMES), HISTORIES[part], replace=False).tolist(), part, rng)
     if part != "test" and names_a_camera(path):
         rng = np.random.default_rng([place, len(part), ORIGINALS])
         yield from with_histories(path, [NAMES.index(AS_IT_CAME)] * ORIGINALS, part, rng)
