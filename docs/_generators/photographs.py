@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from pixeldefend.images.corruptions import HISTORIES
 from pixeldefend.markdown import table
 
 from .sources import attack_title, load, percent, pick, results
 
-RUN = "photographs"
+RUN, NATIVE_RUN = "photographs", "photographs-native"
 
 
 def photo_false_alarms() -> str:
@@ -35,7 +36,15 @@ def photo_false_alarms_estimated() -> str:
 
 def photo_detection(*attacks: str) -> str:
     """AUROC and shares of attacked photographs that the detector flags; all attacks unless some are named."""
-    found = results(RUN)
+    return _detection(results(RUN), *attacks)
+
+
+def photo_detection_native() -> str:
+    """The same for photographs that were attacked at their own size."""
+    return _detection(results(NATIVE_RUN))
+
+
+def _detection(found: dict[str, Any], *attacks: str) -> str:
     own = [row for row in found["rows"] if row["statistic"] == found["statistic"]]
     rows = []
     for row in [pick(own, attack=attack) for attack in attacks] or own:
@@ -86,6 +95,7 @@ BLOCKS: tuple[Callable[..., str], ...] = (
     photo_false_alarms,
     photo_false_alarms_estimated,
     photo_detection,
+    photo_detection_native,
     photo_resaved,
     photo_ablation,
     photo_lossless,
