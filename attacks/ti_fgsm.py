@@ -12,10 +12,10 @@ from ..extras import extra
 
 with extra("attacks"):
     from eagerpy.astensor import astensor
-    from foolbox.attacks import LinfMomentumIterativeFastGradientMethod
+    from foolbox.attacks.mi_fgsm import LinfMomentumIterativeFastGradientMethod
 
 
-class LinfTranslationInvariantAttack(LinfMomentumIterativeFastGradientMethod):  # type: ignore[misc]
+class LinfTranslationInvariantAttack(LinfMomentumIterativeFastGradientMethod):
     """MI-FGSM on the mean gradient of slightly moved images.
 
     The mean over all moves, weighted by a Gaussian, is nearly the gradient smoothed by this Gaussian. So one gradient

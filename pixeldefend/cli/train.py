@@ -56,6 +56,28 @@ def train_density(
             help="An argument of the density as NAME=VALUE, such as filters=32. The option may be repeated.",
         ),
     ] = [],  # noqa: B006
+    start: Annotated[
+        str | None,
+        typer.Option(
+            help="The density with whose weights training starts: a shipped detector ({detectors}), or the file of a "
+            "density or a detector. It replaces --model and --set."
+        ),
+    ] = None,
+    perturb: Annotated[
+        bool,
+        typer.Option(
+            "--perturb",
+            help="Learn from images with random synthetic perturbations instead of clean ones, for the statistic "
+            "likelihood_ratio.",
+        ),
+    ] = False,
+    corruption: Annotated[
+        list[str],
+        typer.Option(
+            help="A benign corruption in your own pipeline: {corruptions}. 60 % of the training images go through one "
+            "of these. The option may be repeated."
+        ),
+    ] = [],  # noqa: B006
     data_dir: DataDir = Path("data"),
     epochs: Epochs = 8,
     batch_size: TrainingBatch = 32,
@@ -96,6 +118,9 @@ def train_density(
         out,
         model=model,
         arguments=dict(assignment(item) for item in set_),
+        start=start,
+        perturb=perturb,
+        corruptions=corruption,
         data_dir=data_dir,
         length=length,
         limit=limit,

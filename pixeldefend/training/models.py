@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -14,7 +14,9 @@ from torch import nn
 from ..classifier import ResNet
 from ..data import DataSet, load_dataset
 from ..densities import Autoregressive
-from ..errors import DataError
+from ..errors import DataError, ParameterError
+from ..images.corruptions import check_corruption
+from ..zoo import load_density, recipe_of
 from .build import build_for
 from .loop import train
 from .tasks import Classification, MaximumLikelihood
@@ -48,6 +50,9 @@ def train_density(
     *,
     model: str = "pixelcnnpp",
     arguments: Mapping[str, Any] | None = None,
+    start: str | os.PathLike[str] | None = None,
+    perturb: bool = False,
+    corruptions: Sequence[str] = (),
     data_dir: str | Path = "data",
     length: int = 256,
     limit: int | None = None,
@@ -70,6 +75,12 @@ def train_density(
         out: The folder for the density, metrics.csv and checkpoints.
         model: A key of `pixeldefend.densities.DENSITIES`.
         arguments: Arguments of the density, as `build_for` takes them.
+        start: The density with whose weights training starts: the name of a shipped detector, or a file of a density or
+            a detector. It replaces `model` and `arguments`. None for new weights.
+        perturb: Whether the density learns from images with random synthetic perturbations (`training.perturbations`)
+            instead of clean ones.
+        corruptions: Keys of `pixeldefend.images.corruptions.CORRUPTIONS`, one of which changes each of 60 % of the
+            training images, before any perturbation.
         data_dir: Where named data sets are kept.
         length: The number of characters of an event of text, or of samples of an event of audio.
         limit: Train on the first so many training events only.
@@ -86,20 +97,25 @@ def train_density(
         **place: Where and how it runs: accelerator, devices, nodes, resume and progress of `train`.
 
     Returns:
-        The trained density, with the metrics "nll" (nats) and, if the density has bits, "bits_per_dim".
+        The trained density. Its metrics on clean events are "nll" (nats) and, if it has bits, "bits_per_dim".
 
     Raises:
         DataError: If the data set cannot be read.
+        ModelError: If `start` is damaged.
         ParameterError: If the density does not suit the data, or as `train` raises it.
         FileNotFoundError: If the checkpoint to resume from is missing.
     """
     events = load_dataset(data, data_dir, length=length) if isinstance(data, str) else data
+    for corruption in corruptions:
+        check_corruption(corruption)
+    if (perturb or corruptions) and (len(events.train.shape) != 3 or events.train.levels != 256):
+        raise ParameterError(f"only 8-bit images can be perturbed or corrupted, but {events.name} holds others")
     torch.manual_seed(seed)
-    density = build_for(events, model, **(arguments or {}))
+    density = build_for(events, model, **(arguments or {})) if start is None else _started(start, arguments, events)
     schedule: dict[str, Any] = dict(
         epochs=epochs, batch_size=batch_size, seed=seed, ema=ema, clip=clip, patience=patience, precision=precision
     )
-    task = MaximumLikelihood(density, learning_rate, warmup, weight_decay)
+    task = MaximumLikelihood(density, learning_rate, warmup, weight_decay, perturb=perturb, corruptions=corruptions)
     metrics = train(task, events.train[:limit], events.validation, out=Path(out), **schedule, **place)
     recipe = dict(
         data=data if isinstance(data, str) else data.name,
@@ -111,9 +127,23 @@ def train_density(
         weight_decay=weight_decay,
         **schedule,
     )
+    if start is not None:
+        recipe |= {"start": str(start), "recipe_of_start": recipe_of(start)}
+    if perturb or corruptions:
+        recipe |= {"perturb": perturb, "corruptions": list(corruptions)}
     path = Path(out) / "density.safetensors"
     density.save(path, recipe=recipe, metrics=metrics)
     return Trained(density, path, metrics, recipe, len(events.validation))
+
+
+def _started(start: str | os.PathLike[str], arguments: Mapping[str, Any] | None, events: DataSet) -> Autoregressive:
+    """Returns the density with whose weights training starts."""
+    if arguments:
+        raise ParameterError(f"the weights to start with determine the density: leave out {', '.join(arguments)}")
+    density = load_density(start)
+    if not isinstance(density, Autoregressive) or not density.fits(events.train.shape):
+        raise ParameterError(f"{start} models events of shape {density.event_shape}, {events.name} has others")
+    return density.train()
 
 
 @torch.random.fork_rng(devices=[])

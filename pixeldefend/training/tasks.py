@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import lightning
@@ -11,6 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..densities import Density
+from ..images import from_uint8, to_uint8
+from ..images.corruptions import corrupt
+from .perturbations import perturbed
+
+CORRUPTED = 0.6  # the share of images that a benign corruption changes, if there are any
 
 
 class Task(lightning.LightningModule):
@@ -59,17 +65,30 @@ class MaximumLikelihood(Task):
         learning_rate: The highest learning rate.
         warmup: The number of steps of the warm-up.
         weight_decay: The weight decay of AdamW.
+        perturb: Whether the density learns from images with random synthetic perturbations instead of clean ones.
+        corruptions: Keys of `pixeldefend.images.corruptions.CORRUPTIONS`, one of which changes each of a share
+            `CORRUPTED` of the images.
     """
 
     model: Density
     best = ("nll", "min")
 
-    def __init__(self, model: Density, learning_rate: float, warmup: int, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: Density,
+        learning_rate: float,
+        warmup: int,
+        weight_decay: float = 0.0,
+        *,
+        perturb: bool = False,
+        corruptions: Sequence[str] = (),
+    ) -> None:
         super().__init__(model, learning_rate, warmup)
-        self.weight_decay = weight_decay
+        self.weight_decay, self.perturb, self.corruptions = weight_decay, perturb, tuple(corruptions)
 
     def training_step(self, batch: tuple[Tensor, ...], index: int) -> Tensor:
-        x = self.model.to_support(batch[0], noise=torch.rand_like(batch[0]))
+        events = changed(batch[0], self.perturb, self.corruptions)
+        x = self.model.to_support(events, noise=torch.rand_like(events))
         labelled = len(batch) > 1 and getattr(self.model, "classes", 0) > 0
         nats = self.model.objective(x, batch[1]) if labelled else self.model.objective(x)  # type: ignore[call-arg]
         self.log("train_nll", nats.mean(), prog_bar=True)
@@ -124,6 +143,30 @@ class Classification(Task):
 
     def optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), self.learning_rate, momentum=0.9, nesterov=True, weight_decay=5e-4)
+
+
+def changed(x: Tensor, perturb: bool, corruptions: Sequence[str] = ()) -> Tensor:
+    """Changes each event of a batch in a way of its own, by torch's global random numbers.
+
+    Args:
+        x: (N, C, H, W) in [0, 1], or events of another shape if nothing changes them.
+        perturb: Whether images get synthetic perturbations.
+        corruptions: Keys of `pixeldefend.images.corruptions.CORRUPTIONS`.
+
+    Returns:
+        The events, in the same shape, of 8 bits if something changes them.
+    """
+    if not perturb and not corruptions:
+        return x
+    images = []
+    for image in x.split(1):
+        if corruptions and torch.rand(()) < CORRUPTED:
+            name = corruptions[int(torch.randint(len(corruptions), ()))]
+            image = corrupt(image, name, seed=int(torch.randint(2**31, ())))
+        if perturb:
+            image = from_uint8(perturbed(to_uint8(image).cpu(), seed=int(torch.randint(2**31, ())))).to(x)
+        images.append(image)
+    return torch.cat(images)
 
 
 def worst_within(model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int = 3) -> Tensor:

@@ -17,7 +17,7 @@ from pixeldefend.data import load_dataset
 from pixeldefend.errors import DataError, ParameterError
 from pixeldefend.serialization import load_tensors
 from pixeldefend.training import MaximumLikelihood, build_for, train, train_classifier, train_density
-from pixeldefend.training.tasks import shifted
+from pixeldefend.training.tasks import changed, shifted
 
 PROGRAM = Path(sys.executable).parent / "pixeldefend"
 SMALL = dict(filters=4, blocks=1, scales=1, mixtures=2)
@@ -63,6 +63,48 @@ def test_the_file_says_how_it_was_trained(trained, data):
     assert meta["recipe"] == trained.recipe
     assert meta["recipe"]["train_sha256"] == load_dataset(data).train.digest()
     assert {"data", "images", "epochs", "batch_size", "learning_rate", "seed"} <= meta["recipe"].keys()
+
+
+def test_a_density_of_perturbed_images_starts_from_one_of_clean_images(trained, data, new, tmp_path):
+    longer, made = (
+        train_density(data, tmp_path / str(perturb), start=trained.path, perturb=perturb, epochs=EPOCHS, **QUICK)
+        for perturb in (False, True)
+    )
+    of_clean, of_perturbed = longer.model, made.model
+    noisy = changed(new, perturb=True)
+    assert of_clean.bits_per_dim(new).mean() < densities.load(trained.path).bits_per_dim(new).mean()
+    assert of_clean.bits_per_dim(new).mean() < of_perturbed.bits_per_dim(new).mean()
+    assert of_perturbed.bits_per_dim(noisy).mean() < of_clean.bits_per_dim(noisy).mean()
+    assert made.recipe["start"] == str(trained.path)
+    assert made.recipe["recipe_of_start"] == trained.recipe
+    assert made.recipe["perturb"]
+
+
+def test_training_images_are_changed_as_they_are_asked_to(new):
+    assert changed(new, perturb=False) is new
+    torch.manual_seed(0)
+    moved = changed(new, perturb=True)
+    assert (moved != new).flatten(1).any(1).all()
+    torch.testing.assert_close(moved, (255 * moved).round() / 255)
+    many = new.repeat(8, 1, 1, 1)
+    same = (changed(many, False, ["brighter-10%", "jpeg-50"]) == many).flatten(1).all(1)
+    assert 0.3 < same.double().mean() < 0.5
+    grey = torch.full((400, 1, 28, 28), 120 / 255)
+    brighter = changed(grey, True, ["brighter-10%"]).mean((1, 2, 3)) > 126 / 255  # perturbations hardly change means
+    assert 0.5 < brighter.double().mean() < 0.7
+
+
+def test_a_start_that_does_not_suit_is_refused(trained, data, tmp_path):
+    with pytest.raises(ParameterError, match="leave out filters"):
+        train_density(data, tmp_path, start=trained.path, arguments=SMALL, **QUICK)
+    with pytest.raises(ParameterError, match="models events of shape"):
+        train_density(data, tmp_path, start="cifar10", **QUICK)
+    with pytest.raises(ParameterError, match="unknown corruption"):
+        train_density(data, tmp_path, corruptions=["rain"], **QUICK)
+    rows = tmp_path / "rows.npz"
+    np.savez(rows, x=np.random.default_rng(0).normal(size=(200, 6)).astype(np.float32))
+    with pytest.raises(ParameterError, match="only 8-bit images"):
+        train_density(str(rows), tmp_path, model="made", perturb=True, **QUICK)
 
 
 def test_a_run_that_was_cut_goes_on_to_the_same_weights(trained, data, tmp_path):
