@@ -17,7 +17,7 @@ from ..calibration import conformal
 from ..classifier import predict_labels
 from ..data import DataSet
 from ..errors import DataError, ParameterError
-from ..scores import CLASSIFIER_SCORES, SCORES, bits_per_dim
+from ..scores import ALTERNATIVE_SCORES, CLASSIFIER_SCORES, SCORES, bits_per_dim
 from .adaptive import resolve_attacks, run_adaptive
 from .attacked import attack_all, labelled_test
 from .cache import Cache, digest, scores_digest
@@ -91,7 +91,8 @@ def run_benchmark(
         classifier: The classifier that is attacked: (N, C, H, W) in [0, 1] -> (N, classes) logits.
         data: The data set; its test images are attacked.
         attacks: Keys of `ATTACKS`, None for all.
-        statistics: Keys of `SCORES` and `CLASSIFIER_SCORES`. None for all but the expensive statistics and those that
+        statistics: Keys of `SCORES`, `CLASSIFIER_SCORES` and, if the detector has an alternative,
+            `ALTERNATIVE_SCORES`. None for all but the expensive statistics and those that
             use the classifier; [] for none. The detector's own statistic is always measured; it is the only one if
             there is no density.
         limit: How many test images are attacked; None for all.
@@ -282,5 +283,5 @@ def _statistics(scorer: Scorer, names: list[str] | None, data: DataSet, log: Cal
     elif names is None:
         names = usual_statistics(scorer, data, log)
     elif names:
-        names = validate_names(names, SCORES | CLASSIFIER_SCORES)
+        names = validate_names(names, SCORES | CLASSIFIER_SCORES | ALTERNATIVE_SCORES)
     return names if scorer.own in names else [*names, scorer.own]

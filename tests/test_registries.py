@@ -78,7 +78,7 @@ def help_of(*command: str) -> str:
 # -- what is there -----------------------------------------------------------------------------------------------------
 
 DOCUMENTED = {
-    "statistics": scores.SCORES | scores.CLASSIFIER_SCORES,
+    "statistics": scores.SCORES | scores.CLASSIFIER_SCORES | scores.ALTERNATIVE_SCORES,
     "densities": densities.DENSITIES,
     "corruptions": CORRUPTIONS,
     "histories": HISTORIES,
@@ -111,13 +111,23 @@ def test_every_adaptive_attack_is_of_a_known_kind():
     [
         (scores.SCORES, ["calibrate"]),
         (scores.CLASSIFIER_SCORES, ["calibrate"]),
+        (scores.ALTERNATIVE_SCORES, ["calibrate"]),
         (CORRUPTIONS, ["calibrate"]),
         (densities.DENSITIES, ["train", "density"]),
         (attacks.ATTACKS, ["benchmark"]),
         (ADAPTIVE, ["benchmark"]),
         (data.DATASETS, ["benchmark"]),
     ],
-    ids=["statistics", "statistics of the classifier", "corruptions", "densities", "attacks", "adaptive", "data sets"],
+    ids=[
+        "statistics",
+        "statistics of the classifier",
+        "statistics of the alternative",
+        "corruptions",
+        "densities",
+        "attacks",
+        "adaptive",
+        "data sets",
+    ],
 )
 def test_help_lists_every_entry(registry, command):
     text = help_of(*command)

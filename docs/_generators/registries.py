@@ -40,11 +40,12 @@ def densities() -> str:
 
 
 def statistics(which: str) -> str:
-    """Statistics of one kind: plain, combined, expensive, or those that ask the classifier."""
-    from pixeldefend.scores import CLASSIFIER_SCORES, EXPENSIVE, SCORES, Combined, Fused
+    """Statistics of one kind: plain, combined, expensive, or those that use the classifier or an alternative."""
+    from pixeldefend.scores import ALTERNATIVE_SCORES, CLASSIFIER_SCORES, EXPENSIVE, SCORES, Combined, Fused
 
     combined = {name: score for name, score in SCORES.items() if isinstance(score, Combined | Fused)}
     kinds = {"combined": combined, "expensive": EXPENSIVE, "classifier": CLASSIFIER_SCORES}
+    kinds["alternative"] = ALTERNATIVE_SCORES
     kinds["plain"] = {name: score for name, score in SCORES.items() if name not in combined | EXPENSIVE}
     return _named(kinds[which])
 

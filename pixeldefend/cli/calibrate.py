@@ -36,7 +36,7 @@ def calibrate(
         str,
         typer.Option(
             help="The statistic that gives an image its anomaly score: {statistics}. With --classifier, it may also be "
-            "{classifier_statistics}."
+            "{classifier_statistics}; with --alternative, {alternative_statistics}."
         ),
     ] = "excess_surprisal",
     classifier: Annotated[
@@ -45,6 +45,13 @@ def calibrate(
             help="The classifier for statistics that need one: the name of a shipped one ({classifiers}) or the path "
             "of "
             "a saved one."
+        ),
+    ] = None,
+    alternative: Annotated[
+        str | None,
+        typer.Option(
+            help="The density of perturbed images for statistics that need one: the density.safetensors that "
+            "`train density --perturb` wrote."
         ),
     ] = None,
     fpr: Annotated[
@@ -99,6 +106,7 @@ def calibrate(
         out,
         statistic=statistic,
         classifier=classifier,
+        alternative=alternative,
         fpr=0.01 if fpr is None else fpr,
         confidence=confidence,
         corruptions=corruption,

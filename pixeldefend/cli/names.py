@@ -8,6 +8,7 @@ from typing import Any
 
 # placeholder in a help text -> module and attribute that hold the names: a collection, or a function that returns one
 REGISTRIES: dict[str, tuple[str, str]] = {
+    "alternative_statistics": ("scores", "ALTERNATIVE_SCORES"),
     "attacks": ("attacks", "ATTACKS"),
     "backends": ("detectors.backends", "PRECISION"),
     "baselines": ("eval", "BASELINES"),

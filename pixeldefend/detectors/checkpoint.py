@@ -12,18 +12,21 @@ from ..errors import ModelError, ParameterError
 from ..scores.likelihood_ratio import LikelihoodRatio
 
 
-def density_of(path: str | os.PathLike[str], tensors: dict[str, Tensor], meta: dict[str, Any]) -> Density:
-    """Returns the density in a detector's file.
+def density_of(
+    path: str | os.PathLike[str], tensors: dict[str, Tensor], meta: dict[str, Any], role: str = "density"
+) -> Density:
+    """Returns a density in a detector's file.
 
     Args:
         path: The file, for messages.
         tensors: The tensors in the file.
         meta: The metadata of the file.
+        role: "density", or "alternative" for the density of perturbed images.
 
     Raises:
         ModelError: If the weights do not belong to the density.
     """
-    return restored(path, meta["density"], _part(tensors, "density."))
+    return restored(path, meta[role], _part(tensors, f"{role}."))
 
 
 def ratio_of(path: str | os.PathLike[str], tensors: dict[str, Tensor], meta: dict[str, Any]) -> LikelihoodRatio:

@@ -27,6 +27,8 @@ from .checkpoint import density_of
 from .samples import Samples, check_distinct, is_images, uint8_image, without_calibration_images
 from .scoring import Statistic, over_tiles, stitched, surprisal_of_pixels, to_numbers
 
+ROLES = ("density", "alternative")  # of the densities of a detector
+
 
 class Detector(ConformalDetector):
     """A detector that flags images which are too surprising under a density, at a known rate of false alarms.
@@ -38,8 +40,8 @@ class Detector(ConformalDetector):
     Args:
         density: A trained density.
         preprocessor: The preprocessor that turns images into tiles; None for `Identity`, one tile per image.
-        statistic: A key of `pixeldefend.scores.SCORES`, or of `CLASSIFIER_SCORES` for a statistic that uses the
-            classifier.
+        statistic: A key of `pixeldefend.scores.SCORES`, of `CLASSIFIER_SCORES` for a statistic that uses the
+            classifier, or of `ALTERNATIVE_SCORES` for one that uses the alternative.
         aggregate: A key of `pixeldefend.preprocessing.AGGREGATES`.
         fpr: The share of clean images that may be flagged, in (0, 1).
         confidence: None for a rate that holds on average over the draw of the calibration images. A number in (0, 1),
@@ -47,6 +49,7 @@ class Detector(ConformalDetector):
         batch_size: The number of images, and of tiles, that are scored at once, at least 1.
         classifier: A module, (N, C, H, W) in [0, 1] -> logits, for statistics that use it.
         backend: A key of `pixeldefend.detectors.backends.PRECISION`, which runs the density.
+        alternative: A density of perturbed images, for statistics that compare the density with it.
 
     Attributes:
         score_: The statistic, fitted.
@@ -67,6 +70,7 @@ class Detector(ConformalDetector):
         batch_size: int = 64,
         classifier: nn.Module | None = None,
         backend: str = "float32",
+        alternative: Density | None = None,
     ) -> None:
         super().__init__(fpr=fpr, confidence=confidence, batch_size=batch_size)
         self.density = density
@@ -75,6 +79,7 @@ class Detector(ConformalDetector):
         self.aggregate = aggregate
         self.classifier = classifier
         self.backend = backend
+        self.alternative = alternative
 
     @property
     def precision(self) -> str:  # type: ignore[override]
@@ -221,10 +226,12 @@ class Detector(ConformalDetector):
         """Returns the tiles of images, and statistics of them, (T, ...) each."""
         density = self._density()
         tiles = self._preprocessor()(x.to(density.device, density.dtype))
-        fast = None if torch.is_grad_enabled() else self._on_backend(self.backend)
+        fast = None if torch.is_grad_enabled() else self._on_backend(self.backend, "density")
+        alternative = None if torch.is_grad_enabled() else self._on_backend(self.backend, "alternative")
         # as many tiles at once as there are images; the caller passes fewer if memory is short
         size = max(self.batch_size, len(x))
-        return tiles, over_tiles(statistics, tiles.x, density, size, self.classifier, fast)
+        alternative = alternative or self.alternative
+        return tiles, over_tiles(statistics, tiles.x, density, size, self.classifier, fast, alternative)
 
     def _per_image(self, x: Tensor, *statistics: Statistic) -> list[Tensor]:
         tiles, found = self._of_tiles(x, *statistics)
@@ -321,7 +328,8 @@ class Detector(ConformalDetector):
             MissingExtraError: If the backend is not installed.
         """
         other = self._with(backend=check_backend(backend))
-        other._on_backend(backend)  # what cannot run it is refused now
+        for role in ROLES:
+            other._on_backend(backend, role)  # what cannot run it is refused now
         return other
 
     def _scores(self, score: Statistic, samples: Samples) -> Array:
@@ -343,16 +351,15 @@ class Detector(ConformalDetector):
 
         return features
 
-    def _on_backend(self, backend: str) -> Density | None:
-        """Returns the density on a backend, which is made once; None for the reference."""
-        density = self._density()
-        if backend == "float32":
+    def _on_backend(self, backend: str, role: str) -> Density | None:
+        """Returns the density of a role on a backend, which is made once; None for the reference, or no density."""
+        density: Density | None = getattr(self, role)
+        if backend == "float32" or density is None:
             return None
-        made = self.__dict__.get("_made")
-        if made is None or made[:2] != (backend, id(density)):
-            made = self._made = (backend, id(density), on_backend(density, backend))
-        on: Density = made[2]
-        return on
+        kept: dict[str, tuple[str, int, Density]] = self.__dict__.setdefault("_made", {})
+        if kept.get(role, ())[:2] != (backend, id(density)):
+            kept[role] = (backend, id(density), on_backend(density, backend))
+        return kept[role][2]
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in super().__getstate__().items() if name != "_made"}
@@ -383,17 +390,26 @@ class Detector(ConformalDetector):
         if "backend" in given:
             check_backend(given["backend"])
         detector = super().load(path, **given)
-        detector._density().to(check_device(device))
+        for role in ROLES:
+            if (density := getattr(detector, role)) is not None:
+                density.to(check_device(device))
         return detector
 
     def _tensors(self) -> dict[str, Tensor]:
-        return {f"density.{name}": tensor for name, tensor in self._density().state_dict().items()}
+        return {
+            f"{role}.{name}": tensor for role, density in self._roles() for name, tensor in density.state_dict().items()
+        }
+
+    def _roles(self) -> list[tuple[str, Density]]:
+        """Returns the densities that there are, with their roles."""
+        there = [(role, getattr(self, role)) for role in ROLES]
+        return [(role, density) for role, density in there if density is not None]
 
     def _notes(self) -> dict[str, Any]:
-        density = self._density()
-        if density.config is None:
+        self._density()
+        notes: dict[str, Any] = {role: density.config for role, density in self._roles()}
+        if None in notes.values():
             raise ModelError("the density has no config, so a saved file could not be loaded")
-        notes: dict[str, Any] = {"density": density.config}
         if self.preprocessor is not None:
             notes["preprocessor"] = self.preprocessor.config()
         return {**notes, "learned": self.score_.state() if isinstance(self.score_, LearnedScore) else {}}
@@ -403,7 +419,10 @@ class Detector(ConformalDetector):
         parameters = {**meta["parameters"], **given}
         if "preprocessor" in meta:
             parameters["preprocessor"] = build(meta["preprocessor"])
-        detector = cls(density_of(path, tensors, meta).eval(), **parameters)
+        for role in ROLES:
+            if role in meta:
+                parameters[role] = density_of(path, tensors, meta, role).eval()
+        detector = cls(**parameters)
         detector.score_ = make_score(detector.statistic)
         if isinstance(detector.score_, LearnedScore):
             try:

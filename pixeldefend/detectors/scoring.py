@@ -24,6 +24,7 @@ def over_tiles(
     size: int,
     classifier: nn.Module | None = None,
     fast: Density | None = None,
+    alternative: Density | None = None,
 ) -> list[Tensor]:
     """Computes statistics of tiles, all from one pass of the density.
 
@@ -34,13 +35,14 @@ def over_tiles(
         size: The most tiles at once; what was computed about them is forgotten before the next.
         classifier: For statistics that use it.
         fast: The density on another backend, asked for conditionals in its place.
+        alternative: A density of perturbed images, for statistics that use it.
 
     Returns:
         (T, ...) for each statistic.
     """
     found: list[list[Tensor]] = [[] for _ in statistics]
     for part in x.split(max(size, 1)) if len(x) else (x,):
-        evidence = Evidence(density, density.to_support(part), classifier, fast)
+        evidence = Evidence(density, density.to_support(part), classifier, fast, alternative)
         for values, statistic in zip(found, statistics, strict=True):
             values.append(evidence.once(statistic))
     return [torch.cat(values) for values in found]

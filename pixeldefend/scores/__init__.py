@@ -10,6 +10,7 @@ import copy
 import math
 
 from ..errors import ParameterError
+from .alternative import likelihood_ratio
 from .combined import Combined, Fused, NoiseContrast, Pooled
 from .evidence import Evidence, Score
 from .learned import LearnedScore, SurprisalGiven, Typicality, with_noise
@@ -109,12 +110,15 @@ SCORES |= EXPENSIVE
 CLASSIFIER_SCORES: dict[str, Score] = {"purified_disagreement": PurifiedDisagreement(4, 8)}
 CLASSIFIER_SCORES["fused_with_classifier"] = Fused({**FUSED_PARTS, **CLASSIFIER_SCORES})
 
+# statistics that also need an alternative, a density of perturbed images
+ALTERNATIVE_SCORES: dict[str, Score] = {"likelihood_ratio": likelihood_ratio}
+
 
 def make_score(name: str) -> Score:
     """Returns a statistic by its name.
 
     Args:
-        name: A key of `SCORES` or `CLASSIFIER_SCORES`.
+        name: A key of `SCORES`, `CLASSIFIER_SCORES` or `ALTERNATIVE_SCORES`.
 
     Returns:
         The statistic. If it learns, it is a new copy that is not fitted yet.
@@ -122,7 +126,7 @@ def make_score(name: str) -> Score:
     Raises:
         ParameterError: If there is no statistic of this name.
     """
-    statistics = SCORES | CLASSIFIER_SCORES
+    statistics = SCORES | CLASSIFIER_SCORES | ALTERNATIVE_SCORES
     if name not in statistics:
         raise ParameterError(f"unknown statistic {name!r}; there are: {', '.join(statistics)}")
     score = statistics[name]
@@ -130,6 +134,7 @@ def make_score(name: str) -> Score:
 
 
 __all__ = [
+    "ALTERNATIVE_SCORES",
     "CLASSIFIER_SCORES",
     "EXPENSIVE",
     "SCORES",

@@ -46,15 +46,22 @@ class Evidence:
         x: (N, *event), as `density.to_support` returns it.
         classifier: (N, C, H, W) in [0, 1] -> (N, classes) logits, for the statistics in `CLASSIFIER_SCORES`.
         fast: The same density on a faster backend, which then computes the conditionals.
+        alternative: A density of perturbed images, for the statistics in `ALTERNATIVE_SCORES`.
     """
 
     def __init__(
-        self, density: Density, x: Tensor, classifier: nn.Module | None = None, fast: Density | None = None
+        self,
+        density: Density,
+        x: Tensor,
+        classifier: nn.Module | None = None,
+        fast: Density | None = None,
+        alternative: Density | None = None,
     ) -> None:
         self.density = density
         self.x = x
         self.classifier = classifier
         self.fast = fast
+        self.alternative = alternative
         self._computed: dict[Any, Tensor] = {}
 
     def once(self, function: Callable[[Evidence], Tensor]) -> Tensor:

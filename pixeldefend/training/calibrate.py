@@ -48,6 +48,7 @@ def calibrate(
     *,
     statistic: str = "excess_surprisal",
     classifier: str | nn.Module | None = None,
+    alternative: str | os.PathLike[str] | Density | None = None,
     fpr: float = 0.01,
     confidence: float | None = None,
     corruptions: Sequence[str] = (),
@@ -67,8 +68,10 @@ def calibrate(
         density: A density, the path of a density's or a detector's file, or the name of a shipped detector.
         data: A data set, or its name as `load_dataset` takes it.
         out: The .safetensors file to write, or None to write none.
-        statistic: A key of `pixeldefend.scores.SCORES` or, with a classifier, of `CLASSIFIER_SCORES`.
+        statistic: A key of `pixeldefend.scores.SCORES`; with a classifier, also of `CLASSIFIER_SCORES`; with an
+            alternative, also of `ALTERNATIVE_SCORES`.
         classifier: The classifier for statistics that use one: a module, the name of a shipped one, or a file.
+        alternative: The density of perturbed images for statistics that use one, given like `density`.
         fpr: The share of clean images that may be flagged, in (0, 1).
         confidence: The probability with which this calibration keeps `fpr`, in (0, 1); None to keep it on average.
         corruptions: Keys of `pixeldefend.images.corruptions.CORRUPTIONS` for which the rate must hold, too.
@@ -92,11 +95,8 @@ def calibrate(
     place = check_device(device)
     if out is not None:
         check_writable(Path(out))
-    if isinstance(density, Density):
-        model, title, trained = density.to(place), type(density).__name__, recipe or {}
-    else:
-        model, title = load_density(density, device=place), str(density)
-        trained = recipe_of(title) if recipe is None else recipe
+    model, title, trained = _density(density, place, recipe)
+    other, other_title, other_trained = (None, "", {}) if alternative is None else _density(alternative, place, None)
     shape = model.event_shape or ()
     length = shape[0] if len(shape) == 1 and shape[0] is not None else 256
     if isinstance(data, str):
@@ -104,8 +104,9 @@ def calibrate(
     else:
         name, images = data.name, data
     _check_unseen(title, trained, name, images)
+    _check_unseen(other_title, other_trained, name, images)
     asked = load_classifier(classifier, device=place) if isinstance(classifier, str) else classifier
-    detector = Detector(model, statistic=statistic, fpr=fpr, confidence=confidence, classifier=asked)
+    detector = Detector(model, statistic=statistic, fpr=fpr, confidence=confidence, classifier=asked, alternative=other)
     detector.fit(images.calibration.x, X_fit=images.fit.x[:fit_images], corruptions=corruptions, backends=backends)
     metrics = _measured(detector, images)
     notes = {
@@ -114,6 +115,8 @@ def calibrate(
         "metrics": metrics,
         "recipe": {"torch": torch.__version__, **trained},
     }
+    if other is not None:
+        notes["recipe_of_alternative"] = other_trained
     if out is not None:
         detector.save(out, **notes)
     return Calibrated(detector, metrics, notes)
@@ -199,6 +202,15 @@ def adapt(
     if out is not None:
         after.save(out, adapted={"photographs": len(profiles), "histories": dict(histories)})
     return Adapted(after, dict(histories.most_common()), float(verdicts.is_adversarial.mean()), skipped)
+
+
+def _density(
+    density: str | os.PathLike[str] | Density, place: torch.device, recipe: dict[str, Any] | None
+) -> tuple[Density, str, dict[str, Any]]:
+    """Returns a density on a device, its title in messages, and the recipe by which it was trained."""
+    if isinstance(density, Density):
+        return density.to(place), type(density).__name__, recipe or {}
+    return load_density(density, device=place), str(density), recipe_of(density) if recipe is None else recipe
 
 
 def _check_unseen(density: str, recipe: dict[str, Any], name: str, images: DataSet) -> None:

@@ -1,0 +1,39 @@
+"""Statistics that compare the density with an alternative, a density of perturbed images.
+
+By Neyman and Pearson no test of "perturbed" against "clean" is more powerful than the likelihood ratio of the two
+densities. What an image shows has nearly the same probability under both, and cancels.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..densities import Autoregressive
+from ..errors import ParameterError
+from .evidence import Evidence
+
+
+def likelihood_ratio(evidence: Evidence) -> Tensor:
+    """The log likelihood ratio log q(x) - log p(x) of an alternative q, a density of perturbed images.
+
+    `pixeldefend train density --start P --perturb` makes the alternative of a density.
+
+    Args:
+        evidence: The evidence about N images.
+
+    Returns:
+        (N,), in nats.
+
+    Raises:
+        ParameterError: If there is no alternative.
+
+    Reference:
+        Neyman & Pearson 1933, "On the problem of the most efficient tests of statistical hypotheses"; compare Ren et
+        al. 2019, "Likelihood ratios for out-of-distribution detection", arXiv:1906.02845.
+    """
+    q = evidence.alternative
+    if q is None:
+        raise ParameterError("likelihood_ratio needs a density of perturbed images: Detector(density, alternative=...)")
+    if isinstance(q, Autoregressive):  # on a faster backend it has conditionals only
+        return q.conditionals(evidence.x).log_prob(evidence.x).flatten(1).sum(1) - evidence.log_prob
+    return q.log_prob(evidence.x) - evidence.log_prob
