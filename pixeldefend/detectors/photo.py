@@ -30,7 +30,7 @@ MIN_SIDE = 64
 # Histories with fewer calibration images share theirs. So p-values go down to 0.001.
 IMAGES_OF_A_HISTORY = 1000
 OWN_IMAGES_OF_A_HISTORY = 200  # with so many images of a user, a history is judged by these alone
-LIKELY = 0.2  # an image is also compared with those of other histories that are at least so probable
+LIKELY = 0.15  # an image is also compared with those of other histories that are at least so probable
 UNKNOWN = "unknown"
 Origins = Sequence[Origin | None] | None
 

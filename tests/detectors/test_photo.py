@@ -7,7 +7,7 @@ from PIL import Image
 
 from pixeldefend.densities import NeLLoC
 from pixeldefend.detectors import PhotoDetector, load
-from pixeldefend.detectors.photo import IMAGES_OF_A_HISTORY, OWN_IMAGES_OF_A_HISTORY, UNKNOWN
+from pixeldefend.detectors.photo import IMAGES_OF_A_HISTORY, LIKELY, OWN_IMAGES_OF_A_HISTORY, UNKNOWN
 from pixeldefend.errors import CalibrationError, ImageError, ModelError, ParameterError
 from pixeldefend.images import Origin
 from pixeldefend.scores.likelihood_ratio import FILE_KINDS, LikelihoodRatio
@@ -76,7 +76,8 @@ def test_an_image_is_also_compared_with_those_of_other_likely_histories(detector
     found[:, 1] = np.linspace(-0.5, 0.5, len(found))  # their log-odds of being rough are 6 times this
     rough = 1 / (1 + np.exp(-6 * found[:, 1]))
     verdicts = detector.judge_profiles(found)
-    smooth_alone, both, rough_alone = rough < 0.19, (rough > 0.21) & (rough < 0.79), rough > 0.81
+    less, more = LIKELY - 0.01, LIKELY + 0.01
+    smooth_alone, both, rough_alone = rough < less, (rough > more) & (rough < 1 - more), rough > 1 - less
     assert min(smooth_alone.sum(), both.sum(), rough_alone.sum()) > 30
     sure = found.copy()
     sure[:, 1] = -1
