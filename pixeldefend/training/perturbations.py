@@ -54,13 +54,27 @@ def perturbed(x: Tensor, *, seed: int) -> Tensor:
 
 @dataclass(frozen=True)
 class View:
-    """What a classifier sees of an image: a part of it, shrunk."""
+    """What a classifier sees of an image: a part of it, shrunk.
+
+    Args:
+        scale: How much it is shrunk, at least 1.
+        margins: How many pixels the classifier does not see: left, right, top, bottom.
+    """
 
     scale: float = 1.0
-    margins: tuple[int, int, int, int] = (0, 0, 0, 0)  # what it does not see: left, right, top, bottom, in pixels
+    margins: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     def pattern(self, shape: torch.Size, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
-        """Returns a random pattern, (C, H, W), as the gradient reaches an image from what the classifier sees of it."""
+        """Returns a random pattern that reaches an image as a gradient does, from what the classifier sees of it.
+
+        Args:
+            shape: (C, H, W), of the image.
+            rng: The source of choices.
+            generator: The source of the pattern.
+
+        Returns:
+            (C, H, W).
+        """
         left, right, top, bottom = self.margins
         size = shape[1] - top - bottom, shape[2] - left - right
         small = torch.Size([shape[0], *(max(8, round(side / self.scale)) for side in size)])
