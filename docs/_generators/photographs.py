@@ -91,6 +91,15 @@ def photo_ablation() -> str:
     return table(header, rows, "l" + "r" * (len(header) - 1))
 
 
+def photo_speed() -> str:
+    """Seconds and peak memory for one photograph of each size."""
+    rows = []
+    for row in load("photo_speed")["rows"]:
+        cells = (f"{row[run]['seconds']:.1f} s, {row[run]['MiB']:,.0f} MiB" for run in ("verdict", "verdict and map"))
+        rows.append((row["size"], *cells))
+    return table(["size", "verdict", "verdict and map"], rows, "lrr")
+
+
 BLOCKS: tuple[Callable[..., str], ...] = (
     photo_false_alarms,
     photo_false_alarms_estimated,
@@ -99,4 +108,5 @@ BLOCKS: tuple[Callable[..., str], ...] = (
     photo_resaved,
     photo_ablation,
     photo_lossless,
+    photo_speed,
 )
