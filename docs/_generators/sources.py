@@ -69,13 +69,13 @@ def attack_title(name: str) -> str:
     """Spells out the name of an attack preset: "pgd-l2-0.25" becomes "PGD L2 0.25"."""
     spelled = {"noise": "uniform noise", "deepfool-linf": "DeepFool Linf", "deepfool-l2": "DeepFool L2"}
     spelled |= {"cw-l2": "C&W L2", "cw-l2-slow": "C&W L2, small steps", "fmn-l0": "FMN L0"}
-    spelled |= {"salt-and-pepper": "salt and pepper", "square": "Square"}
+    spelled |= {"salt-and-pepper": "salt and pepper", "square": "Square", "ead-l1": "EAD L1", "ddn": "DDN"}
     if name in spelled:
         return spelled[name]
     family, _, rest = name.partition("-")
-    if family == "apgd":
-        loss, _, eps = rest.partition("-")
-        return f"APGD-{loss.upper()} {eps}/255"
+    if family in ("apgd", "mi", "ti"):
+        kind, _, eps = rest.partition("-")
+        return f"{family.upper()}-{kind.upper()} {eps}/255"
     if rest.startswith("l2-"):
         return f"{family.upper()} L2 {rest.removeprefix('l2-')}"
     return f"{spelled.get(family, family.upper())} {rest}/255" if rest else name

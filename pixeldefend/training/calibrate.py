@@ -96,7 +96,6 @@ def calibrate(
     if out is not None:
         check_writable(Path(out))
     model, title, trained = _density(density, place, recipe)
-    other, other_title, other_trained = (None, "", {}) if alternative is None else _density(alternative, place, None)
     shape = model.event_shape or ()
     length = shape[0] if len(shape) == 1 and shape[0] is not None else 256
     if isinstance(data, str):
@@ -104,7 +103,11 @@ def calibrate(
     else:
         name, images = data.name, data
     _check_unseen(title, trained, name, images)
-    _check_unseen(other_title, other_trained, name, images)
+    other: Density | None = None
+    recipe_of_other: dict[str, Any] = {}
+    if alternative is not None:
+        other, other_title, recipe_of_other = _density(alternative, place, None)
+        _check_unseen(other_title, recipe_of_other, name, images)
     asked = load_classifier(classifier, device=place) if isinstance(classifier, str) else classifier
     detector = Detector(model, statistic=statistic, fpr=fpr, confidence=confidence, classifier=asked, alternative=other)
     detector.fit(images.calibration.x, X_fit=images.fit.x[:fit_images], corruptions=corruptions, backends=backends)
@@ -116,7 +119,7 @@ def calibrate(
         "recipe": {"torch": torch.__version__, **trained},
     }
     if other is not None:
-        notes["recipe_of_alternative"] = other_trained
+        notes["recipe_of_alternative"] = recipe_of_other
     if out is not None:
         detector.save(out, **notes)
     return Calibrated(detector, metrics, notes)

@@ -43,12 +43,8 @@ def perturbed(x: Tensor, *, seed: int) -> Tensor:
         # of grey images that are stored in colour, half the perturbations are grey too
         is_grey = len(image) > 1 and bool((image == image[:1]).all()) and rng.random() < 0.5
         image = image[:1] if is_grey else image
-        images.append(
-            (image + _perturbation(image, _view(image, views), rng, generator))
-            .round()
-            .clamp(0, 255)
-            .expand(x.shape[1:])
-        )
+        moved = image + _perturbation(image, _view(image, views), rng, generator)
+        images.append(moved.round().clamp(0, 255).expand(x.shape[1:]))
     return torch.stack(images).to(torch.uint8) if len(images) else x
 
 
@@ -90,11 +86,11 @@ def _view(image: Tensor, rng: np.random.Generator) -> View:
     if rng.random() >= SMALLER:
         return View()
     scale = math.exp(rng.uniform(*np.log(SCALES)))
-    margins = [0] * 4
-    if rng.random() < 0.5:  # a crop of the middle
-        for side, length in enumerate((image.shape[2], image.shape[2], image.shape[1], image.shape[1])):
-            margins[side] = int(rng.uniform(0, 0.3) * length)
-    return View(scale, (margins[0], margins[1], margins[2], margins[3]))
+    if rng.random() >= 0.5:
+        return View(scale)
+    _, h, w = image.shape  # the classifier crops the middle
+    left, right, top, bottom = (int(rng.uniform(0, 0.3) * length) for length in (w, w, h, h))
+    return View(scale, (left, right, top, bottom))
 
 
 def _perturbation(image: Tensor, view: View, rng: np.random.Generator, generator: torch.Generator) -> Tensor:

@@ -1,7 +1,10 @@
 """Calibration from Python: the same guards as on the command line."""
 
+import copy
+
 import numpy as np
 import pytest
+import torch
 from helpers import clean_images
 
 from pixeldefend.classifier import ResNet
@@ -50,6 +53,24 @@ def test_models_and_data_may_be_objects(tiny_density, data):
     classifier = ResNet((1, 8, 8), width=2).eval()
     asked = calibrate(tiny_density, images, statistic="purified_disagreement", classifier=classifier, fpr=0.05)
     assert asked.detector.classifier is classifier
+
+
+def test_an_alternative_joins_the_file_and_has_not_seen_the_images_either(saved, tiny_density, data, tmp_path):
+    other, out = copy.deepcopy(tiny_density), tmp_path / "detector.safetensors"
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    path = tmp_path / "alternative.safetensors"
+    other.save(path, recipe=load_tensors(saved)[1]["recipe"] | {"perturb": True})
+    made = calibrate(saved, data, out, statistic="likelihood_ratio", alternative=path, fpr=0.05)
+    assert load_tensors(out)[1]["recipe_of_alternative"]["perturb"]
+    x = load_dataset(data).test.x.float()[:3] / 255
+    wanted = other.log_prob(x) - tiny_density.log_prob(x)
+    np.testing.assert_allclose(-Detector.load(out).score_samples(x), wanted.detach().numpy(), rtol=1e-3, atol=1e-2)
+    other.save(path, recipe={"data": "others", "train_sha256": "0"})
+    with pytest.raises(CalibrationError, match=r"alternative\.safetensors"):
+        calibrate(saved, data, statistic="likelihood_ratio", alternative=path, fpr=0.05)
+    assert made.detector.alternative is not None
 
 
 def test_a_statistic_that_learns_has_images_of_its_own(tiny_density, data):
