@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,8 @@ BRIGHTEST = 8.0  # nats; 256 equally probable values have a surprisal of 5.5
 # of photographs, the excess surprisal around each pixel is shown; of attacked ones it is about 1 nat
 BRIGHTEST_EXCESS = 1.5
 SMOOTHING = 3.0  # pixels, the standard deviation of the Gaussian
+REACH = math.ceil(4 * SMOOTHING)  # pixels, where the Gaussian ends
+ROWS_DRAWN = 64  # of a large image at once, since drawing needs many times the memory of the rows
 COLOURS = {"clean": (44, 122, 75), "adversarial": (192, 57, 43)}
 INK, PAPER, MARGIN = (51, 51, 51), (255, 255, 255), 12
 LEGEND = 56  # the height of a scale with its words
@@ -53,19 +55,32 @@ def overlay(image: np.ndarray, excess: np.ndarray) -> np.ndarray:
     Returns:
         uint8 (H, W, 3): the photograph in grey, tinted from black for 0 nats or less to yellow for 1.5 or more.
     """
-    around = gaussian_filter(np.clip(np.nan_to_num(excess), -6, 9).astype(np.float32), SMOOTHING, mode="nearest")
+    return np.concatenate([_overlay_of_rows(image, excess, rows) for rows in _strips(len(excess))])
+
+
+def _overlay_of_rows(image: np.ndarray, excess: np.ndarray, rows: slice) -> np.ndarray:
+    top, bottom, _ = rows.indices(len(excess))
+    above = min(top, REACH)
+    clipped = np.clip(np.nan_to_num(excess[top - above : bottom + REACH]), -6, 9).astype(np.float32)
+    around = gaussian_filter(clipped, SMOOTHING, mode="nearest", radius=REACH)[above : above + bottom - top]
     tint = INFERNO[(np.clip(around / BRIGHTEST_EXCESS, 0, 1) * 255).astype(int)]
-    grey = _rgb(image).mean(2, keepdims=True)
+    grey = _rgb(image[rows]).mean(2, keepdims=True)
     return (0.35 * grey + 0.65 * tint).astype(np.uint8)
 
 
-def picture_of(screened: Screened) -> np.ndarray:
-    """Returns uint8 (H, W, 3): the heat map of an image that has a map, or the overlay of a photograph."""
+def _picture_of(screened: Screened, rows: slice = slice(None)) -> np.ndarray:
+    """Returns uint8 (h, W, 3), the heat map of h rows of an image, or the overlay of a photograph."""
     assert screened.image is not None
     assert screened.surprisal_map is not None
     if screened.record.history is None:
-        return heat_map(screened.surprisal_map)
-    return overlay(screened.image, screened.surprisal_map)
+        return heat_map(screened.surprisal_map[rows])
+    return _overlay_of_rows(screened.image, screened.surprisal_map, rows)
+
+
+def _strips(height: int) -> Iterator[slice]:
+    """Yields the rows of one strip of an image after another."""
+    for top in range(0, height, ROWS_DRAWN):
+        yield slice(top, min(top + ROWS_DRAWN, height))
 
 
 def save_heat_map(screened: Screened, folder: Path, taken: set[str] | None = None) -> Path:
@@ -83,13 +98,14 @@ def save_heat_map(screened: Screened, folder: Path, taken: set[str] | None = Non
         OSError: If the PNG cannot be written.
     """
     assert screened.image is not None
-    scale = max(1, 256 // screened.image.shape[0])
-    pair = np.concatenate([_rgb(screened.image), picture_of(screened)], 1).repeat(scale, 0).repeat(scale, 1)
-    height, width = pair.shape[:2]
-    sheet = Image.new("RGB", (width, height + LEGEND), PAPER)
-    sheet.paste(Image.fromarray(pair), (0, 0))
-    legend_width = min(width - 2 * MARGIN, 420)
-    _draw_legend(sheet, MARGIN, height + 8, legend_width, screened.record.history is not None)
+    height, width = screened.image.shape[:2]
+    scale = max(1, 256 // height)
+    sheet = Image.new("RGB", (2 * scale * width, scale * height + LEGEND), PAPER)
+    for rows in _strips(height):
+        pair = np.concatenate([_rgb(screened.image[rows]), _picture_of(screened, rows)], 1)
+        sheet.paste(Image.fromarray(pair.repeat(scale, 0).repeat(scale, 1)), (0, scale * rows.start))
+    legend_width = min(sheet.width - 2 * MARGIN, 420)
+    _draw_legend(sheet, MARGIN, scale * height + 8, legend_width, screened.record.history is not None)
     path = folder / screened.record.picture_name(folder, taken)
     _save(sheet, path)
     return path
@@ -117,7 +133,7 @@ def save_contact_sheet(results: Sequence[Screened], path: Path) -> None:
         colour = COLOURS.get(result.record.verdict, INK)
         draw.rectangle((left, top, left + width - 1, top + side + 2 * frame - 1), outline=colour, width=frame)
         sheet.paste(_fitted(result.image, side), (left + frame, top + frame))
-        sheet.paste(_fitted(picture_of(result), side), (left + frame + side + gap, top + frame))
+        sheet.paste(_fitted(_picture_of(result), side), (left + frame + side + gap, top + frame))
         middle, below = left + width // 2, top + side + 2 * frame
         draw.text((middle, below + 12), _name(result, width), INK, _font(12), "mm")
         p = result.record.p_value
@@ -149,7 +165,7 @@ def save_purified_sheet(results: Sequence[Purified], path: Path) -> None:
         assert item.screened.surprisal_map is not None
         assert item.image is not None
         before, after = _rgb(item.screened.image).astype(int), _rgb(item.image).astype(int)
-        panels = (item.screened.image, picture_of(item.screened), item.image, _change(before, after))
+        panels = (item.screened.image, _picture_of(item.screened), item.image, _change(before, after))
         labels = [f"   label {label}" if label is not None else "" for label in (item.label_before, item.label_after)]
         captions = (
             f"p = {item.screened.record.p_value:.4f}{labels[0]}",

@@ -9,7 +9,7 @@ from PIL import Image
 from pixeldefend.detectors import Detector, Verdicts
 from pixeldefend.errors import ParameterError, PixelDefendError
 from pixeldefend.images import read_image
-from pixeldefend.screening import Record, Screened, Statistics, find_files, screen, screener
+from pixeldefend.screening import Record, Screened, Statistics, figures, find_files, screen, screener
 from pixeldefend.screening.figures import (
     LEGEND,
     heat_map,
@@ -237,6 +237,15 @@ def test_a_photograph_is_tinted_where_it_is_more_surprising_than_expected(tmp_pa
     )
     screened = Screened(Record("photo.jpg", "clean", history="camera"), image, excess)
     assert np.array_equal(read_image(save_heat_map(screened, tmp_path))[:256, 4 * 96 :][::4, ::4], tinted)
+
+
+def test_a_photograph_drawn_in_strips_shows_no_seams(monkeypatch):
+    rng = np.random.default_rng(0)
+    image, excess = rng.integers(0, 256, (100, 40, 3), np.uint8), rng.normal(size=(100, 40))
+    monkeypatch.setattr(figures, "ROWS_DRAWN", 1000)
+    whole = overlay(image, excess)
+    monkeypatch.setattr(figures, "ROWS_DRAWN", 7)
+    np.testing.assert_array_equal(overlay(image, excess), whole)
 
 
 def test_the_palette_is_inferno():
