@@ -1,8 +1,14 @@
-"""The way in which threads of torch's OpenMP runtime wait for one another."""
+"""Work in several threads, and how threads of torch's OpenMP runtime wait for one another."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
 
 
 def calm_waiting_threads() -> None:
@@ -17,3 +23,42 @@ def calm_waiting_threads() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
+def in_threads(function: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
+    """Calls a function with each of several parts, without gradients, in as many threads as torch uses.
+
+    torch divides each operation among its threads, which wait for one another after each. Threads that work on
+    different parts do not wait.
+
+    Args:
+        function: Takes one part. It uses torch on the CPU.
+        parts: The parts.
+
+    Returns:
+        The results, in the order of the parts.
+    """
+    import torch
+
+    from .ambient import torch_defaults
+
+    def called(part: Part) -> Result:
+        with torch_defaults(), torch.no_grad():  # which belong to a thread
+            return function(part)
+
+    threads = torch.get_num_threads()
+    if min(threads, len(parts)) < 2:
+        return [called(part) for part in parts]
+    try:
+        with ThreadPoolExecutor(min(threads, len(parts)), initializer=_use_one_thread) as pool:
+            return list(pool.map(called, parts))
+    finally:
+        torch.set_num_threads(threads)  # of threads that are started from now on
+
+
+def _use_one_thread() -> None:
+    """Has torch use no threads but the one that calls this."""
+    import torch
+
+    torch.get_num_threads()  # which sets the number of a new thread, and would overwrite a number that was set before
+    torch.set_num_threads(1)

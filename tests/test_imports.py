@@ -11,7 +11,8 @@ from source_code import imports, is_package, modules
 # A part of the package imports only parts of earlier lines, and itself. The parts of one line do not know each other.
 LAYERS = (
     "errors paths",
-    "ambient serialization batching devices markdown extras threads",
+    "ambient serialization batching devices markdown extras",
+    "threads",
     "lazy",
     "images classifier imagenet",
     "densities data",

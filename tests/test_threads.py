@@ -1,10 +1,15 @@
-"""The command line and the service calm waiting threads; the library leaves the process alone."""
+"""The command line and the service calm waiting threads; work in threads leaves torch as it was."""
 
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
+
+from pixeldefend.threads import in_threads
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE 1000"), ("ACTIVE", "ACTIVE None")])
@@ -21,3 +26,36 @@ assert "torch" not in sys.modules  # which reads them when it is imported
     environment |= {"OMP_WAIT_POLICY": given} if given else {}
     found = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert found.stdout.strip() == expected, found.stderr
+
+
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_parts_are_worked_on_in_threads_of_one_thread_each(three_threads):
+    everyone = threading.Barrier(3, timeout=60)
+
+    def work(part):
+        everyone.wait()  # passes only if three parts are worked on at once
+        return part, torch.get_num_threads(), torch.is_grad_enabled(), torch.ones(()).dtype
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = in_threads(work, range(6))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found == [(part, 1, False, torch.float32) for part in range(6)]
+    assert torch.get_num_threads() == 3
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 3
+    assert in_threads(torch.neg, []) == []
+
+
+def test_an_error_in_a_thread_is_raised_and_torch_keeps_its_threads(three_threads):
+    with pytest.raises(ZeroDivisionError):
+        in_threads(lambda part: 1 // part, [1, 0, 1])
+    assert torch.get_num_threads() == 3

@@ -12,8 +12,8 @@ and trains several times faster.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +22,14 @@ from torch.nn import functional as F
 from ..ambient import ordinary, torch_defaults
 from ..errors import ParameterError
 from ..images import from_uint8
+from ..threads import in_threads
 from .autoregressive import Autoregressive
 from .distributions import SiteDistribution, at_least_float32
 from .heads import PixelLogisticMixtureHead
 from .layers import ShiftedConv2d, with_constant
 from .logistic_mixture import DiscretizedLogisticMixture
+
+T = TypeVar("T")
 
 GAIN = 8.0  # neighbouring pixels differ by little: differences are given to the net as so many times as large
 TILE = 128  # rows and columns of a tile, whose conditionals are in memory at once
@@ -139,6 +142,23 @@ class NeLLoC(Autoregressive):
                 where = images, channels, slice(top, min(top + STRIP, rows.stop)), columns
                 yield where, *self._tile(x, where)
 
+    def for_each(
+        self, places: Sequence[tuple[slice, ...]], function: Callable[[tuple[slice, ...]], T], x: Tensor
+    ) -> Iterable[T]:
+        """Calls a function with the place of each tile; on the CPU and without gradients, in several threads.
+
+        Args:
+            places: Some of `places(x.shape)`.
+            function: Takes a place.
+            x: (N, C, H, W), the images.
+
+        Returns:
+            The results, in the order of the places.
+        """
+        if self._needs_gradient(x) or self.device.type != "cpu":
+            return map(function, places)
+        return in_threads(function, places)
+
     @torch_defaults()
     def _tile(self, x: Tensor, where: tuple[slice, ...]) -> tuple[DiscretizedLogisticMixture, Tensor]:
         """Computes the conditionals of one place, and returns them with the images there."""
@@ -158,8 +178,12 @@ class NeLLoC(Autoregressive):
         if self._needs_gradient(x):
             return super().log_prob_map(x)
         found = torch.empty_like(at_least_float32(x[:0])).new_empty(x.shape)
-        for where, conditionals, tile in self.tiles(x):
-            found[where] = conditionals.log_prob(tile)
+
+        def evaluate(place: tuple[slice, ...]) -> None:
+            for where, conditionals, tile in self.tiles(x, [place]):
+                found[where] = conditionals.log_prob(tile)
+
+        self.for_each(self.places(x.shape), evaluate, x)
         return found
 
     @torch_defaults()
@@ -167,9 +191,15 @@ class NeLLoC(Autoregressive):
         """Evaluates log p(x), tile by tile if there is no gradient; see `Density.log_prob`."""
         if self._needs_gradient(x):
             return super().log_prob(x)
+
+        def evaluate(place: tuple[slice, ...]) -> Tensor:
+            strips = [conditionals.log_prob(tile) for _, conditionals, tile in self.tiles(x, [place])]
+            return torch.cat(strips, 2).flatten(1).sum(1)
+
+        places = self.places(x.shape)
         total = torch.zeros(len(x), dtype=torch.float64, device="cpu")  # of up to hundreds of millions of terms
-        for where, conditionals, tile in self.tiles(x):
-            total[where[0]] += conditionals.log_prob(tile).flatten(1).sum(1).cpu()
+        for place, of_tile in zip(places, self.for_each(places, evaluate, x), strict=True):
+            total[place[0]] += of_tile.cpu()
         return total.to(at_least_float32(x[:0]))
 
     def _needs_gradient(self, x: Tensor) -> bool:
@@ -272,9 +302,11 @@ class NeLLoCNet(nn.Module):
     def _from_features(self, y: Tensor, neighbours: Tensor) -> Tensor:
         """(N, F, H, W) features and (N, C, H, W) left neighbours in [-1, 1] -> (N, P, H, W)."""
         y = y.movedim(1, -1)  # as it is in memory, so that layers of single pixels are matrix products
+        pixels = y.shape[:-1]
+        y = y.reshape(-1, y.shape[-1])
         for layer in self.layers:
             y = layer(F.silu(y)).add_(y)
-        planes = self.last(y).movedim(-1, 0).contiguous()
+        planes = torch.addmm(self.last.bias[:, None], self.last.weight, y.T).unflatten(1, pixels)
         logits, differences, log_scales, coefficients = planes.split(self.sections)
         left = neighbours.movedim(1, 0).unsqueeze(1)  # (C, 1, N, H, W)
         means = differences.unflatten(0, (self.channels, -1)) / GAIN + left

@@ -20,7 +20,6 @@ from torch.nn import functional as F
 from ..densities import NeLLoC
 from ..densities.distributions import BYTE_LEVELS
 from ..densities.logistic_mixture import LEAST, DiscretizedLogisticMixture
-from ..densities.nelloc import STRIP
 
 T = TypeVar("T")
 
@@ -79,19 +78,20 @@ def examine(density: NeLLoC, x: Tensor, *, maps: bool = False) -> Examined:
         by_images.setdefault(place[0].start, []).append(place)
     chosen = [place for group in by_images.values() for place in _spread(group, TILES_AT_MOST)]
     profiled = {id(place) for place in chosen}
-    if not maps:
-        places = chosen
-    strips = density.tiles(x, places)
     found = torch.zeros(len(x), *x.shape[2:], device=density.device) if maps else None
-    sums: dict[int, list[Tensor]] = {}
-    for place in places:
-        count = -(-(place[2].stop - place[2].start) // STRIP)
-        parts = [residuals(conditionals, strip) for _, conditionals, strip in itertools.islice(strips, count)]
-        residual, deviation, relative = (torch.cat(planes, 2) for planes in zip(*parts, strict=True))
+
+    def sums_of(place: tuple[slice, ...]) -> list[Tensor] | None:
+        strips = [residuals(conditionals, strip) for _, conditionals, strip in density.tiles(x, [place])]
+        residual, deviation, relative = (torch.cat(planes, 2) for planes in zip(*strips, strict=True))
         if found is not None:
             found[place[0], place[2], place[3]] = -(relative + EXPECTED).sum(1)
-        if id(place) in profiled:
-            new = _sums(residual, deviation, relative)
+        return _sums(residual, deviation, relative) if id(place) in profiled else None
+
+    if not maps:
+        places = chosen
+    sums: dict[int, list[Tensor]] = {}
+    for place, new in zip(places, density.for_each(places, sums_of, x), strict=True):
+        if new is not None:
             old = sums.get(place[0].start)
             sums[place[0].start] = new if old is None else [a + b for a, b in zip(old, new, strict=True)]
     mass, moments, spectra, blocks, surprisal = (torch.cat(parts) for parts in zip(*sums.values(), strict=True))
