@@ -48,7 +48,9 @@ Seed = Annotated[int, typer.Option(help="The seed of all random numbers.")]
 def train_density(
     data: Data,
     out: Out,
-    model: Annotated[str, typer.Option(help="The density: {densities}.")] = "pixelcnnpp",
+    model: Annotated[
+        str | None, typer.Option(help="The density: {densities}. By default pixelcnnpp, or that of --start.")
+    ] = None,
     set_: Annotated[
         list[str],
         typer.Option(
@@ -60,7 +62,7 @@ def train_density(
         str | None,
         typer.Option(
             help="The density with whose weights training starts: a shipped detector ({detectors}), or the file of a "
-            "density or a detector. It replaces --model and --set."
+            "density or a detector. --model and --set are then left out."
         ),
     ] = None,
     perturb: Annotated[

@@ -21,6 +21,7 @@ from ..devices import check_device
 from ..errors import CalibrationError, ImageError, ParameterError, PixelDefendError
 from ..images import decode_image, read_bytes
 from ..images.files import find_files
+from ..scores import ALTERNATIVE_SCORES
 from ..serialization import check_writable
 from ..zoo import load_classifier, load_density, load_detector, recipe_of
 
@@ -89,7 +90,7 @@ def calibrate(
             calibration images, or if there are too few images for `fpr`.
         DataError: If the data set cannot be read.
         ModelError: If a model file is damaged.
-        ParameterError: If a name or a number is out of range.
+        ParameterError: If a name or a number is out of range, or if the statistic does not use the alternative.
         OSError: If a model file is missing or `out` cannot be written.
     """
     place = check_device(device)
@@ -106,6 +107,9 @@ def calibrate(
     other: Density | None = None
     recipe_of_other: dict[str, Any] = {}
     if alternative is not None:
+        if statistic not in ALTERNATIVE_SCORES:
+            those = ", ".join(ALTERNATIVE_SCORES)
+            raise ParameterError(f"{statistic} uses no alternative: leave it out, or take the statistic {those}")
         other, other_title, recipe_of_other = _density(alternative, place, None)
         _check_unseen(other_title, recipe_of_other, name, images)
     asked = load_classifier(classifier, device=place) if isinstance(classifier, str) else classifier

@@ -48,7 +48,7 @@ def train_density(
     data: str | DataSet,
     out: str | os.PathLike[str],
     *,
-    model: str = "pixelcnnpp",
+    model: str | None = None,
     arguments: Mapping[str, Any] | None = None,
     start: str | os.PathLike[str] | None = None,
     perturb: bool = False,
@@ -73,10 +73,10 @@ def train_density(
     Args:
         data: A data set, or its name as `load_dataset` takes it.
         out: The folder for the density, metrics.csv and checkpoints.
-        model: A key of `pixeldefend.densities.DENSITIES`.
+        model: A key of `pixeldefend.densities.DENSITIES`; None for "pixelcnnpp", or for the density of `start`.
         arguments: Arguments of the density, as `build_for` takes them.
         start: The density with whose weights training starts: the name of a shipped detector, or a file of a density or
-            a detector. It replaces `model` and `arguments`. None for new weights.
+            a detector. `model` and `arguments` are then left out. None for new weights.
         perturb: Whether the density learns from images with random synthetic perturbations (`training.perturbations`)
             instead of clean ones.
         corruptions: Keys of `pixeldefend.images.corruptions.CORRUPTIONS`, one of which changes each of 60 % of the
@@ -111,7 +111,10 @@ def train_density(
     if (perturb or corruptions) and (len(events.train.shape) != 3 or events.train.levels != 256):
         raise ParameterError(f"only 8-bit images can be perturbed or corrupted, but {events.name} holds others")
     torch.manual_seed(seed)
-    density = build_for(events, model, **(arguments or {})) if start is None else _started(start, arguments, events)
+    if start is None:
+        density = build_for(events, model or "pixelcnnpp", **(arguments or {}))
+    else:
+        density = _started(start, [*([] if model is None else ["model"]), *(arguments or {})], events)
     schedule: dict[str, Any] = dict(
         epochs=epochs, batch_size=batch_size, seed=seed, ema=ema, clip=clip, patience=patience, precision=precision
     )
@@ -136,10 +139,10 @@ def train_density(
     return Trained(density, path, metrics, recipe, len(events.validation))
 
 
-def _started(start: str | os.PathLike[str], arguments: Mapping[str, Any] | None, events: DataSet) -> Autoregressive:
-    """Returns the density with whose weights training starts."""
-    if arguments:
-        raise ParameterError(f"the weights to start with determine the density: leave out {', '.join(arguments)}")
+def _started(start: str | os.PathLike[str], given: list[str], events: DataSet) -> Autoregressive:
+    """Returns the density with whose weights training starts; nothing else may be given to determine it."""
+    if given:
+        raise ParameterError(f"the weights to start with determine the density: leave out {', '.join(given)}")
     density = load_density(start)
     if not isinstance(density, Autoregressive) or not density.fits(events.train.shape):
         raise ParameterError(f"{start} models events of shape {density.event_shape}, {events.name} has others")

@@ -42,6 +42,25 @@ def test_calibrate_and_screen(pixeldefend, density, data, clean, tmp_path):
     assert pixeldefend("screen", clean, "--detector", out, "--backend", "bfloat16").exit_code in (0, 1)
 
 
+def test_a_likelihood_ratio_is_trained_and_calibrated(pixeldefend, data, clean, tmp_path):
+    shared = ("train", "density", "--data", data, "--limit", "64", "--epochs", "1", "--accelerator", "cpu")
+    p, q, out = tmp_path / "p", tmp_path / "q", tmp_path / "detector.safetensors"
+    new = ("--model", "pixelcnn", "--set", "filters=4")
+    options = ("--start", p / "density.safetensors", "--perturb", "--corruption", "jpeg-75")
+    for arguments in ((*new, "--out", p), (*options, "--out", q)):
+        made = pixeldefend(*shared, "--precision", "32-true", *arguments)
+        assert made.exit_code == 0, made.stderr
+    pair = ("--density", p / "density.safetensors", "--alternative", q / "density.safetensors")
+    made = pixeldefend("calibrate", *pair, "--data", data, "--statistic", "likelihood_ratio", "--out", out)
+    assert made.exit_code == 0, made.stderr
+    detector = Detector.load(out)
+    assert detector.statistic == "likelihood_ratio"
+    assert not torch.equal(
+        *(model.log_prob(torch.zeros(1, 1, 8, 8)) for model in (detector.density, detector.alternative))
+    )
+    assert pixeldefend("screen", clean, "--detector", out).exit_code in (0, 1)
+
+
 def test_calibrate_refuses_an_output_before_the_work(refused, tmp_path):
     nothing = ("--density", "no", "--data", "no")  # which are asked for later
     refused("calibrate", *nothing, "--out", tmp_path, names=str(tmp_path))

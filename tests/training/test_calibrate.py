@@ -71,6 +71,8 @@ def test_an_alternative_joins_the_file_and_has_not_seen_the_images_either(saved,
     with pytest.raises(CalibrationError, match=r"alternative\.safetensors"):
         calibrate(saved, data, statistic="likelihood_ratio", alternative=path, fpr=0.05)
     assert made.detector.alternative is not None
+    with pytest.raises(ParameterError, match="bits_per_dim uses no alternative"):
+        calibrate(saved, data, statistic="bits_per_dim", alternative=path, fpr=0.05)
 
 
 def test_a_statistic_that_learns_has_images_of_its_own(tiny_density, data):

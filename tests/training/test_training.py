@@ -97,6 +97,8 @@ def test_training_images_are_changed_as_they_are_asked_to(new):
 def test_a_start_that_does_not_suit_is_refused(trained, data, tmp_path):
     with pytest.raises(ParameterError, match="leave out filters"):
         train_density(data, tmp_path, start=trained.path, arguments=SMALL, **QUICK)
+    with pytest.raises(ParameterError, match="leave out model"):
+        train_density(data, tmp_path, start=trained.path, model="made", **QUICK)
     with pytest.raises(ParameterError, match="models events of shape"):
         train_density(data, tmp_path, start="cifar10", **QUICK)
     with pytest.raises(ParameterError, match="unknown corruption"):
