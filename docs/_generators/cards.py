@@ -35,7 +35,7 @@ DATA = {
         "were collected from the web, and their owners hold the rights. Check whether your use is allowed",
         "intended": "32 x 32 colour photographs that were scaled down like those of CIFAR-10",
         "limits": [
-            "Images of other sizes are refused. Photographs of other sizes need a model of their own.",
+            "Images of other sizes are refused.",
             "Most clean images are flagged after JPEG or WebP compression, and nearly all after noise of one 8-bit "
             "step.",
             "On the whole CIFAR-10 the figures differ, because its images are split differently from those of the "
@@ -58,9 +58,10 @@ DATA = {
         "flags": "images whose pixels deviate from their predictions as perturbed ones do",
         "limits": [
             "Images with a side below 64 pixels are refused.",
-            "Images unlike all training images have the history `unknown`. Their p-value promises less.",
+            "Images unlike nearly all training images have the history `unknown`. The false-alarm rate does not hold for "
+            "them.",
             "The rate of false alarms differs between histories: `docs/results/false-alarms.md` has what was measured.",
-            "An attacked image that was saved as JPEG is not found.",
+            "An attacked image that was saved again as JPEG or lossy WebP is not found.",
         ],
     },
 }

@@ -56,20 +56,17 @@ def benchmark(
         str | None,
         typer.Option(
             help="A named set of options: {suites}. quick runs five attacks on 100 images. standard runs all attacks "
-            "on 1,000 "
-            ""
-            "images. adaptive also runs attacks that know the detector. full runs them all on all test images. Other "
-            "options "
-            "override those of the suite. With several detectors, the suite leaves out --corruptions, --oracle and "
-            "--by-class."
+            "on 1,000 images. adaptive also runs attacks that know the detector. full runs them all on all test "
+            "images. Other options override those of the suite. With several detectors, the suite leaves out "
+            "--corruptions, --oracle and --by-class."
         ),
     ] = None,
     view: Annotated[
         str | None,
         typer.Option(
-            help="The images that are made of photographs: the side in pixels of square crops from the middle, such as "
-            "224, or native for photographs at their own size, which the classifier resizes itself. The default is the "
-            "size of the classifier's input.",
+            help="What is attacked of a photograph. A number such as 224 is the side in pixels of a square crop from "
+            "the middle. With native, it is the photograph at its own size, which the classifier resizes itself. The "
+            "default is a crop of the size of the classifier's input.",
             rich_help_panel=PHOTOGRAPHS,
         ),
     ] = None,
@@ -77,7 +74,7 @@ def benchmark(
         Path | None,
         typer.Option(
             help="A folder of other clean photographs, which are never attacked. Baselines learn from a third of them, "
-            "and the rest calibrates baselines and detectors from MODULE:OBJECT.",
+            "and the rest calibrates baselines and detectors from MODULE:OBJECT. Other detectors do not need it.",
             rich_help_panel=PHOTOGRAPHS,
         ),
     ] = None,
@@ -343,7 +340,7 @@ def leaderboard(
         Path | None, typer.Argument(help="A folder of entries. By default the shipped entries are shown.")
     ] = None,
 ) -> None:
-    """Print a table that compares detectors under one protocol: the shipped detectors and baselines."""
+    """Print a table that compares detectors of small images and baselines under one protocol."""
     from ..eval import leaderboard_table
 
     say(leaderboard_table(folder))

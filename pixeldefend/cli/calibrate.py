@@ -29,7 +29,8 @@ def calibrate(
         list[str],
         typer.Option(
             help="A folder of your own clean photographs, a few hundred or more. The detector of photographs that "
-            "--density names is then calibrated for them, history by history. The option may be repeated."
+            "--density names is then calibrated for them, history by history. Of the other options, only --out, --fpr "
+            "and --device can be given with it. The option may be repeated."
         ),
     ] = [],  # noqa: B006
     statistic: Annotated[
@@ -43,8 +44,7 @@ def calibrate(
         str | None,
         typer.Option(
             help="The classifier for statistics that need one: the name of a shipped one ({classifiers}) or the path "
-            "of "
-            "a saved one."
+            "of a saved one."
         ),
     ] = None,
     alternative: Annotated[
@@ -65,8 +65,7 @@ def calibrate(
         float | None,
         typer.Option(
             help="The probability, over the draw of the calibration images, that the false-alarm rate is at most "
-            "--fpr. "
-            "By default, the rate is at most --fpr on average."
+            "--fpr. By default, the rate is at most --fpr on average."
         ),
     ] = None,
     corruption: Annotated[

@@ -177,7 +177,10 @@ Fpr = Annotated[
 ]
 Backend = Annotated[
     str | None,
-    typer.Option(help="The backend that runs the density: {backends}. The default is the backend of the detector."),
+    typer.Option(
+        help="The backend that runs the density: {backends}. The default is the backend of the detector. "
+        "Detectors of photographs have one only."
+    ),
 ]
 FramesOfAnimations = Annotated[
     FrameChoice | None,
