@@ -58,8 +58,8 @@ DATA = {
         "flags": "images whose pixels deviate from their predictions as perturbed ones do",
         "limits": [
             "Images with a side below 64 pixels are refused.",
-            "Images unlike nearly all training images have the history `unknown`. The false-alarm rate does not hold for "
-            "them.",
+            "Images unlike nearly all training images have the history `unknown`. The false-alarm rate may not hold "
+            "for them.",
             "The rate of false alarms differs between histories: `docs/results/false-alarms.md` has what was measured.",
             "An attacked image that was saved again as JPEG or lossy WebP is not found.",
         ],
