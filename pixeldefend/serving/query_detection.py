@@ -17,7 +17,7 @@ from PIL import Image
 
 from ..errors import ParameterError
 
-SIDE = 16  # pixels; images are compared in grey, with at most this height and width
+SIDE = 16  # pixels; images are compared in grey, with this height and width
 
 
 @dataclass
@@ -54,24 +54,22 @@ class QueryAttacks:
                 f"within={within}, clients={clients}"
             )
         self.window, self.neighbours, self.within, self.clients = window, neighbours, within, clients
-        self._of: OrderedDict[tuple[str, tuple[int, ...]], _Client] = OrderedDict()
+        self._of: OrderedDict[str, _Client] = OrderedDict()
 
     def is_attack(self, client: str, image: np.ndarray) -> bool:
         """Returns whether an image resembles `neighbours` of the client's last images, and remembers it.
+
+        Images of different sizes may resemble each other: an attacker may vary the size too.
 
         Args:
             client: The client that sends it.
             image: (H, W) or (H, W, 3), uint8.
         """
-        key = (client, image.shape[:2])
-        seen = self._of.pop(key, None)
-        if seen is None:
-            small = min(SIDE, image.shape[0]) * min(SIDE, image.shape[1])
-            seen = _Client(np.zeros((self.window, small), np.float32), deque())
-        self._of[key] = seen
+        seen = self._of.pop(client, None) or _Client(np.zeros((self.window, SIDE * SIDE), np.float32), deque())
+        self._of[client] = seen
         while len(self._of) > self.clients:
             self._of.popitem(last=False)
-        digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+        digest = hashlib.blake2b(f"{image.shape}".encode() + image.tobytes(), digest_size=16).digest()
         if digest in seen.known:
             return False
         new = fingerprint(image)
@@ -93,8 +91,7 @@ def fingerprint(image: np.ndarray) -> np.ndarray:
         image: (H, W) or (H, W, 3), uint8.
 
     Returns:
-        (D,) float32 in [0, 1], D at most 256.
+        (256,) float32 in [0, 1].
     """
-    small = Image.fromarray(image).convert("L")
-    small = small.resize((min(SIDE, small.width), min(SIDE, small.height)), Image.Resampling.BOX)
+    small = Image.fromarray(image).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
     return np.asarray(small, np.float32).ravel() / 255

@@ -7,6 +7,7 @@ from foolbox.attacks import BoundaryAttack, HopSkipJumpAttack
 from foolbox.criteria import Misclassification
 from foolbox.models.pytorch import PyTorchModel
 from helpers import SAMPLE, Brightness
+from PIL import Image
 from torch import nn
 
 from pixeldefend.errors import ParameterError
@@ -68,6 +69,14 @@ def test_clients_are_told_apart_and_forgotten():
         detection.is_attack(name, images[0])
     assert not detection.is_attack("a", images[0])
     assert not detection.is_attack("a", images[1])
+
+
+def test_variants_of_another_size_are_named_too():
+    detection = QueryAttacks()
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8))
+    sizes = [(300 + i, 225 + i) for i in range(7)]
+    named = [detection.is_attack("a", np.asarray(image.resize(size, Image.Resampling.BICUBIC))) for size in sizes]
+    assert named == [False] * 5 + [True] * 2
 
 
 def test_the_window_is_bounded():
