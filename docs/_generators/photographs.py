@@ -11,6 +11,7 @@ from pixeldefend.markdown import table
 from .sources import attack_title, load, percent, pick, results
 
 RUN, NATIVE_RUN = "photographs", "photographs-native"
+FEW_RUNS = ("photographs-few", "photographs-cw")  # of attacks that take long, on fewer photographs
 
 
 def photo_false_alarms() -> str:
@@ -36,7 +37,12 @@ def photo_false_alarms_estimated() -> str:
 
 def photo_detection(*attacks: str) -> str:
     """AUROC and shares of attacked photographs that the detector flags; all attacks unless some are named."""
-    return _detection(results(RUN), *attacks)
+    return _detection(results(RUN), attacks=attacks)
+
+
+def photo_detection_few() -> str:
+    """The same for attacks that take long, on fewer photographs."""
+    return _detection(*(results(run) for run in FEW_RUNS))
 
 
 def photo_detection_native() -> str:
@@ -44,8 +50,8 @@ def photo_detection_native() -> str:
     return _detection(results(NATIVE_RUN))
 
 
-def _detection(found: dict[str, Any], *attacks: str) -> str:
-    own = [row for row in found["rows"] if row["statistic"] == found["statistic"]]
+def _detection(*runs: dict[str, Any], attacks: tuple[str, ...] = ()) -> str:
+    own = [row for found in runs for row in found["rows"] if row["statistic"] == found["statistic"]]
     rows = []
     for row in [pick(own, attack=attack) for attack in attacks] or own:
         shares = (percent(row[f"tpr_at_fpr_{fpr}"]) for fpr in ("0.001", "0.01", "0.05"))
@@ -104,6 +110,7 @@ BLOCKS: tuple[Callable[..., str], ...] = (
     photo_false_alarms,
     photo_false_alarms_estimated,
     photo_detection,
+    photo_detection_few,
     photo_detection_native,
     photo_resaved,
     photo_ablation,
