@@ -9,7 +9,7 @@ from PIL import Image
 from pixeldefend.detectors import Detector, Verdicts
 from pixeldefend.errors import ParameterError, PixelDefendError
 from pixeldefend.images import read_image
-from pixeldefend.screening import Record, Screened, Statistics, figures, find_files, screen, screener
+from pixeldefend.screening import Record, Screened, Statistics, figures, find_files, pipeline, screen, screener
 from pixeldefend.screening.figures import (
     LEGEND,
     heat_map,
@@ -137,6 +137,17 @@ def test_screening_is_lazy(folder, tiny_detector):
     endless = itertools.cycle([str(folder / "0.png")])
     results = screen(endless, tiny_detector, batch_size=4)
     assert [next(results).record.verdict for _ in range(10)] == ["clean"] * 10
+
+
+def test_all_frames_of_large_images_count_for_the_size_of_a_batch(monkeypatch):
+    monkeypatch.setattr(pipeline, "PIXELS_AT_ONCE", 100)
+    small, large = np.zeros((5, 6), np.uint8), np.zeros((10, 10, 3), np.uint8)
+    animation = Screened(Record("animation"), small, others=(small, small, small))
+    read = [Screened(Record("still"), small), animation, Screened(Record("large"), large), Screened(Record("error"))]
+    found = pipeline.batches([*read, *(Screened(Record("still"), small) for _ in range(4))], 3)
+    assert [[result.record.path for result in batch] for batch in found] == [
+        ["still", "animation"], ["large"], ["error", "still", "still"], ["still", "still"],
+    ]  # fmt: skip
 
 
 def test_bad_settings_are_refused_before_any_file_is_read(tiny_detector):
