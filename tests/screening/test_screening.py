@@ -237,6 +237,13 @@ def test_pictures(folder, tiny_detector, tmp_path):
     assert (read_image(tmp_path / "tall.png") == (192, 57, 43)).all(-1).any()
 
 
+@pytest.mark.parametrize(("shape", "size"), [((300, 8), (300, 16)), ((2, 3000), (2, 6000)), ((64, 520), (64, 1040))])
+def test_a_heat_map_of_an_image_of_any_shape_is_hardly_larger_than_it(tmp_path, shape, size):
+    screened = Screened(Record("x"), np.zeros(shape, np.uint8), np.zeros(shape))
+    height, width = size
+    assert read_image(save_heat_map(screened, tmp_path)).shape == (height + LEGEND, width, 3)
+
+
 def test_a_photograph_is_tinted_where_it_is_more_surprising_than_expected(tmp_path):
     image = np.full((64, 96, 3), 100, np.uint8)
     excess = np.zeros((64, 96))
