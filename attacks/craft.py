@@ -70,7 +70,7 @@ def craft(
         bounds: The range that the classifier expects its images in.
         preprocessing: foolbox's preprocessing, applied within the bounds, such as {"mean": [...], "std": [...], "axis":
             -3}.
-        batch_size: The number of images at once. The outcome depends on it.
+        batch_size: The number of images at once, at least 1. The outcome depends on it.
         seed: Seed of what the attack draws from torch, whose default generator is left alone.
         progress: Wraps the list of batches, to show a progress bar.
 
@@ -78,10 +78,12 @@ def craft(
         The attacked images and the outcome for each.
 
     Raises:
-        ParameterError: If the attack is unknown, the labels do not match the images, or a label is not the number of a
-            class.
+        ParameterError: If the attack is unknown, the labels do not match the images, a label is not the number of a
+            class, or batch_size is below 1.
         MissingExtraError: If foolbox is not installed.
     """
+    if batch_size < 1:
+        raise ParameterError(f"batch_size must be at least 1, got {batch_size}")
     if isinstance(attack, str):
         if attack not in ATTACKS:
             raise ParameterError(f"unknown attack {attack!r}; there are: {', '.join(ATTACKS)}")

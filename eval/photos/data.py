@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ...classifier import predict_labels
 from ...data import Images
-from ...errors import DataError, ImageError
+from ...errors import DataError, ImageError, PixelDefendError
 from ...imagenet import resized_and_cropped
 from ...images import from_uint8, read_image, to_uint8
 from ...images.files import NotFound, find_files
@@ -140,7 +140,7 @@ def read_photographs(
             image = read_photograph(found)
             if view == NATIVE and image.shape[1] * image.shape[2] > max_pixels:
                 raise ImageError(f"{image.shape[2]} x {image.shape[1]}, the limit is {max_pixels} pixels", "too large")
-        except ImageError as error:
+        except (PixelDefendError, OSError) as error:
             log(f"{found} is left out: {error}")
             left_out += 1
             continue
@@ -219,7 +219,8 @@ def read_photograph(file: str | Path) -> Tensor:
     """Returns the image in a file, (3, H, W) uint8.
 
     Raises:
-        ImageError: If it cannot be read.
+        PixelDefendError: If it cannot be decoded, or a package is missing that decodes it.
+        OSError: If it cannot be read.
     """
     return colour(read_image(file, convert=True))
 

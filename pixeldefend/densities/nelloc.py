@@ -30,6 +30,8 @@ from .layers import ShiftedConv2d, with_constant
 from .logistic_mixture import DiscretizedLogisticMixture
 
 T = TypeVar("T")
+Place = tuple[slice, ...]  # an index of images: which images, channels, rows and columns
+Tile = tuple[Place, DiscretizedLogisticMixture, Tensor]  # a place, the conditionals there, and the images there
 
 GAIN = 8.0  # neighbouring pixels differ by little: differences are given to the net as so many times as large
 TILE = 128  # rows and columns of a tile, whose conditionals are in memory at once
@@ -105,7 +107,7 @@ class NeLLoC(Autoregressive):
 
     # -- tile by tile ------------------------------------------------------------------------------------------------
 
-    def places(self, shape: torch.Size) -> list[tuple[slice, ...]]:
+    def places(self, shape: torch.Size) -> list[Place]:
         """Lists the places of the tiles of images, (N, C, H, W), as indices of the images, row after row."""
         n, _, h, w = shape
         images = max(1, TILE**2 // (min(h, TILE) * min(w, TILE)))
@@ -121,14 +123,11 @@ class NeLLoC(Autoregressive):
             for left in range(0, w, TILE)
         ]
 
-    def tiles(
-        self, x: Tensor, places: Iterable[tuple[slice, ...]] | None = None
-    ) -> Iterator[tuple[tuple[slice, ...], DiscretizedLogisticMixture, Tensor]]:
+    def tiles(self, x: Tensor) -> Iterator[Tile]:
         """Computes the conditionals tile by tile, so that memory does not grow with the image.
 
         Args:
             x: (N, C, H, W) in [0, 1], or uint8, of which one tile at a time is converted.
-            places: The tiles, some of `places(x.shape)`; None for all.
 
         Yields:
             As `Autoregressive.tiles`.
@@ -136,31 +135,47 @@ class NeLLoC(Autoregressive):
         Raises:
             ParameterError: As `check` does.
         """
-        (self.check_shape if x.dtype == torch.uint8 else self.check)(x)
-        for images, channels, rows, columns in self.places(x.shape) if places is None else places:
-            for top in range(rows.start, rows.stop, STRIP):
-                where = images, channels, slice(top, min(top + STRIP, rows.stop)), columns
-                yield where, *self._tile(x, where)
+        self._check_once(x)
+        for place in self.places(x.shape):
+            yield from self._strips(x, place)
 
     def for_each(
-        self, places: Sequence[tuple[slice, ...]], function: Callable[[tuple[slice, ...]], T], x: Tensor
+        self, x: Tensor, places: Sequence[Place], function: Callable[[Place, Iterator[Tile]], T]
     ) -> Iterable[T]:
-        """Calls a function with the place of each tile; on the CPU and without gradients, in several threads.
+        """Calls a function for each of some tiles; on the CPU and without gradients, in several threads.
 
         Args:
+            x: (N, C, H, W), the images, as `tiles` takes them.
             places: Some of `places(x.shape)`.
-            function: Takes a place.
-            x: (N, C, H, W), the images.
+            function: Takes a place, and the parts of this tile as `tiles` yields them.
 
         Returns:
             The results, in the order of the places.
+
+        Raises:
+            ParameterError: As `check` does.
         """
+        self._check_once(x)
+
+        def call(place: Place) -> T:
+            return function(place, self._strips(x, place))
+
         if self._needs_gradient(x) or self.device.type != "cpu":
-            return map(function, places)
-        return in_threads(function, places)
+            return map(call, places)
+        return in_threads(call, places)
+
+    def _check_once(self, x: Tensor) -> None:
+        """Checks images, and not again for each tile, since this reads every pixel."""
+        (self.check_shape if x.dtype == torch.uint8 else self.check)(x)
+
+    def _strips(self, x: Tensor, place: Place) -> Iterator[Tile]:
+        images, channels, rows, columns = place
+        for top in range(rows.start, rows.stop, STRIP):
+            where = images, channels, slice(top, min(top + STRIP, rows.stop)), columns
+            yield where, *self._tile(x, where)
 
     @torch_defaults()
-    def _tile(self, x: Tensor, where: tuple[slice, ...]) -> tuple[DiscretizedLogisticMixture, Tensor]:
+    def _tile(self, x: Tensor, where: Place) -> tuple[DiscretizedLogisticMixture, Tensor]:
         """Computes the conditionals of one place, and returns them with the images there."""
         images, channels, rows, columns = where
         upper = min(rows.start, self.rows)
@@ -179,11 +194,11 @@ class NeLLoC(Autoregressive):
             return super().log_prob_map(x)
         found = torch.empty_like(at_least_float32(x[:0])).new_empty(x.shape)
 
-        def evaluate(place: tuple[slice, ...]) -> None:
-            for where, conditionals, tile in self.tiles(x, [place]):
+        def evaluate(place: Place, strips: Iterator[Tile]) -> None:
+            for where, conditionals, tile in strips:
                 found[where] = conditionals.log_prob(tile)
 
-        self.for_each(self.places(x.shape), evaluate, x)
+        self.for_each(x, self.places(x.shape), evaluate)
         return found
 
     @torch_defaults()
@@ -192,13 +207,13 @@ class NeLLoC(Autoregressive):
         if self._needs_gradient(x):
             return super().log_prob(x)
 
-        def evaluate(place: tuple[slice, ...]) -> Tensor:
-            strips = [conditionals.log_prob(tile) for _, conditionals, tile in self.tiles(x, [place])]
-            return torch.cat(strips, 2).flatten(1).sum(1)
+        def evaluate(place: Place, strips: Iterator[Tile]) -> Tensor:
+            values = [conditionals.log_prob(tile) for _, conditionals, tile in strips]
+            return torch.cat(values, 2).flatten(1).sum(1)
 
         places = self.places(x.shape)
         total = torch.zeros(len(x), dtype=torch.float64, device="cpu")  # of up to hundreds of millions of terms
-        for place, of_tile in zip(places, self.for_each(places, evaluate, x), strict=True):
+        for place, of_tile in zip(places, self.for_each(x, places, evaluate), strict=True):
             total[place[0]] += of_tile.cpu()
         return total.to(at_least_float32(x[:0]))
 

@@ -327,9 +327,11 @@ class PhotoDetector(ConformalDetector):
         Raises:
             CalibrationError: If there are too few for fpr.
         """
-        scores, self.calibration_histories_ = self._scored_both_ways(profiles, origins)
-        self.calibration_own_ = np.zeros(len(scores), dtype=bool)
-        return self._calibrated({self.precision: scores}, np.arange(len(scores)), ())
+        other = type(self)(**self.get_params(deep=False))  # so that too few images leave this detector as it was
+        scores, other.calibration_histories_ = self._scored_both_ways(profiles, origins)
+        other.calibration_own_ = np.zeros(len(scores), dtype=bool)
+        vars(self).update(vars(other._calibrated({self.precision: scores}, np.arange(len(scores)), ())))
+        return self
 
     def adapted(self, profiles: Array, origins: Origins = None) -> Self:
         """Returns a detector that is calibrated for the traffic of a user.
@@ -359,10 +361,10 @@ class PhotoDetector(ConformalDetector):
             ParameterError: If the histories are missing, or the ratio has no such history.
         """
         scores = np.asarray(scores, dtype=float)
-        if histories is None or len(histories) != len(scores):
-            raise ParameterError(f"a detector of photographs needs the history of each of the {len(scores)} scores")
         if scores.ndim != 1 or not np.isfinite(scores).all():
             raise CalibrationError(f"scores must be (n,) finite numbers, got shape {scores.shape}")
+        if histories is None or len(histories) != len(scores):
+            raise ParameterError(f"a detector of photographs needs the history of each of the {len(scores)} scores")
         labels = self._labels(histories)
         return self._adapted(scores, np.stack([labels, labels], 1))
 

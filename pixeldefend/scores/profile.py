@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 from ..densities import NeLLoC
 from ..densities.distributions import BYTE_LEVELS
 from ..densities.logistic_mixture import LEAST, DiscretizedLogisticMixture
+from ..densities.nelloc import Place, Tile
 
 T = TypeVar("T")
 
@@ -73,16 +75,16 @@ def examine(density: NeLLoC, x: Tensor, *, maps: bool = False) -> Examined:
         empty = torch.zeros(0, device=density.device)
         profiles = empty.new_zeros(0, size_of_profile(x.shape[1]))
         return Examined(profiles, empty, empty.new_zeros(0, *x.shape[2:]) if maps else None)
-    by_images: dict[int, list[tuple[slice, ...]]] = {}
+    by_images: dict[int, list[Place]] = {}
     for place in places:
         by_images.setdefault(place[0].start, []).append(place)
     chosen = [place for group in by_images.values() for place in _spread(group, TILES_AT_MOST)]
     profiled = {id(place) for place in chosen}
     found = torch.zeros(len(x), *x.shape[2:], device=density.device) if maps else None
 
-    def sums_of(place: tuple[slice, ...]) -> list[Tensor] | None:
-        strips = [residuals(conditionals, strip) for _, conditionals, strip in density.tiles(x, [place])]
-        residual, deviation, relative = (torch.cat(planes, 2) for planes in zip(*strips, strict=True))
+    def sums_of(place: Place, strips: Iterator[Tile]) -> list[Tensor] | None:
+        parts = [residuals(conditionals, strip) for _, conditionals, strip in strips]
+        residual, deviation, relative = (torch.cat(planes, 2) for planes in zip(*parts, strict=True))
         if found is not None:
             found[place[0], place[2], place[3]] = -(relative + EXPECTED).sum(1)
         return _sums(residual, deviation, relative) if id(place) in profiled else None
@@ -90,7 +92,7 @@ def examine(density: NeLLoC, x: Tensor, *, maps: bool = False) -> Examined:
     if not maps:
         places = chosen
     sums: dict[int, list[Tensor]] = {}
-    for place, new in zip(places, density.for_each(places, sums_of, x), strict=True):
+    for place, new in zip(places, density.for_each(x, places, sums_of), strict=True):
         if new is not None:
             old = sums.get(place[0].start)
             sums[place[0].start] = new if old is None else [a + b for a, b in zip(old, new, strict=True)]

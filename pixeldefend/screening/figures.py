@@ -26,6 +26,7 @@ BRIGHTEST = 8.0  # nats; 256 equally probable values have a surprisal of 5.5
 BRIGHTEST_EXCESS = 1.5
 SMOOTHING = 3.0  # pixels, the standard deviation of the Gaussian
 REACH = math.ceil(4 * SMOOTHING)  # pixels, where the Gaussian ends
+ENLARGED = (256, 1024)  # the height and width to which small images are enlarged, in pixels
 ROWS_DRAWN = 64  # of a large image at once, since drawing needs many times the memory of the rows
 COLOURS = {"clean": (44, 122, 75), "adversarial": (192, 57, 43)}
 INK, PAPER, MARGIN = (51, 51, 51), (255, 255, 255), 12
@@ -99,12 +100,12 @@ def save_heat_map(screened: Screened, folder: Path, taken: set[str] | None = Non
     """
     assert screened.image is not None
     height, width = screened.image.shape[:2]
-    scale = max(1, 256 // height)
+    scale = max(1, min(ENLARGED[0] // height, ENLARGED[1] // width))
     sheet = Image.new("RGB", (2 * scale * width, scale * height + LEGEND), PAPER)
     for rows in _strips(height):
         pair = np.concatenate([_rgb(screened.image[rows]), _picture_of(screened, rows)], 1)
         sheet.paste(Image.fromarray(pair.repeat(scale, 0).repeat(scale, 1)), (0, scale * rows.start))
-    legend_width = min(sheet.width - 2 * MARGIN, 420)
+    legend_width = max(1, min(sheet.width - 2 * MARGIN, 420))
     _draw_legend(sheet, MARGIN, scale * height + 8, legend_width, screened.record.history is not None)
     path = folder / screened.record.picture_name(folder, taken)
     _save(sheet, path)

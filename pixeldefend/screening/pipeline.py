@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -160,20 +159,9 @@ def _screen(
     drift: bool,
     statistics: Statistics,
 ) -> Iterator[Screened]:
-    remaining = iter(files)
-
-    def decode() -> list[Screened]:
-        batch: list[Screened] = []
-        pixels = 0
-        for file in islice(remaining, batch_size):
-            batch.append(Screened(file) if isinstance(file, Record) else screener.read_file(file))
-            pixels += (batch[-1].record.height or 0) * (batch[-1].record.width or 0)
-            if pixels >= PIXELS_AT_ONCE:
-                break
-        return batch
-
+    read = (Screened(file) if isinstance(file, Record) else screener.read_file(file) for file in files)
     started = perf_counter()
-    for results in _ahead(decode):
+    for results in _ahead(batches(read, batch_size)):
         decoded = perf_counter()
         screener.judge(results, maps=maps)
         statistics.seconds["decoding"] += decoded - started
@@ -189,10 +177,32 @@ def _screen(
         started = perf_counter()
 
 
-def _ahead(decode: Callable[[], list[Screened]]) -> Iterator[list[Screened]]:
-    """Yields the results of decode until one is empty, and decodes the next batch while this one is scored."""
+def batches(read: Iterable[Screened], batch_size: int) -> Iterator[list[Screened]]:
+    """Collects images while they are read.
+
+    Args:
+        read: The images.
+        batch_size: The largest number of images in a batch; there are fewer if they have `PIXELS_AT_ONCE` pixels.
+
+    Yields:
+        The batches, none of which is empty.
+    """
+    batch: list[Screened] = []
+    pixels = 0
+    for result in read:
+        batch.append(result)
+        pixels += result.pixels
+        if len(batch) == batch_size or pixels >= PIXELS_AT_ONCE:
+            yield batch
+            batch, pixels = [], 0
+    if batch:
+        yield batch
+
+
+def _ahead(found: Iterator[list[Screened]]) -> Iterator[list[Screened]]:
+    """Yields batches, and has the next one read while the caller works on this one."""
     with ThreadPoolExecutor(1, "decoding") as pool:
-        coming = pool.submit(decode)
+        coming = pool.submit(next, found, None)
         while batch := coming.result():
-            coming = pool.submit(decode)
+            coming = pool.submit(next, found, None)
             yield batch

@@ -17,9 +17,9 @@ from typing import Any
 from ..errors import MissingExtraError, ParameterError
 from ..images import SUFFIXES, Frames
 from .audit_log import RENAMED
-from .pipeline import Statistics, find_files
+from .pipeline import Statistics, batches, find_files
 from .records import Record, to_arrow, to_storable
-from .screener import Screener
+from .screener import Screened, Screener
 
 ROWS_A_FILE = 4096  # rows in a file of output, which are lost if a run is interrupted
 PATHS_A_BLOCK = 1024  # the largest number of paths that a process gets at a time
@@ -254,16 +254,21 @@ class Worker:
 
     def __call__(self, table: Any) -> Any:
         """Screens a pyarrow table of images, and returns a table of records; what exists already is not judged."""
-        results = []
+        records = []
+        for batch in batches(self._read(table), len(table)):
+            self.screener.judge(result for result in batch if _key(result.record) not in self.done)
+            records += [result.record for result in batch]
+        return to_arrow(records)
+
+    def _read(self, table: Any) -> Iterator[Screened]:
         if self.column is None:
-            results = [self.screener.read_file(os.fsdecode(path)) for path in table["file"].to_pylist()]
-        else:
-            paths = table["path"].to_pylist() if "path" in table.column_names else [""] * len(table)
-            for path, value in zip(paths, table[self.column].to_pylist(), strict=True):
-                data = value.get("bytes") if isinstance(value, dict) else value
-                results.append(self.screener.read(path or "", data if isinstance(data, bytes) else b""))
-        self.screener.judge(result for result in results if _key(result.record) not in self.done)
-        return to_arrow(result.record for result in results)
+            for path in table["file"].to_pylist():
+                yield self.screener.read_file(os.fsdecode(path))
+            return
+        paths = table["path"].to_pylist() if "path" in table.column_names else [""] * len(table)
+        for path, value in zip(paths, table[self.column].to_pylist(), strict=True):
+            data = value.get("bytes") if isinstance(value, dict) else value
+            yield self.screener.read(path or "", data if isinstance(data, bytes) else b"")
 
 
 def find_absolute(sources: Iterable[str], statistics: Statistics | None = None) -> Iterator[str | Record]:

@@ -46,6 +46,12 @@ class Screened:
     origin: Origin | None = None
     others: tuple[np.ndarray, ...] = ()
 
+    @property
+    def pixels(self) -> int:
+        """The number of decoded pixels that it holds, of all frames together."""
+        frames = [frame for frame in (self.image, *self.others) if frame is not None]
+        return sum(frame.shape[0] * frame.shape[1] for frame in frames)
+
 
 class Screener:
     """Turns the bytes of images into records.

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ..errors import ParameterError
 
@@ -21,8 +21,8 @@ class Full(Exception):
 
 
 @dataclass
-class _Waiting(Generic[Item]):
-    item: Item
+class _Waiting:
+    item: Any  # forgotten once nobody waits for it: it may be large
     since: float
     done: asyncio.Future[None]
 
@@ -31,15 +31,17 @@ class _Waiting(Generic[Item]):
 class Batcher(Generic[Item]):
     """Collects items into batches and works on a batch at once.
 
-    A batch is complete when it has `max_batch` items, or when its first item has waited `max_wait` seconds. `work` runs
-    in a thread of its own; items that arrive meanwhile make the next batch. Use the batcher with `async with`: at the
-    end of the block it finishes all items that it accepted.
+    A batch is complete when it has `max_batch` items, when its items have the size `max_size` together, or when its
+    first item has waited `max_wait` seconds. `work` runs in a thread of its own; items that arrive meanwhile make the
+    next batch. Use the batcher with `async with`: at the end of the block it finishes all items that it accepted.
 
     Args:
         work: A function that is called with the items of each batch.
         max_batch: The largest number of items in a batch.
         max_wait: How many seconds the first item of a batch waits for others.
         capacity: The largest number of waiting items; beyond it `Full` is raised.
+        size_of: A function that returns how much work an item is.
+        max_size: The size at which a batch takes no further item.
         on_batch: A function that is called after each batch with the number of its items, the seconds that each of them
             waited, and the seconds that the work took.
 
@@ -51,8 +53,10 @@ class Batcher(Generic[Item]):
     max_batch: int = 64
     max_wait: float = 0.005
     capacity: int = 1024
+    size_of: Callable[[Item], int] = lambda item: 0
+    max_size: int = 1
     on_batch: Callable[[int, list[float], float], None] = lambda size, waits, took: None
-    _queue: asyncio.Queue[_Waiting[Item] | None] = field(default_factory=asyncio.Queue, init=False)
+    _queue: asyncio.Queue[_Waiting | None] = field(default_factory=asyncio.Queue, init=False)
     _task: asyncio.Task[None] | None = field(default=None, init=False)
     _reserved: int = field(default=0, init=False)
 
@@ -99,6 +103,7 @@ class Batcher(Generic[Item]):
         finally:
             for entry in entries:  # nobody waits any more: a batch that has not begun leaves them out
                 entry.done.cancel()
+                entry.item = None
 
     @contextmanager
     def reserve(self, items: int) -> Iterator[None]:
@@ -131,9 +136,10 @@ class Batcher(Generic[Item]):
         loop = asyncio.get_running_loop()
         last = False
         while not last:
-            batch: list[_Waiting[Item]] = []
+            batch: list[_Waiting] = []
             until: float | None = None
-            while len(batch) < self.max_batch:
+            size = 0
+            while len(batch) < self.max_batch and size < self.max_size:
                 if until is None or not self._queue.empty():
                     entry = await self._queue.get()
                 else:
@@ -146,6 +152,7 @@ class Batcher(Generic[Item]):
                     break
                 if not entry.done.done():
                     batch.append(entry)
+                    size += self.size_of(entry.item)
                     until = until or entry.since + self.max_wait
             batch = [entry for entry in batch if not entry.done.done()]
             if not batch:

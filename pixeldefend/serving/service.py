@@ -34,6 +34,8 @@ from .query_detection import QueryAttacks
 
 EXPLAINED_AT_ONCE = 4  # purification is expensive: further requests wait, so that screening is not held up
 DECODING_THREADS = 2  # more threads would take cores from scoring
+# of the images that are scored at once; scoring does not stop when a request is given up, and a megapixel takes seconds
+PIXELS_AT_ONCE = 2**20
 PIXELS_HELD = 2**27  # of decoded images in memory at once; a request holds its images until it is answered
 PRUNED_EVERY = 3600.0  # seconds; old rows are deleted even if the service is idle
 Result = TypeVar("Result")
@@ -145,7 +147,7 @@ class Service:
             classifier use it.
         backend: The backend that runs the density; None for the detector's own.
         quarantine: A folder for the files of flagged images; None to keep no image.
-        batch_size: The largest number of images that are scored at once.
+        batch_size: The largest number of images that are scored at once; there are fewer if the images are large.
         wait: How many seconds the first image of a batch waits for others.
         capacity: The largest number of images that wait or are being decoded; beyond it, and beyond `PIXELS_HELD`,
             `Full` is raised.
@@ -190,7 +192,13 @@ class Service:
         self.queries = QueryAttacks()
         self.drift = DriftMonitors({one.name: one.detector for one in served}, self.metrics)
         self.batcher = Batcher(
-            self._judge, max_batch=batch_size, max_wait=wait, capacity=capacity, on_batch=self.metrics.batch
+            self._judge,
+            max_batch=batch_size,
+            max_wait=wait,
+            capacity=capacity,
+            size_of=lambda item: item[0].result.pixels,
+            max_size=PIXELS_AT_ONCE,
+            on_batch=self.metrics.batch,
         )
         self._explaining = asyncio.Semaphore(EXPLAINED_AT_ONCE)
         self._free_decoder = asyncio.Semaphore(DECODING_THREADS)
@@ -339,9 +347,8 @@ class Service:
             size = f"{record.height} x {record.width} (height x width)"
             note_error(record, NoDetectorError(f"the image is {size}; {only} takes {taken}"))
             result.image, result.others, record.detector = None, (), None
-        frames = [frame for frame in (result.image, *result.others) if frame is not None]
-        pixels = sum(frame.shape[0] * frame.shape[1] for frame in frames)
-        return Question(result, client, request, data if self.quarantine is not None else None, pixels=pixels)
+        kept = data if self.quarantine is not None else None
+        return Question(result, client, request, kept, pixels=result.pixels)
 
     async def _score(self, inquiry: Inquiry) -> list[Question]:
         self.metrics.depth(self.batcher.depth + len(inquiry.questions))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -117,7 +118,8 @@ def crops(paths: list[Path], count: int, side: int, *, seed: int, each: int = 8)
 
 
 def _is_for_training(path: Path) -> bool:
-    digest = hashlib.sha256(f"{path.parent.name}/{path.name}".encode()).digest()
+    name = os.fsencode(f"{path.parent.name}/{path.name}")  # names need not be valid UTF-8
+    digest = hashlib.sha256(name).digest()
     return int.from_bytes(digest[:8], "big") / 2**64 < PARTS["train"]
 
 

@@ -82,6 +82,8 @@ def test_bad_input_is_refused(near_the_boundary):
             craft(Brightness(), x, labels, "fgsm-8")
     with pytest.raises(PixelDefendError):
         craft(Brightness(), x.float(), y, "fgsm-8")
+    with pytest.raises(ParameterError, match="batch_size"):
+        craft(Brightness(), x, y, "fgsm-8", batch_size=0)
 
 
 @pytest.mark.parametrize("kind", ["uint8", "int8", "int16", "int32", "int64", "bool", "numpy", "list", "big-endian"])

@@ -17,6 +17,7 @@ from pixeldefend.densities.nelloc import STRIP, TILE
 from pixeldefend.detectors.backends import on_backend
 from pixeldefend.errors import ImageError, ParameterError
 from pixeldefend.purification import purify
+from pixeldefend.scores.profile import examine
 
 SMALL = dict(rows=2, columns=3, width=8, layers=1, mixtures=2)
 
@@ -204,6 +205,18 @@ def test_tiles_of_8_bit_images_are_those_of_the_images():
             assert torch.equal(ours.log_prob(tile), theirs.log_prob(same))
     with pytest.raises(ParameterError, match="None"):
         next(density.tiles(x[:, :1]))
+
+
+def test_all_pixels_are_checked_once_and_not_again_for_each_tile(monkeypatch):
+    density, checked = made(1, width=4), []
+    monkeypatch.setattr(density, "check", lambda x: checked.append(len(density.places(x.shape))))
+    x = grid_images(1, 1, TILE + 1, TILE + 1)
+    with torch.no_grad():
+        density.log_prob(x)
+        density.log_prob_map(x)
+        examine(density, x)
+        assert len(list(density.tiles(x))) > 4
+    assert checked == [4] * 4
 
 
 def test_gradients_are_those_of_the_whole_image():

@@ -156,6 +156,22 @@ def test_a_rate_below_what_the_images_of_a_history_allow_takes_more_images(detec
         detector.with_fpr(1e-4)
 
 
+@pytest.mark.parametrize("strange", [False, True])
+def test_a_calibration_that_is_refused_leaves_the_detector_as_it_was(detector, tmp_path, strange):
+    fitted = PhotoDetector(detector.density, detector.ratio, fpr=0.05).fit_profiles(profiles(400, seed=22))
+    new = profiles(50, seed=23)
+    before = fitted.judge_profiles(new).p_value
+    few = profiles(100 if strange else 10, seed=24)
+    few[:, 2:] *= 3 if strange else 1  # strange images belong to no history
+    with pytest.raises(CalibrationError):
+        fitted.fit_profiles(few)
+    np.testing.assert_array_equal(fitted.judge_profiles(new).p_value, before)
+    fitted.save(tmp_path / "photo.safetensors")
+    np.testing.assert_array_equal(load(tmp_path / "photo.safetensors").judge_profiles(new).p_value, before)
+    with pytest.raises(CalibrationError, match="shape"):
+        fitted.with_calibration(0.5, ["smooth"])
+
+
 def test_an_adapted_detector_keeps_the_rate_on_the_traffic_of_its_user(detector):
     def traffic(n, seed):  # smooth images only, with higher scores than calibrated
         found = profiles(n, seed=seed)

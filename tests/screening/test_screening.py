@@ -9,7 +9,7 @@ from PIL import Image
 from pixeldefend.detectors import Detector, Verdicts
 from pixeldefend.errors import ParameterError, PixelDefendError
 from pixeldefend.images import read_image
-from pixeldefend.screening import Record, Screened, Statistics, figures, find_files, screen, screener
+from pixeldefend.screening import Record, Screened, Statistics, figures, find_files, pipeline, screen, screener
 from pixeldefend.screening.figures import (
     LEGEND,
     heat_map,
@@ -139,6 +139,17 @@ def test_screening_is_lazy(folder, tiny_detector):
     assert [next(results).record.verdict for _ in range(10)] == ["clean"] * 10
 
 
+def test_all_frames_of_large_images_count_for_the_size_of_a_batch(monkeypatch):
+    monkeypatch.setattr(pipeline, "PIXELS_AT_ONCE", 100)
+    small, large = np.zeros((5, 6), np.uint8), np.zeros((10, 10, 3), np.uint8)
+    animation = Screened(Record("animation"), small, others=(small, small, small))
+    read = [Screened(Record("still"), small), animation, Screened(Record("large"), large), Screened(Record("error"))]
+    found = pipeline.batches([*read, *(Screened(Record("still"), small) for _ in range(4))], 3)
+    assert [[result.record.path for result in batch] for batch in found] == [
+        ["still", "animation"], ["large"], ["error", "still", "still"], ["still", "still"],
+    ]  # fmt: skip
+
+
 def test_bad_settings_are_refused_before_any_file_is_read(tiny_detector):
     with pytest.raises(PixelDefendError, match="9999"):
         screen([], tiny_detector, fpr=0.0001)
@@ -224,6 +235,13 @@ def test_pictures(folder, tiny_detector, tmp_path):
     record = Record(f"{'long' * 40}\n漢\udcff.png", "adversarial", p_value=0.01)
     save_contact_sheet([Screened(record, np.zeros((300, 40, 3), np.uint8), np.ones((300, 40)))], tmp_path / "tall.png")
     assert (read_image(tmp_path / "tall.png") == (192, 57, 43)).all(-1).any()
+
+
+@pytest.mark.parametrize(("shape", "size"), [((300, 8), (300, 16)), ((2, 3000), (2, 6000)), ((64, 520), (64, 1040))])
+def test_a_heat_map_of_an_image_of_any_shape_is_hardly_larger_than_it(tmp_path, shape, size):
+    screened = Screened(Record("x"), np.zeros(shape, np.uint8), np.zeros(shape))
+    height, width = size
+    assert read_image(save_heat_map(screened, tmp_path)).shape == (height + LEGEND, width, 3)
 
 
 def test_a_photograph_is_tinted_where_it_is_more_surprising_than_expected(tmp_path):

@@ -10,6 +10,7 @@ from serving.common import ATTACKED, CLEAN, NOISE, Gate, app_of, form, png
 
 from pixeldefend.screening.audit_log import AuditLog
 from pixeldefend.serving import Service
+from pixeldefend.serving import service as service_module
 
 SENDER = {"client": "shop", "request": "r"}
 
@@ -65,6 +66,26 @@ def test_a_request_that_is_given_up_is_logged_neither_in_part_nor_whole(tiny_det
     assert len(batches) == 2
     assert rows(tmp_path) == []
     assert b"pixeldefend_verdicts_total{" not in service.metrics.text()
+
+
+def test_a_request_that_is_given_up_does_not_hold_up_the_next_for_long(tiny_detector, tmp_path, monkeypatch):
+    monkeypatch.setattr(service_module, "PIXELS_AT_ONCE", 2 * CLEAN.size)
+    service = Service(AuditLog(tmp_path / "log.sqlite"), tiny_detector)
+    judge, sizes = service.screener.judge, []
+    gate = service.screener.judge = Gate(lambda results: (sizes.append(len(results)), judge(results)))
+
+    async def ask():
+        async with service:
+            many = asyncio.create_task(service.screen([("", png(CLEAN))] * 8, **SENDER))
+            await asyncio.to_thread(gate.wait_until_entered)
+            many.cancel()
+            await asyncio.wait([many])
+            gate.opened.set()
+            return await service.screen([("", png(CLEAN))], **SENDER)
+
+    (question,) = asyncio.run(ask())
+    assert question.record.verdict == "clean"
+    assert sizes == [2, 1]
 
 
 def test_a_request_whose_row_is_being_written_is_answered(tiny_detector, tmp_path):

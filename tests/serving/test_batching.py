@@ -1,5 +1,6 @@
 import asyncio
 import threading
+import weakref
 
 import pytest
 from serving.common import PATIENCE, Gate
@@ -133,6 +134,42 @@ def test_who_has_gone_is_left_out():
 
     run(ask())
     assert done == [1]
+
+
+def test_a_batch_takes_nothing_more_once_its_items_are_large_together():
+    batches = []
+
+    async def ask():
+        options = dict(max_batch=4, max_wait=0.1, size_of=lambda size: size, max_size=10)
+        async with Batcher(batches.append, **options) as batcher:
+            await batcher([50, 4, 4, 4, 1, 1, 1, 1, 1])
+
+    run(ask())
+    assert batches == [[50], [4, 4, 4], [1, 1, 1, 1], [1]]
+
+
+def test_what_nobody_waits_for_any_more_is_forgotten():
+    class Large:
+        pass
+
+    gate = Gate(lambda items: None)
+
+    async def ask():
+        async with Batcher(gate, max_batch=1, max_wait=0) as batcher:
+            (first,) = await handed_in(batcher, Large())
+            await entered(gate)
+            large = Large()
+            (gone,) = await handed_in(batcher, large)
+            held = weakref.ref(large)
+            del large
+            gone.cancel()
+            await asyncio.wait([gone])
+            del gone
+            assert held() is None
+            gate.opened.set()
+            await first
+
+    run(ask())
 
 
 def test_to_leave_finishes_what_was_accepted():

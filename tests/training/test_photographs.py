@@ -1,5 +1,6 @@
 """Tests what a detector of photographs is trained on."""
 
+import os
 import shutil
 
 import numpy as np
@@ -35,6 +36,8 @@ def test_every_photograph_belongs_to_one_part_wherever_the_folder_lies(folder, t
     moved = tmp_path / folder.name
     moved.symlink_to(folder)
     assert [path.name for path in photographs([str(moved)], "train")] == [path.name for path in train]
+    shutil.copy(train[0], tmp_path / os.fsdecode(b"\xff.jpg"))
+    assert len(photographs([str(tmp_path)], "train")) >= len(train)
     with pytest.raises(DataError, match="no photographs"):
         photographs([str(tmp_path / "none")], "train")
 

@@ -55,4 +55,5 @@ class Deadline:
             if not timeout.expired():
                 raise
             if not gone:
-                await answer.refuse(504, f"no answer within {self.seconds:g} s", {"connection": "close"})
+                reason = f"no answer within {self.seconds:g} s: send fewer or smaller images, or try again later"
+                await answer.refuse(504, reason, {"connection": "close"})

@@ -1,6 +1,7 @@
 """Folders of photographs."""
 
 import shutil
+import sys
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from PIL import Image
 
 from pixeldefend.classifier import predict_labels
 from pixeldefend.errors import DataError
-from pixeldefend.eval.photos import Learning, read_photographs
+from pixeldefend.eval.photos import Learning, data, read_photographs
 from pixeldefend.images import read_image
 
 
@@ -55,6 +56,21 @@ def test_more_photographs_begin_with_the_same(folder, classifier):
     few, many = (read_photographs(folder, classifier, limit=limit) for limit in (4, 9))
     assert few.paths == many.paths[:4]
     assert few.digest() == many.take(range(4)).digest() != many.digest()
+
+
+def test_what_cannot_be_read_here_is_left_out(folder, classifier, tmp_path, monkeypatch):
+    for name in ("a.heic", "b.png", "c.png"):
+        shutil.copy(next(folder.glob("*_[0-9]*.png")), tmp_path / name)
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    read = data.read_image
+    monkeypatch.setattr(
+        data, "read_image", lambda file, **options: read(tmp_path / "gone" if "b." in file else file, **options)
+    )
+    lines = []
+    found = read_photographs(tmp_path, classifier, log=lines.append)
+    assert (len(found), found.left_out) == (1, 2)
+    assert any("pixeldefend[heic]" in line for line in lines)
 
 
 def test_files_hold_the_images(folder, classifier):
