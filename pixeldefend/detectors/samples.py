@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from typing import Any
@@ -79,11 +80,12 @@ class Samples:
         return Samples(groups or [(np.arange(0), self.groups[0][1][:0])])
 
     def keys(self) -> list[bytes]:
-        """Returns a key for each sample, which is the same for copies."""
+        """Returns a short key for each sample, which is the same for copies."""
         keys = [b""] * len(self)
         for places, x in self.groups:
-            for place, row in zip(places.tolist(), x.flatten(1).cpu().numpy(), strict=True):
-                keys[place] = str(tuple(x.shape[1:])).encode() + row.tobytes()
+            for place, image in zip(places.tolist(), x, strict=True):
+                shape = str(tuple(image.shape)).encode()
+                keys[place] = hashlib.sha256(shape + image.cpu().numpy().tobytes()).digest()
         return keys
 
     @property
