@@ -92,16 +92,17 @@ benchmark: .venv/developed
 photo-benchmark: .venv/developed
 	$(BIN)/pip install --quiet '.[imagenet]'
 	$(BIN)/pixeldefend benchmark --detector photo --classifier efficientnet-lite0 --data $(PHOTO_TEST) \
-	    --attacks fgsm-2,fgsm-8,bim-2,bim-4,bim-8,pgd-1,pgd-2,pgd-4,pgd-8,apgd-ce-8,pgd-l2-1.0,deepfool-linf,deepfool-l2 \
+	    --attacks fgsm-2,fgsm-8,bim-2,bim-4,bim-8,pgd-1,pgd-2,pgd-4,pgd-8,apgd-ce-8,pgd-l2-1.0,deepfool-linf \
 	    --limit 350 --no-pictures --cache runs/cache --out eval/results/photographs
 	$(BIN)/pixeldefend benchmark --detector photo --classifier efficientnet-lite0 --data $(PHOTO_TEST) \
-	    --attacks square-8,mi-fgsm-4,ti-fgsm-4,pgd-l2-0.5,ddn,fmn-l0 --limit 64 --no-pictures \
+	    --attacks square-8,cw-l2,pgd-l2-0.5,deepfool-l2,mi-fgsm-4,ti-fgsm-4 --limit 64 --no-pictures \
 	    --cache runs/cache --out eval/results/photographs-few
 	$(BIN)/pixeldefend benchmark --detector photo --classifier efficientnet-lite0 --data $(PHOTO_TEST) \
-	    --attacks cw-l2 --limit 16 --clean 64 --no-pictures --cache runs/cache --out eval/results/photographs-cw
+	    --attacks fgsm-2 --limit 8 --clean 64 --adaptive blind-pgd,joint-pgd --adaptive-limit 4 --eps 2,8 --steps 30 \
+	    --no-pictures --cache runs/cache --out eval/results/photographs-adaptive
 	$(BIN)/pixeldefend benchmark --detector photo --classifier efficientnet-lite0 --data $(PHOTO_TEST) --view native \
 	    --attacks fgsm-2,fgsm-8,bim-2 --limit 100 --no-pictures --cache runs/cache --out eval/results/photographs-native
-	$(BIN)/python benchmarks/photo_leaderboard.py $(PHOTO_TEST) $(PHOTO_LEARN) --adaptive-limit 0 --cache runs/cache
+	$(BIN)/python benchmarks/photo_leaderboard.py $(PHOTO_TEST) $(PHOTO_LEARN) --cache runs/cache
 
 # attackers who know the detector, and baselines (about six hours on 2 cores), with the surrogate models of attackers who
 # attack by transfer, and adversarially trained classifiers

@@ -1,8 +1,9 @@
 """Compares the shipped detector of photographs with baselines: python benchmarks/photo_leaderboard.py PHOTOS LEARN
 
 All detectors see the same attacked photographs. Baselines are calibrated on the photographs of the folder LEARN, and
-those that learn from an attack learn it on some of these; none of them may be in the folder PHOTOS. An entry for each
-detector goes to eval/results/leaderboard. The shipped detector is also attacked by attackers who know it.
+those that learn from an attack learn it on some of these; none of them may be among the photographs used of PHOTOS. An entry for each
+detector goes to eval/results/leaderboard. With --adaptive-limit, the shipped detector is also attacked by attackers who
+know it.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ def main() -> None:
     parser.add_argument("photos", type=Path)
     parser.add_argument("learn", type=Path)
     parser.add_argument("--cache", type=Path, help="keep attacked images here")
-    parser.add_argument("--limit", type=int, default=96, help="photographs for attackers who know the classifier")
+    parser.add_argument("--limit", type=int, default=64, help="photographs for attackers who know the classifier")
     parser.add_argument("--clean", type=int, default=350, help="clean photographs")
-    parser.add_argument("--adaptive-limit", type=int, default=8, help="photographs for those who know the detector")
+    parser.add_argument("--adaptive-limit", type=int, default=0, help="photographs for those who know the detector")
     parser.add_argument("--eps", type=int, nargs="+", default=[2, 8], help="their largest changes, in 8-bit steps")
     parser.add_argument("--steps", type=int, default=50, help="their steps")
     parser.add_argument("--only", nargs="+", help="these detectors only")

@@ -10,8 +10,7 @@ from pixeldefend.markdown import table
 
 from .sources import attack_title, load, percent, pick, results
 
-RUN, NATIVE_RUN = "photographs", "photographs-native"
-FEW_RUNS = ("photographs-few", "photographs-cw")  # of attacks that take long, on fewer photographs
+RUN, FEW_RUN, NATIVE_RUN = "photographs", "photographs-few", "photographs-native"
 
 
 def photo_false_alarms() -> str:
@@ -42,7 +41,7 @@ def photo_detection(*attacks: str) -> str:
 
 def photo_detection_few() -> str:
     """The same for attacks that take long, on fewer photographs."""
-    return _detection(*(results(run) for run in FEW_RUNS))
+    return _detection(results(FEW_RUN))
 
 
 def photo_detection_native() -> str:
@@ -50,8 +49,8 @@ def photo_detection_native() -> str:
     return _detection(results(NATIVE_RUN))
 
 
-def _detection(*runs: dict[str, Any], attacks: tuple[str, ...] = ()) -> str:
-    own = [row for found in runs for row in found["rows"] if row["statistic"] == found["statistic"]]
+def _detection(found: dict[str, Any], attacks: tuple[str, ...] = ()) -> str:
+    own = [row for row in found["rows"] if row["statistic"] == found["statistic"]]
     rows = []
     for row in [pick(own, attack=attack) for attack in attacks] or own:
         shares = (percent(row[f"tpr_at_fpr_{fpr}"]) for fpr in ("0.001", "0.01", "0.05"))
