@@ -1,9 +1,9 @@
 """Compares the shipped detector of photographs with baselines: python benchmarks/photo_leaderboard.py PHOTOS LEARN
 
 All detectors see the same attacked photographs. Baselines are calibrated on the photographs of the folder LEARN, and
-those that learn from an attack learn it on some of these; none of them may be among the photographs used of PHOTOS. An entry for each
-detector goes to eval/results/leaderboard. With --adaptive-limit, the shipped detector is also attacked by attackers who
-know it.
+those that learn from an attack learn it on some of these; none of them may be among the photographs used of PHOTOS. An
+entry for each detector goes to eval/results/leaderboard. With --adaptive-limit, the shipped detector is also attacked by
+attackers who know it.
 """
 
 from __future__ import annotations
