@@ -330,7 +330,7 @@ class PhotoDetector(ConformalDetector):
         other = type(self)(**self.get_params(deep=False))  # so that too few images leave this detector as it was
         scores, other.calibration_histories_ = self._scored_both_ways(profiles, origins)
         other.calibration_own_ = np.zeros(len(scores), dtype=bool)
-        vars(self).update(vars(other._calibrated({self.precision: scores}, np.arange(len(scores)), ())))
+        self.__dict__.update(vars(other._calibrated({self.precision: scores}, np.arange(len(scores)), ())))
         return self
 
     def adapted(self, profiles: Array, origins: Origins = None) -> Self:
