@@ -2,8 +2,8 @@
 
 All detectors see the same attacked photographs. Baselines are calibrated on the photographs of the folder LEARN, and
 those that learn from an attack learn it on some of these; none of them may be among the photographs used of PHOTOS. An
-entry for each detector goes to eval/results/leaderboard. With --adaptive-limit, the shipped detector is also attacked by
-attackers who know it.
+entry for each detector goes to eval/results/leaderboard. With --adaptive-limit, attackers who know the shipped
+detector attack it too.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import TypeVar
 
 Part = TypeVar("Part")
@@ -47,13 +48,16 @@ def in_threads(function: Callable[[Part], Result], parts: Sequence[Part]) -> lis
             return function(part)
 
     threads = torch.get_num_threads()
-    if min(threads, len(parts)) < 2:
+    workers = min(threads, len(parts))
+    if workers < 2:
         return [called(part) for part in parts]
-    try:
-        with ThreadPoolExecutor(min(threads, len(parts)), initializer=_use_one_thread) as pool:
-            return list(pool.map(called, parts))
-    finally:
-        torch.set_num_threads(threads)  # of threads that are started from now on
+    with ThreadPoolExecutor(workers, initializer=_use_one_thread) as pool:
+        started = Barrier(workers + 1)
+        for _ in range(workers):
+            pool.submit(started.wait)
+        started.wait()
+        torch.set_num_threads(threads)  # of threads that are started from now on, by anybody
+        return list(pool.map(called, parts))
 
 
 def _use_one_thread() -> None:
