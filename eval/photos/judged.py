@@ -75,13 +75,9 @@ class Judge:
         self.detector = detector
         self.own = statistic_of(detector)
         self.calibration = {self.own: np.asarray(detector.calibration_scores_)}
-        groups = getattr(detector, "groups_", None)
-        size = (
-            min(len(group) for parts in groups[0].values() for group in parts)
-            if groups
-            else len(self.calibration[self.own])
-        )
-        self.sizes = {self.own: size}
+        categories = getattr(detector, "mondrian_", None)
+        groups = [group for parts in categories[0].groups.values() for group in parts] if categories else []
+        self.sizes = {self.own: min(map(len, groups or [self.calibration[self.own]]))}
         self.rates = {self.own: promised_rates(detector)}
         if calibration is not None and getattr(detector, "density", None) is not None and self.own != BITS:
             bits = self(calibration).bits_per_dim

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..ambient import ordinary, torch_defaults
 from ..calibration import ConformalMartingale, conformal
 from ..calibration.conformal import Array
+from ..calibration.mondrian import Mondrian
 from ..densities import NeLLoC
 from ..devices import check_device
 from ..errors import CalibrationError, ImageError, ModelError, ParameterError
@@ -27,10 +28,6 @@ from .samples import Samples, uint8_image
 from .scoring import to_numbers
 
 MIN_SIDE = 64
-# Histories with fewer calibration images share theirs. So p-values go down to 0.001.
-IMAGES_OF_A_HISTORY = 1000
-OWN_IMAGES_OF_A_HISTORY = 200  # with so many images of a user, a history is judged by these alone
-LIKELY = 0.15  # an image is also compared with those of other histories that are at least so probable
 UNKNOWN = "unknown"
 Origins = Sequence[Origin | None] | None
 
@@ -60,6 +57,7 @@ class PhotoDetector(ConformalDetector):
         calibration_histories_: (n, 2) the histories of the calibration images, as `LikelihoodRatio.estimated` returns
             them: estimated from the file and the pixels, and from the pixels alone.
         calibration_own_: (n,) bool, whether a calibration image came from a user (`adapted`).
+        mondrian_: The calibration scores by history: for images from files, and for others.
 
     The other attributes are those of `ConformalDetector`.
 
@@ -134,9 +132,9 @@ class PhotoDetector(ConformalDetector):
         density, ratio = self._models()
         x = match_channels(ordinary(x), 3).to(density.device, density.dtype)
         profiles = examine(density, x).profiles
-        estimated = ratio.estimated(profiles.detach())
         scores: Tensor = ratio(profiles)[0]
-        thresholds = [max(map(self._threshold, self._compared(1, *image))) for image in zip(*estimated, strict=True)]
+        estimated = ratio.estimated(profiles.detach())
+        _, thresholds = self.mondrian_[1].judge(to_numbers(scores.detach()), *estimated)
         return scores - scores.new_tensor(thresholds)
 
     def judge(self, X: Any, *, maps: bool = False, origins: Origins = None) -> Verdicts:
@@ -169,15 +167,11 @@ class PhotoDetector(ConformalDetector):
         """
         check_is_fitted(self)
         scores, histories, probabilities = self._scored(profiles, origins)
-        without_file = [file_kind(origin) is None for origin in origins or [None] * len(scores)]
-        compared: dict[int, tuple[Array, list[int]]] = {}  # each group of calibration scores, and the images
-        for place, image in enumerate(zip(without_file, histories, probabilities, strict=True)):
-            for group in self._compared(*image):
-                compared.setdefault(id(group), (group, []))[1].append(place)
-        p_values, thresholds = np.zeros(len(scores)), np.full(len(scores), -np.inf)
-        for group, here in compared.values():
-            p_values[here] = np.maximum(p_values[here], conformal.p_values(scores[here], group))
-            thresholds[here] = np.maximum(thresholds[here], self._threshold(group))
+        without_file = np.array([file_kind(origin) is None for origin in origins or [None] * len(scores)], dtype=int)
+        p_values, thresholds = np.empty(len(scores)), np.empty(len(scores))
+        for kind, mondrian in enumerate(self.mondrian_):
+            here = without_file == kind
+            p_values[here], thresholds[here] = mondrian.judge(scores[here], histories[here], probabilities[here])
         names = [*self._models()[1].histories, UNKNOWN]
         return Verdicts(
             is_adversarial=scores > thresholds,
@@ -200,24 +194,7 @@ class PhotoDetector(ConformalDetector):
             ParameterError: If the ratio has no such history.
         """
         check_is_fitted(self)
-        return np.array([max(map(self._threshold, self.groups_[0][history])) for history in self._labels(histories)])
-
-    def _compared(self, without_file: int, history: int, probabilities: np.ndarray) -> list[Array]:
-        """Returns the groups of calibration scores that an image is compared with.
-
-        Args:
-            without_file: Whether nothing is known of the image's file.
-            history: Its most probable history.
-            probabilities: (H,) of each history.
-        """
-        groups = self.groups_[without_file][history]
-        if history == len(probabilities) or history in self.alone_[without_file]:
-            return groups
-        others = [other for other in np.flatnonzero(probabilities >= LIKELY) if other != history]
-        return [*groups, *(group for other in others for group in self.groups_[without_file][int(other)])]
-
-    def _threshold(self, group: Array) -> float:
-        return conformal.threshold(group, self.fpr, self.confidence)
+        return np.array([self.mondrian_[0].threshold(history) for history in self._labels(histories)])
 
     def _labels(self, histories: Sequence[str]) -> np.ndarray:
         """Returns (N,) what `LikelihoodRatio.estimated` calls these histories."""
@@ -336,9 +313,9 @@ class PhotoDetector(ConformalDetector):
     def adapted(self, profiles: Array, origins: Origins = None) -> Self:
         """Returns a detector that is calibrated for the traffic of a user.
 
-        A history of which the user has at least `OWN_IMAGES_OF_A_HISTORY` images is judged by these alone. With fewer,
-        an image is compared with all such images of the user too, and the greater p-value counts. Histories of which
-        the user has no image keep their calibration images.
+        A history of which the user has at least `mondrian.OWN_IMAGES_OF_A_CATEGORY` images is judged by these alone.
+        With fewer, an image is compared with all such images of the user too, and the greater p-value counts. Histories
+        of which the user has no image keep their calibration images.
 
         Args:
             profiles: (N, F), the profiles of clean images of the user, as `profiles` returns them.
@@ -380,37 +357,19 @@ class PhotoDetector(ConformalDetector):
 
     def _calibrated(self, calibrations: dict[str, Array], index: np.ndarray, corruptions: Sequence[str]) -> Self:
         super()._calibrated(calibrations, index, corruptions)
-        least = conformal.images_needed(self.fpr, self.confidence)
-        unknown = len(self._models()[1].histories)
-        # for images from files, and for others: the calibration scores that images of each history are compared with,
-        # and the histories that are judged by a user's images alone
-        self.groups_, self.alone_ = [], []
-        for labels in self.calibration_histories_.T:
-            known = ~self.calibration_own_ & (labels < unknown)
-            conformal.rank(self.fpr, int(known.sum()), self.confidence)  # refuses too few
-            needed = max(IMAGES_OF_A_HISTORY, least)
-            shipped = _groups(self.calibration_scores_[known], labels[known], unknown, needed)
-            groups = {history: [group] for history, group in enumerate(shipped)} | {unknown: shipped}
-            self.alone_.append(self._add_own(groups, labels, max(OWN_IMAGES_OF_A_HISTORY, least), least))
-            self.groups_.append(groups)
+        count = len(self._models()[1].histories)
+        self.mondrian_ = [
+            Mondrian(
+                self.calibration_scores_,
+                labels,
+                self.calibration_own_,
+                count,
+                fpr=self.fpr,
+                confidence=self.confidence,
+            )
+            for labels in self.calibration_histories_.T
+        ]
         return self
-
-    def _add_own(self, groups: dict[int, list[Array]], labels: np.ndarray, needed: int, least: int) -> set[int]:
-        """Puts the scores of a user's images into the groups of the histories that they have.
-
-        Returns:
-            The histories that are now judged by the user's images alone.
-        """
-        own = self.calibration_own_
-        counts = np.bincount(labels[own], minlength=len(groups))
-        few = self.calibration_scores_[own & (counts < needed)[labels]]
-        alone = set(np.flatnonzero(counts >= needed).tolist())
-        for history, count in enumerate(counts):
-            if history in alone:
-                groups[history] = [self.calibration_scores_[own & (labels == history)]]
-            elif count and len(few) >= least:
-                groups[history] = [*groups[history], few]
-        return alone
 
     def drift_monitor(self, *, random_state: int = 0) -> ConformalMartingale:
         """Returns a test of whether the images of each history look like calibration images; see the base class."""
@@ -486,19 +445,3 @@ def _decoded(X: Any) -> tuple[Any, Origins]:
         images.append(image if decoded is None else decoded.frames[0])
         origins.append(None if decoded is None else decoded.origin)
     return images, origins
-
-
-def _groups(scores: Array, labels: np.ndarray, histories: int, needed: int) -> list[Array]:
-    """Returns the calibration scores that images of each history are compared with.
-
-    Histories with fewer than `needed` images share one group, with the next larger ones if they are still too few. A
-    group holds all images of its histories and no others, and which histories it holds depends on no score. So the
-    images of a group are exchangeable, and p-values are valid within it.
-    """
-    counts = np.bincount(labels, minlength=histories)
-    by_size = np.argsort(counts, kind="stable")
-    few = int((counts < needed).sum())
-    if few:
-        few = max(few, int(np.searchsorted(counts[by_size].cumsum(), needed)) + 1)
-    shares = np.isin(np.arange(histories), by_size[:few])
-    return [scores[shares[labels] if shares[history] else labels == history] for history in range(histories)]

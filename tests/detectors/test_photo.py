@@ -5,9 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
+from pixeldefend.calibration.mondrian import IMAGES_OF_A_CATEGORY, LIKELY, OWN_IMAGES_OF_A_CATEGORY
 from pixeldefend.densities import NeLLoC
 from pixeldefend.detectors import PhotoDetector, load
-from pixeldefend.detectors.photo import IMAGES_OF_A_HISTORY, LIKELY, OWN_IMAGES_OF_A_HISTORY, UNKNOWN
+from pixeldefend.detectors.photo import UNKNOWN
 from pixeldefend.errors import CalibrationError, ImageError, ModelError, ParameterError
 from pixeldefend.images import Origin
 from pixeldefend.scores.likelihood_ratio import FILE_KINDS, LikelihoodRatio
@@ -125,8 +126,8 @@ def test_strange_images_of_a_user_are_compared_with_each_other(detector):
 @pytest.mark.parametrize(
     ("rough", "sizes"),
     [
-        (IMAGES_OF_A_HISTORY, [2000, 1000, 1000]),  # none is rare: such images are compared with the next larger group
-        (IMAGES_OF_A_HISTORY - 1, [2999, 2999, 2999]),  # too few even together: all are compared with all
+        (IMAGES_OF_A_CATEGORY, [2000, 1000, 1000]),  # none is rare: such images are compared with the next larger group
+        (IMAGES_OF_A_CATEGORY - 1, [2999, 2999, 2999]),  # too few even together: all are compared with all
     ],
 )
 def test_histories_with_few_images_share_them(detector, rough, sizes):
@@ -134,10 +135,10 @@ def test_histories_with_few_images_share_them(detector, rough, sizes):
     found[:, 1] = -1  # smooth
     found[:rough, 1] = 1
     fitted = PhotoDetector(detector.density, detector.ratio).fit_profiles(found)
-    assert [len(fitted.groups_[1][history][0]) for history in range(3)] == sizes
+    assert [len(fitted.mondrian_[1].groups[history][0]) for history in range(3)] == sizes
 
 
-@pytest.mark.parametrize("rough", [1, OWN_IMAGES_OF_A_HISTORY - 1])
+@pytest.mark.parametrize("rough", [1, OWN_IMAGES_OF_A_CATEGORY - 1])
 def test_few_images_of_a_user_never_lower_a_threshold(detector, rough):
     """The user's smooth images have lower scores than rough ones, which must not be compared with them alone."""
     own = profiles(1000, seed=18)
@@ -151,7 +152,7 @@ def test_few_images_of_a_user_never_lower_a_threshold(detector, rough):
 
 def test_a_rate_below_what_the_images_of_a_history_allow_takes_more_images(detector):
     low = detector.with_fpr(0.0006)
-    assert all(len(group) == 2000 for groups in low.groups_[0].values() for group in groups)
+    assert all(len(group) == 2000 for groups in low.mondrian_[0].groups.values() for group in groups)
     with pytest.raises(CalibrationError, match="at least"):
         detector.with_fpr(1e-4)
 
