@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Barrier
 from typing import TypeVar
 
@@ -26,7 +27,7 @@ def calm_waiting_threads() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
-def in_threads(function: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
+def in_threads(function: Callable[[Part], Result], parts: Sequence[Part]) -> Iterator[Result]:
     """Calls a function with each of several parts, without gradients, in as many threads as torch uses.
 
     torch divides each operation among its threads, which wait for one another after each. Threads that work on
@@ -36,8 +37,9 @@ def in_threads(function: Callable[[Part], Result], parts: Sequence[Part]) -> lis
         function: Takes one part. It uses torch on the CPU.
         parts: The parts.
 
-    Returns:
-        The results, in the order of the parts.
+    Yields:
+        The results, in the order of the parts. Few parts are worked on ahead: results that are kept between the large
+        tensors of later parts would leave memory in pieces.
     """
     import torch
 
@@ -50,14 +52,21 @@ def in_threads(function: Callable[[Part], Result], parts: Sequence[Part]) -> lis
     threads = torch.get_num_threads()
     workers = min(threads, len(parts))
     if workers < 2:
-        return [called(part) for part in parts]
+        yield from map(called, parts)
+        return
     with ThreadPoolExecutor(workers, initializer=_use_one_thread) as pool:
         started = Barrier(workers + 1)
         for _ in range(workers):
             pool.submit(started.wait)
         started.wait()
         torch.set_num_threads(threads)  # of threads that are started from now on, by anybody
-        return list(pool.map(called, parts))
+        ahead: deque[Future[Result]] = deque()
+        for part in parts:
+            ahead.append(pool.submit(called, part))
+            if len(ahead) > 2 * workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 def _use_one_thread() -> None:

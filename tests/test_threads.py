@@ -45,17 +45,17 @@ def test_parts_are_worked_on_in_threads_of_one_thread_each(three_threads):
 
     torch.set_default_dtype(torch.float64)
     try:
-        found = in_threads(work, range(6))
+        found = list(in_threads(work, range(6)))
     finally:
         torch.set_default_dtype(torch.float32)
     assert found == [(part, 1, False, torch.float32) for part in range(6)]
     assert torch.get_num_threads() == 3
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(torch.get_num_threads).result() == 3
-    assert in_threads(torch.neg, []) == []
+    assert list(in_threads(torch.neg, [])) == []
 
 
 def test_an_error_in_a_thread_is_raised_and_torch_keeps_its_threads(three_threads):
     with pytest.raises(ZeroDivisionError):
-        in_threads(lambda part: 1 // part, [1, 0, 1])
+        list(in_threads(lambda part: 1 // part, [1, 0, 1]))
     assert torch.get_num_threads() == 3

@@ -141,7 +141,7 @@ class NeLLoC(Autoregressive):
 
     def for_each(
         self, x: Tensor, places: Sequence[Place], function: Callable[[Place, Iterator[Tile]], T]
-    ) -> Iterable[T]:
+    ) -> Iterator[T]:
         """Calls a function for each of some tiles; on the CPU and without gradients, in several threads.
 
         Args:
@@ -150,7 +150,7 @@ class NeLLoC(Autoregressive):
             function: Takes a place, and the parts of this tile as `tiles` yields them.
 
         Returns:
-            The results, in the order of the places.
+            The results, in the order of the places. Each is computed when it is asked for, or shortly before.
 
         Raises:
             ParameterError: As `check` does.
@@ -198,7 +198,8 @@ class NeLLoC(Autoregressive):
             for where, conditionals, tile in strips:
                 found[where] = conditionals.log_prob(tile)
 
-        self.for_each(x, self.places(x.shape), evaluate)
+        for _ in self.for_each(x, self.places(x.shape), evaluate):
+            pass
         return found
 
     @torch_defaults()
