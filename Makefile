@@ -97,9 +97,6 @@ photo-benchmark: .venv/developed
 	$(BIN)/pixeldefend benchmark --detector photo --classifier efficientnet-lite0 --data $(PHOTO_TEST) \
 	    --attacks square-8,cw-l2,pgd-l2-0.5,deepfool-l2,mi-fgsm-4,ti-fgsm-4 --limit 64 --no-pictures \
 	    --cache runs/cache --out eval/results/photographs-few
-	$(BIN)/pixeldefend benchmark --detector photo --classifier efficientnet-lite0 --data $(PHOTO_TEST) \
-	    --attacks fgsm-2 --limit 8 --clean 64 --adaptive blind-pgd,joint-pgd --adaptive-limit 4 --eps 2,8 --steps 30 \
-	    --no-pictures --cache runs/cache --out eval/results/photographs-adaptive
 	$(BIN)/pixeldefend benchmark --detector photo --classifier efficientnet-lite0 --data $(PHOTO_TEST) --view native \
 	    --attacks fgsm-2,fgsm-8,bim-2 --limit 100 --no-pictures --cache runs/cache --out eval/results/photographs-native
 	$(BIN)/python benchmarks/photo_leaderboard.py $(PHOTO_TEST) $(PHOTO_LEARN) --cache runs/cache

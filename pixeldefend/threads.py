@@ -56,9 +56,13 @@ def in_threads(function: Callable[[Part], Result], parts: Sequence[Part]) -> Ite
         return
     with ThreadPoolExecutor(workers, initializer=_use_one_thread) as pool:
         started = Barrier(workers + 1)
-        for _ in range(workers):
-            pool.submit(started.wait)
-        started.wait()
+        try:
+            for _ in range(workers):
+                pool.submit(started.wait)
+            started.wait()
+        except BaseException:
+            started.abort()  # if a thread cannot be started, the others wait no longer
+            raise
         torch.set_num_threads(threads)  # of threads that are started from now on, by anybody
         ahead: deque[Future[Result]] = deque()
         for part in parts:

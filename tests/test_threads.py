@@ -55,6 +55,22 @@ def test_parts_are_worked_on_in_threads_of_one_thread_each(three_threads):
     assert list(in_threads(torch.neg, [])) == []
 
 
+def test_a_thread_that_cannot_be_started_is_an_error_and_nobody_waits(three_threads, monkeypatch):
+    start, started = threading.Thread.start, []
+
+    def refuse_the_second(thread):
+        started.append(thread)
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse_the_second)
+    with pytest.raises(RuntimeError, match="can't start"):
+        list(in_threads(torch.neg, [torch.ones(1)] * 3))
+    started[0].join(60)
+    assert not started[0].is_alive()
+
+
 def test_an_error_in_a_thread_is_raised_and_torch_keeps_its_threads(three_threads):
     with pytest.raises(ZeroDivisionError):
         list(in_threads(lambda part: 1 // part, [1, 0, 1]))
