@@ -340,7 +340,7 @@ def leaderboard(
         Path | None, typer.Argument(help="A folder of entries. By default the shipped entries are shown.")
     ] = None,
 ) -> None:
-    """Print a table that compares detectors of small images and baselines under one protocol."""
+    """Print a table that compares detectors and baselines under one protocol."""
     from ..eval import leaderboard_table
 
     say(leaderboard_table(folder))
