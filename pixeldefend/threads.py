@@ -34,7 +34,7 @@ def in_threads(function: Callable[[Part], Result], parts: Sequence[Part]) -> Ite
     different parts do not wait.
 
     Args:
-        function: Takes one part. It uses torch on the CPU.
+        function: Takes one part. It may use torch on the CPU.
         parts: The parts.
 
     Yields:

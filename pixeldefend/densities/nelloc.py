@@ -36,6 +36,7 @@ Tile = tuple[Place, DiscretizedLogisticMixture, Tensor]  # a place, the conditio
 GAIN = 8.0  # neighbouring pixels differ by little: differences are given to the net as so many times as large
 TILE = 128  # rows and columns of a tile, whose conditionals are in memory at once
 STRIP = 64  # rows of a tile that the net takes at once: more do not fit into the CPU's cache, fewer leave cores idle
+PIXELS = 2048  # that go through the layers of single pixels at once
 NO_CONTEXT = (0, 0, 0)
 
 
@@ -319,10 +320,9 @@ class NeLLoCNet(nn.Module):
         """(N, F, H, W) features and (N, C, H, W) left neighbours in [-1, 1] -> (N, P, H, W)."""
         y = y.movedim(1, -1)  # as it is in memory, so that layers of single pixels are matrix products
         pixels = y.shape[:-1]
-        y = y.reshape(-1, y.shape[-1])
-        for layer in self.layers:
-            y = layer(F.silu(y)).add_(y)
-        planes = torch.addmm(self.last.bias[:, None], self.last.weight, y.T).unflatten(1, pixels)
+        # so many pixels that their features stay in the CPU's cache from layer to layer
+        planes = torch.cat([self._planes(part) for part in y.reshape(-1, y.shape[-1]).split(PIXELS)], 1)
+        planes = planes.unflatten(1, pixels)
         logits, differences, log_scales, coefficients = planes.split(self.sections)
         left = neighbours.movedim(1, 0).unsqueeze(1)  # (C, 1, N, H, W)
         means = differences.unflatten(0, (self.channels, -1)) / GAIN + left
@@ -332,6 +332,12 @@ class NeLLoCNet(nn.Module):
             red = torch.zeros_like(green)
             means = means - torch.stack([red, green * left[0], of_red * left[0] + of_green * left[1]])
         return torch.cat([logits, means.flatten(0, 1), log_scales, coefficients]).movedim(0, 1)
+
+    def _planes(self, y: Tensor) -> Tensor:
+        """(M, F) features of pixels -> (P, M)."""
+        for layer in self.layers:
+            y = layer(F.silu(y)).add_(y)
+        return torch.addmm(self.last.bias[:, None], self.last.weight, y.T)
 
 
 class WindowConv2d(ShiftedConv2d):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -13,7 +14,9 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import gaussian_filter
 
 from ..serialization import whole_file
+from ..threads import in_threads
 from .palette import INFERNO
+from .png import save_png
 from .records import visible
 
 if TYPE_CHECKING:
@@ -99,16 +102,20 @@ def save_heat_map(screened: Screened, folder: Path, taken: set[str] | None = Non
         OSError: If the PNG cannot be written.
     """
     assert screened.image is not None
-    height, width = screened.image.shape[:2]
+    image = screened.image
+    height, width = image.shape[:2]
     scale = max(1, min(ENLARGED[0] // height, ENLARGED[1] // width))
-    sheet = Image.new("RGB", (2 * scale * width, scale * height + LEGEND), PAPER)
-    for rows in _strips(height):
-        pair = np.concatenate([_rgb(screened.image[rows]), _picture_of(screened, rows)], 1)
-        sheet.paste(Image.fromarray(pair.repeat(scale, 0).repeat(scale, 1)), (0, scale * rows.start))
-    legend_width = max(1, min(sheet.width - 2 * MARGIN, 420))
-    _draw_legend(sheet, MARGIN, scale * height + 8, legend_width, screened.record.history is not None)
+
+    def pair(rows: slice) -> np.ndarray:
+        both = np.concatenate([_rgb(image[rows]), _picture_of(screened, rows)], 1)
+        return both.repeat(scale, 0).repeat(scale, 1)
+
+    legend = Image.new("RGB", (2 * scale * width, LEGEND), PAPER)
+    legend_width = max(1, min(legend.width - 2 * MARGIN, 420))
+    _draw_legend(legend, MARGIN, 8, legend_width, screened.record.history is not None)
     path = folder / screened.record.picture_name(folder, taken)
-    _save(sheet, path)
+    strips = in_threads(pair, list(_strips(height)))
+    save_png(path, legend.width, scale * height + LEGEND, itertools.chain(strips, [np.asarray(legend)]))
     return path
 
 
