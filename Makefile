@@ -99,7 +99,8 @@ photo-benchmark: .venv/developed
 	    --cache runs/cache --out eval/results/photographs-few
 	$(BIN)/pixeldefend benchmark --detector photo --classifier efficientnet-lite0 --data $(PHOTO_TEST) --view native \
 	    --attacks fgsm-2,fgsm-8,bim-2 --limit 100 --no-pictures --cache runs/cache --out eval/results/photographs-native
-	$(BIN)/python benchmarks/photo_leaderboard.py $(PHOTO_TEST) $(PHOTO_LEARN) --cache runs/cache
+	$(BIN)/python benchmarks/photo_leaderboard.py $(PHOTO_TEST) $(PHOTO_LEARN) --adaptive-limit 8 --eps 1 2 4 8 \
+	    --steps 30 --cache runs/cache
 
 # attackers who know the detector, and baselines (about six hours on 2 cores), with the surrogate models of attackers who
 # attack by transfer, and adversarially trained classifiers
