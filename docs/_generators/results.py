@@ -135,7 +135,7 @@ def evasion_photographs() -> str:
     budgets = sorted({row["eps"] for row in found["adaptive"]["rows"]})
     names = list(dict.fromkeys(row["attack"] for row in found["adaptive"]["rows"]))
     rows = [[ADAPTIVE_TITLES[name], *(_rate(found, name, eps) for eps in budgets)] for name in names]
-    return table(["attack", *(f"photographs, {eps}/255" for eps in budgets)], rows)
+    return table(["attack", *(f"{eps}/255" for eps in budgets)], rows)
 
 
 def evasion_expensive() -> str:
