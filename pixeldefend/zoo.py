@@ -21,6 +21,7 @@ from .detectors import ConformalDetector, Detector, PhotoDetector, density_of
 from .detectors.samples import uint8_image
 from .devices import check_device
 from .errors import CalibrationError, ModelError, NoDetectorError, ParameterError
+from .images import Origin, decode_image
 from .serialization import load_tensors, sha256_of
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -188,20 +189,29 @@ class DetectorSet:
             self._loaded[name] = self._made(name)
         return self._loaded[name]
 
-    def choose(self, image: Any) -> str:
-        """Returns the name of the first detector that takes an image.
+    def choose(self, image: Any, origin: Origin | None = None) -> str:
+        """Returns the name of the detector for an image.
+
+        Of several detectors that take an image, it is one that is calibrated for corruptions if the image's file has a
+        lossy format, and one that is not otherwise.
 
         Args:
             image: One image, as `pixeldefend.images.to_batch` takes it.
+            origin: What the file of the image says of itself; None if it is not known. An image that is given as a file
+                is asked itself.
 
         Raises:
             NoDetectorError: If no detector takes the image; the message names the images that they take.
             ImageError: If the image is malformed.
         """
+        if isinstance(image, str | os.PathLike | bytes):
+            decoded = decode_image(image)
+            image, origin = decoded.frames[0], decoded.origin
         x = uint8_image(image)
-        for name in self.names:
-            if self[name].accepts(x):
-                return name
+        takers = [name for name in self.names if self[name].accepts(x)]
+        if takers:
+            lossy = origin is not None and bool(origin.lossy)
+            return next((name for name in takers if bool(self._corruptions(name)) == lossy), takers[0])
         colours = "a grey" if x.shape[0] == 1 or bool((x[:1] == x).all()) else "a colour"
         raise self._no_detector(f"{colours} image", *x.shape[1:])
 
@@ -217,6 +227,9 @@ class DetectorSet:
         """
         if not self._takes_size(height, width):
             raise self._no_detector("an image", height, width)
+
+    def _corruptions(self, name: str) -> list[str]:
+        return getattr(self[name], "corruptions_", [])  # a detector that was given may not be fitted yet
 
     def _takes_size(self, height: int, width: int) -> bool:
         blank = np.broadcast_to(np.uint8(0), (height, width))

@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import EXAMPLES, SAMPLE
+from helpers import EXAMPLES, SAMPLE, clean_images
 from PIL import Image, ImageDraw
 
 import pixeldefend
 from pixeldefend import Detector, FunctionDetector, is_adversarial, load_classifier, load_detector, zoo
 from pixeldefend.errors import CalibrationError, NoDetectorError, ParameterError
+from pixeldefend.screening.screener import Screener
 
 CLEAN = sorted(EXAMPLES.glob("clean_*.png"))
 ATTACKED = sorted(set(EXAMPLES.glob("*.png")) - set(CLEAN))
@@ -110,6 +111,31 @@ def test_a_list_may_hold_images_for_several_detectors():
     assert is_adversarial([noise, str(CLEAN[0]), Image.open(ATTACKED[0])]).tolist() == [True, False, True]
     assert is_adversarial([str(CLEAN[0]), str(ATTACKED[0])], detector="fashion-mnist").tolist() == [False, True]
     assert is_adversarial([]).shape == (0,)
+
+
+def test_an_image_of_a_lossy_file_gets_the_detector_that_is_calibrated_for_corruptions(
+    tiny_density, monkeypatch, tmp_path
+):
+    made = {
+        "plain": Detector(tiny_density, fpr=0.05).fit(clean_images(99)),
+        "processed": Detector(tiny_density, fpr=0.05).fit(clean_images(99), corruptions=["brighter-10%"]),
+    }
+    monkeypatch.setattr(zoo, "cached_detector", lambda name, device: made[name])
+    image = clean_images(1)[0]
+    for suffix in ("png", "jpg"):
+        Image.fromarray(image).save(tmp_path / f"image.{suffix}")
+    for names in (["plain", "processed"], ["processed", "plain"]):
+        monkeypatch.setattr(zoo, "shipped", lambda kind, names=names: names)
+        there = zoo.DetectorSet()
+        assert there.choose(tmp_path / "image.jpg") == "processed"
+        assert there.choose((tmp_path / "image.jpg").read_bytes()) == "processed"
+        assert there.choose(tmp_path / "image.png") == "plain"
+        assert there.choose(image) == "plain"
+        screener = Screener()
+        records = [screener.read_file(str(tmp_path / f"image.{suffix}")).record for suffix in ("png", "jpg")]
+        assert [record.detector for record in records] == ["plain", "processed"]
+    monkeypatch.setattr(zoo, "shipped", lambda kind: ["processed"])
+    assert zoo.DetectorSet().choose(image) == "processed"
 
 
 def test_a_set_knows_its_detectors():

@@ -128,7 +128,7 @@ class Screener:
             record.height, record.width = image.shape[:2]
             record.frame = 0 if others else None
             record.conversion = decoded.conversion
-            record.detector = self.detector_set.choose(image)
+            record.detector = self.detector_set.choose(image, decoded.origin)
         except Exception as error:
             note_error(record, error)
             return Screened(record)
@@ -162,7 +162,7 @@ class Screener:
             height, width = image.shape[:2]
             record = replace(result.record, frame=number, height=height, width=width)
             try:
-                record.detector = self.detector_set.choose(image)
+                record.detector = self.detector_set.choose(image, result.origin)
             except PixelDefendError as error:
                 note_error(record, error)
             found.append(Screened(record, None if record.error else image, origin=result.origin))
