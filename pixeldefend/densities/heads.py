@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ..errors import ParameterError
 from .distributions import BYTE_LEVELS, GridCategorical, LaplaceMixture, NormalMixture, RealMixture, SiteDistribution
-from .logistic_mixture import DiscretizedLogisticMixture
+from .logistic_mixture import DiscretizedLogisticMixture, log_masses
 
 
 class Head(nn.Module, ABC):
@@ -237,7 +237,8 @@ class PixelLogisticMixtureHead(Head):
         for i in range(1, c):
             shifts.append((self._row(coefficients, i) * seen[:, :i]).sum(1))
         means = means + torch.stack(shifts, 1)
-        fit = DiscretizedLogisticMixture(logits, means, log_scales, validate_args=False).component_log_masses(x)
+        log_scales = log_scales.clamp(*DiscretizedLogisticMixture.LOG_SCALES)
+        fit = log_masses(means, log_scales, x)
         explained = [torch.zeros_like(fit[:, 0])]
         for i in range(1, c):
             explained.append(explained[-1] + fit[:, i - 1])

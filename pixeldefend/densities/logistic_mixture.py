@@ -65,37 +65,10 @@ class DiscretizedLogisticMixture(GridDistribution):
         return type(self)(self.logits[index], self.means[index], self.log_scales[index], validate_args=False)
 
     def component_log_masses(self, value: Tensor) -> Tensor:
-        """Computes the log of the mass that each logistic puts on the bin around a value.
-
-        It is exact on the grid. Off the grid the bin is centred on the value, and its outer edge moves to infinity
-        gradually within the last 1/255 at either end. So the result is continuous and has a gradient.
-
-        Args:
-            value: (*batch_shape) in [0, 1].
-
-        Returns:
-            (*batch_shape, K) nats.
-        """
+        """Computes the log of the mass that each logistic puts on the bin around a value; see `log_masses`."""
         if self.known is not None and value is self.known[0] and not value.requires_grad:
             return self.known[1]
-        inverse_scale = torch.exp(-self.log_scales)
-        half = inverse_scale / (BYTE_LEVELS - 1)
-        z = (2 * value.unsqueeze(-1) - 1 - self.means) * inverse_scale
-        # sigmoid(z + half) - sigmoid(z - half) = sinh(half) / (cosh(z) + cosh(half)), which has no cancellation; both
-        # sides of the fraction are divided by exp |z|, which may overflow
-        rise = torch.expm1(half)  # sinh(half) = (rise + fall) / 2 and cosh(half) = 1 + (rise - fall) / 2
-        fall = rise / (1 + rise)
-        away = z.abs()
-        small = torch.exp((-away).clamp(min=LEAST))
-        masses = torch.log(rise + fall) - away - torch.log(1 + small * (small + (2 + rise - fall)))
-        for distance, outwards in ((value, -1), (1 - value, 1)):
-            openness = _openness(distance).expand(masses.shape[:-1])
-            ends = openness.nonzero(as_tuple=True)  # few sites have bins that reach to infinity
-            if len(ends[0]):
-                beyond = _log_sigmoid(-outwards * z[ends] - half.expand_as(masses)[ends])
-                opened = beyond + torch.log(openness[ends]).unsqueeze(-1)
-                masses = masses.index_put(ends, _log_add(masses[ends], opened))
-        return masses
+        return log_masses(self.means, self.log_scales, value)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Evaluates log p, smooth off the grid; see `SiteDistribution.log_prob`."""
@@ -152,6 +125,40 @@ class DiscretizedLogisticMixture(GridDistribution):
     def pmf(self) -> Tensor:
         """Tabulates the probability of every value; see `GridDistribution.pmf`."""
         return _masses(self.logits, self.means, self.log_scales).clamp(min=0)
+
+
+def log_masses(means: Tensor, log_scales: Tensor, value: Tensor) -> Tensor:
+    """Computes the log of the mass that each logistic puts on the bin around a value.
+
+    It is exact on the grid. Off the grid the bin is centred on the value, and its outer edge moves to infinity
+    gradually within the last 1/255 at either end. So the result is continuous and has a gradient.
+
+    Args:
+        means: (*batch_shape, K), as for `DiscretizedLogisticMixture`.
+        log_scales: (*batch_shape, K), in [-7, 7].
+        value: (*batch_shape) in [0, 1].
+
+    Returns:
+        (*batch_shape, K) nats.
+    """
+    inverse_scale = torch.exp(-log_scales)
+    half = inverse_scale / (BYTE_LEVELS - 1)
+    z = (2 * value.unsqueeze(-1) - 1 - means) * inverse_scale
+    # sigmoid(z + half) - sigmoid(z - half) = sinh(half) / (cosh(z) + cosh(half)), which has no cancellation; both sides
+    # of the fraction are divided by exp |z|, which may overflow
+    rise = torch.expm1(half)  # sinh(half) = (rise + fall) / 2 and cosh(half) = 1 + (rise - fall) / 2
+    fall = rise / (1 + rise)
+    away = z.abs()
+    small = torch.exp((-away).clamp(min=LEAST))
+    masses = torch.log(rise + fall) - away - torch.log(1 + small * (small + (2 + rise - fall)))
+    for distance, outwards in ((value, -1), (1 - value, 1)):
+        openness = _openness(distance).expand(masses.shape[:-1])
+        ends = openness.nonzero(as_tuple=True)  # few sites have bins that reach to infinity
+        if len(ends[0]):
+            beyond = _log_sigmoid(-outwards * z[ends] - half.expand_as(masses)[ends])
+            opened = beyond + torch.log(openness[ends]).unsqueeze(-1)
+            masses = masses.index_put(ends, _log_add(masses[ends], opened))
+    return masses
 
 
 def _masses(logits: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
