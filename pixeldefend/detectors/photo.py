@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -19,12 +19,12 @@ from ..calibration.mondrian import Mondrian
 from ..densities import NeLLoC
 from ..devices import check_device
 from ..errors import CalibrationError, ImageError, ModelError, ParameterError
-from ..images import Origin, decode_image, match_channels, read_bytes
+from ..images import Origin, decode_image, match_channels
 from ..scores.likelihood_ratio import LikelihoodRatio, file_kind
 from ..scores.profile import examine
 from .base import ConformalDetector, Verdicts
 from .checkpoint import density_of, ratio_of
-from .samples import Samples, uint8_image
+from .samples import PIXELS_AT_ONCE, Samples, check_distinct_keys, uint8_image
 from .scoring import to_numbers
 
 MIN_SIDE = 64
@@ -149,10 +149,8 @@ class PhotoDetector(ConformalDetector):
             The verdicts, with histories.
         """
         check_is_fitted(self)
-        if origins is None:
-            X, origins = _decoded(X)
-        profiles, bits, *rest = self._examined(self._samples(X), maps)
-        verdicts = self.judge_profiles(profiles, origins)
+        (profiles, bits, *rest), found = self._examined(X, maps)
+        verdicts = self.judge_profiles(profiles, found if origins is None else origins)
         return replace(verdicts, bits_per_dim=bits, surprisal_map=rest[0] if rest else None)
 
     def judge_profiles(self, profiles: Array, origins: Origins = None) -> Verdicts:
@@ -231,10 +229,11 @@ class PhotoDetector(ConformalDetector):
         Returns:
             (N, F).
         """
-        return self._examined(self._samples(X))[0]
+        profiles: Array = self._examined(X)[0][0]
+        return profiles
 
-    def _examined(self, samples: Samples, maps: bool = False) -> tuple[Any, ...]:
-        """Returns the profiles, bits/dim and, if asked for, maps of images, from one pass of the density."""
+    def _examined(self, X: Any, maps: bool = False) -> tuple[list[Any], list[Origin | None]]:
+        """Returns the profiles, bits/dim and, if asked for, maps of images, and what their files say of themselves."""
         density, _ = self._models()
 
         def batch(x: Tensor) -> tuple[np.ndarray, ...]:
@@ -242,7 +241,31 @@ class PhotoDetector(ConformalDetector):
             found = to_numbers(examined.profiles), to_numbers(examined.bits_per_dim)
             return found if examined.excess_map is None else (*found, examined.excess_map.cpu().numpy())
 
-        return tuple(self._each(batch, samples, floating=False))
+        parts: list[list[Any]] = []
+        origins: list[Origin | None] = []
+        for samples, said in self._parts(X):
+            parts.append(self._each(batch, samples, floating=False))
+            origins += said
+        return [_joined(results) for results in zip(*parts, strict=True)], origins
+
+    def _parts(self, X: Any) -> Iterator[tuple[Samples, list[Origin | None]]]:
+        """Yields images with what their files say of themselves, a few at a time, since decoded files are large."""
+        if isinstance(X, str | os.PathLike | bytes):
+            X = [X]
+        if not isinstance(X, list | tuple) or not X:
+            samples = self._samples(X)
+            yield samples, [None] * len(samples)
+            return
+        images: list[Tensor] = []
+        origins: list[Origin | None] = []
+        for place, image in enumerate(X):
+            decoded = decode_image(image) if isinstance(image, str | os.PathLike | bytes) else None
+            images.append(uint8_image(image if decoded is None else decoded.frames[0]))
+            origins.append(None if decoded is None else decoded.origin)
+            pixels = sum(one.shape[1] * one.shape[2] for one in images)
+            if len(images) >= self.batch_size or pixels >= PIXELS_AT_ONCE or place == len(X) - 1:
+                yield self._samples(images), origins
+                images, origins = [], []
 
     @torch_defaults()
     @torch.no_grad()
@@ -285,11 +308,11 @@ class PhotoDetector(ConformalDetector):
                 f"corruptions must be empty, got {corruptions!r}: a detector of photographs is calibrated by history; "
                 "give images that have been through them"
             )
-        if origins is None:
-            X, origins = _decoded(X)
-        samples = self._samples(X, reset=True)
-        self._check_calibration(samples)
-        return self.fit_profiles(self._examined(samples)[0], origins)
+        keys = [key for samples, _ in self._parts(X) for key in samples.keys()]  # checks all before any is scored
+        conformal.rank(self.fpr, len(keys), self.confidence)
+        check_distinct_keys(keys, "calibration images")
+        (profiles, *_), found = self._examined(X)
+        return self.fit_profiles(profiles, found if origins is None else origins)
 
     def fit_profiles(self, profiles: Array, origins: Origins = None) -> Self:
         """Calibrates as `fit` does, on profiles that were computed before.
@@ -431,17 +454,9 @@ class PhotoDetector(ConformalDetector):
         return detector
 
 
-def _decoded(X: Any) -> tuple[Any, Origins]:
-    """Decodes images that are given as files, and returns them with what their files say of themselves."""
-    if not isinstance(X, list | tuple):
-        if not isinstance(X, str | os.PathLike | bytes):
-            return X, None
-        X = [X]
-    images, origins = [], []
-    for image in X:
-        decoded = None
-        if isinstance(image, str | os.PathLike | bytes):
-            decoded = decode_image(image if isinstance(image, bytes) else read_bytes(image))
-        images.append(image if decoded is None else decoded.frames[0])
-        origins.append(None if decoded is None else decoded.origin)
-    return images, origins
+def _joined(parts: Sequence[Any]) -> Any:
+    """Returns the results for all images, as one array if they have one shape."""
+    if len(parts) == 1:
+        return parts[0]
+    values = [value for part in parts for value in part]
+    return np.stack(values) if len({value.shape for value in values}) == 1 else values
