@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any, Self
 
 import numpy as np
@@ -308,7 +309,8 @@ class PhotoDetector(ConformalDetector):
                 f"corruptions must be empty, got {corruptions!r}: a detector of photographs is calibrated by history; "
                 "give images that have been through them"
             )
-        keys = [key for samples, _ in self._parts(X) for key in samples.keys()]  # checks all before any is scored
+        # checks all before any is scored
+        keys = list(chain.from_iterable(samples.keys() for samples, _ in self._parts(X)))
         conformal.rank(self.fpr, len(keys), self.confidence)
         check_distinct_keys(keys, "calibration images")
         (profiles, *_), found = self._examined(X)
