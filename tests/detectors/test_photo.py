@@ -211,7 +211,7 @@ def test_the_file_counts_where_the_pixels_leave_the_history_open(detector):
         ratio.file_kinds[0, FILE_KINDS.index("lossless")] = 1
         ratio.file_kinds[1, FILE_KINDS.index("JPEG below 90")] = 1
     profiles = torch.zeros(4, 4)
-    origins = [Origin("PNG", 1, False), Origin("JPEG", 1, True, quality=80), Origin("JPEG", 1, True, quality=95), None]
+    origins = [Origin("PNG", False), Origin("JPEG", True, 80), Origin("JPEG", True, 95), None]
     estimated, probabilities = ratio.estimated(profiles, origins)
     assert estimated.tolist() == [0, 1, 0, 0]
     np.testing.assert_allclose(probabilities[3], [0.4, 0.4, 0.2], rtol=1e-5)
