@@ -32,8 +32,8 @@ from .log_lines import TracebackLines, log_line
 from .metrics import INTERNAL, Metrics
 from .query_detection import QueryAttacks
 
-EXPLAINED_AT_ONCE = 4  # purification is expensive: further requests wait, so that screening is not held up
 DECODING_THREADS = 2  # more threads would take cores from scoring
+DRAWING_THREADS = 1  # maps and purification take many seconds: further explanations wait
 # of the images that are scored at once; scoring does not stop when a request is given up, and a megapixel takes seconds
 PIXELS_AT_ONCE = 2**20
 PIXELS_HELD = 2**27  # of decoded images in memory at once; a request holds its images until it is answered
@@ -200,7 +200,6 @@ class Service:
             max_size=PIXELS_AT_ONCE,
             on_batch=self.metrics.batch,
         )
-        self._explaining = asyncio.Semaphore(EXPLAINED_AT_ONCE)
         self._free_decoder = asyncio.Semaphore(DECODING_THREADS)
         self._pixels = 0
         if quarantine is not None:
@@ -210,6 +209,7 @@ class Service:
     async def __aenter__(self) -> Service:
         self._stack.enter_context(TracebackLines.installed())
         self._decoding = self._stack.enter_context(ThreadPoolExecutor(DECODING_THREADS, "decoding"))
+        self._drawing = self._stack.enter_context(ThreadPoolExecutor(DRAWING_THREADS, "drawing"))
         await self._stack.enter_async_context(self.batcher)
         self._pruning = asyncio.create_task(self._prune())
         return self
@@ -291,8 +291,10 @@ class Service:
         image, key = question.result.image, question.record.detector
         if question.record.verdict != "error" and image is not None and key is not None:
             detector = self._by_key[key].detector
-            async with self._explaining:
-                pictures = await self.batcher.run(lambda: explain(image, detector, self.classifier, eps))
+            # not where batches are scored, which would wait
+            pictures = await asyncio.get_running_loop().run_in_executor(
+                self._drawing, explain, image, detector, self.classifier, eps
+            )
         # only now, because the pictures may fail or take too long, and then there is no answer
         await _unless_given_up(inquiry, self.batcher.run(lambda: self._log([inquiry])))
         return question, pictures
