@@ -17,6 +17,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from ..detectors import PhotoDetector
 from ..errors import ImageError, PixelDefendError
 from ..screening.records import to_storable
+from .questions import File, Question
 from .schemas import (
     MAX_IMAGES,
     MAX_NAME,
@@ -36,7 +37,7 @@ from .schemas import (
     first_problem,
     to_file,
 )
-from .service import File, Question, Served, Service
+from .service import Served, Service
 
 PAGE = Path(__file__).parent / "page"
 LOGGED = TypeAdapter(list[LoggedVerdict])

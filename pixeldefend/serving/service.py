@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from threading import Lock
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -26,15 +24,15 @@ from ..images import Frames
 from ..scores.profile import TILES_AT_MOST
 from ..screening import Record, Screened, Screener
 from ..screening.audit_log import AuditLog
-from ..screening.records import to_storable
 from ..screening.screener import note_error
 from ..serialization import whole_file
 from .batching import Batcher, Full
 from .drift import DriftMonitors
 from .explanation import explain
 from .log_lines import TracebackLines, log_line
-from .metrics import INTERNAL, Metrics
+from .metrics import Metrics
 from .query_detection import QueryAttacks
+from .questions import File, Inquiry, Question
 from .speed import Speed
 
 DECODING_THREADS = 2  # more threads would take cores from scoring
@@ -45,7 +43,6 @@ PIXELS_HELD = 2**27  # of decoded images in memory at once; a request holds its 
 PIXELS_OF_A_PHOTOGRAPH = TILES_AT_MOST * TILE**2  # of larger ones, a part is scored
 PRUNED_EVERY = 3600.0  # seconds; old rows are deleted even if the service is idle
 Result = TypeVar("Result")
-File = tuple[str, bytes | ImageError]  # its name, and its bytes or why there are none
 
 
 @dataclass(frozen=True)
@@ -66,76 +63,6 @@ class Served:
     detector: ConformalDetector
     image_shape: tuple[int, int, int] | None
     provenance: dict[str, Any]
-
-
-@dataclass(eq=False)
-class Question:
-    """One image that a client asks about.
-
-    Attributes:
-        result: The record, and the decoded image.
-        client: The name of the client's key, or its address.
-        request: The id of the request.
-        data: The bytes of the file, for quarantine.
-        judged: Whether the record is complete.
-        query_attack: Whether the image resembles several of the client's last images.
-        id: The id of its row in the log, once it is there.
-        pixels: How many pixels were decoded for it, in all frames together.
-    """
-
-    result: Screened
-    client: str
-    request: str
-    data: bytes | None = None
-    judged: bool = False
-    query_attack: bool = False
-    id: str | None = None
-    pixels: int = 0
-
-    @property
-    def record(self) -> Record:
-        """The verdict."""
-        return self.result.record
-
-    @property
-    def failed(self) -> bool:
-        """Whether a bug of pixeldefend left it without a verdict."""
-        return self.record.error_kind == INTERNAL
-
-    def answer(self) -> dict[str, Any]:
-        """Returns the fields of `schemas.Verdict`, without details of internal errors, in valid Unicode."""
-        record = self.record
-        if self.failed:
-            record = replace(
-                record, error="internal error: the log of the service holds the reason under the id of the request"
-            )
-        values = {name: to_storable(value) for name, value in asdict(record).items()}
-        return {"id": self.id, **values, "query_attack": self.query_attack}
-
-
-class Inquiry:
-    """The questions of one request.
-
-    They are logged together, once all are judged, or not at all if the request is given up before: because of its
-    deadline, because its client has gone, or because something failed.
-
-    Args:
-        questions: The questions.
-        at_once: Whether they are logged as soon as they are judged.
-    """
-
-    def __init__(self, questions: list[Question], *, at_once: bool = True) -> None:
-        self.questions, self.at_once = questions, at_once
-        self._decided = Lock()  # taken once, for good, by whoever decides
-
-    def decide(self) -> bool:
-        """Decides to log the questions, or to give them up; returns whether nobody had decided before."""
-        return self._decided.acquire(blocking=False)
-
-    @property
-    def complete(self) -> bool:
-        """Whether all questions are judged."""
-        return all(question.judged for question in self.questions)
 
 
 class Service:
@@ -278,7 +205,7 @@ class Service:
             TooMuchError: If the images cannot be scored before the deadline.
         """
         key = self.detectors[name].key
-        questions = [Question(_as_screened(image, key), client, request) for image in images]
+        questions = [Question.of_pixels(image, key, client, request) for image in images]
         return await self._score(Inquiry(questions), deadline)
 
     async def explain(
@@ -320,7 +247,7 @@ class Service:
                 self._drawing, explain, image, detector, self.classifier, eps
             )
         # only now, because the pictures may fail or take too long, and then there is no answer
-        await _unless_given_up(inquiry, self.batcher.run(lambda: self._log([inquiry])))
+        await inquiry.finish(self.batcher.run(lambda: self._log([inquiry])))
         return question, pictures
 
     async def in_decoding_thread(self, function: Callable[..., Result], *arguments: Any) -> Result:
@@ -380,7 +307,7 @@ class Service:
         if deadline is not None:
             self.speed.check(self._to_score(inquiry.questions), deadline)
         self.metrics.depth(self.batcher.depth + len(inquiry.questions))
-        await _unless_given_up(inquiry, self.batcher([(question, inquiry) for question in inquiry.questions]))
+        await inquiry.finish(self.batcher([(question, inquiry) for question in inquiry.questions]))
         return inquiry.questions
 
     def _judge(self, batch: Sequence[tuple[Question, Inquiry]]) -> None:
@@ -449,21 +376,6 @@ class Service:
                 file.write(data)
 
 
-async def _unless_given_up(inquiry: Inquiry, work: Coroutine[Any, Any, None]) -> None:
-    """Does work that may log the questions, and gives them up if it fails or is cancelled before that."""
-    task = asyncio.create_task(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        if inquiry.decide():
-            task.cancel()
-            raise
-        await task  # the rows are there, or are being written: the client gets its answer
-    except BaseException:
-        inquiry.decide()
-        raise
-
-
 def _only_shape(detector: ConformalDetector) -> tuple[int, int, int] | None:
     """Returns (C, H, W) if the detector takes only images of one size."""
     density = getattr(detector, "density", None)
@@ -475,9 +387,3 @@ def _only_shape(detector: ConformalDetector) -> tuple[int, int, int] | None:
         return None
     takes_others = detector.accepts(np.zeros((2 * height, 2 * width), np.uint8))
     return None if takes_others else (channels, height, width)
-
-
-def _as_screened(image: np.ndarray, detector: str) -> Screened:
-    height, width = image.shape[:2]
-    sha256 = hashlib.sha256(image.tobytes()).hexdigest()
-    return Screened(Record("", detector=detector, sha256=sha256, width=width, height=height), image)
