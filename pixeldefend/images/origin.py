@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .integrity import BASELINE, PROGRESSIVE, SEQUENTIAL, jpeg_segments, webp_chunks
+from .integrity.jpeg import BASELINE, PROGRESSIVE, SEQUENTIAL, jpeg_segments
+from .integrity.webp import webp_chunks
 from .quantization import nearest_quality
 
 QUANTIZATION = 0xDB
