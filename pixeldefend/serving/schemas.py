@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from ..errors import ImageError
 from ..screening import Record
-from .service import File
+from .questions import File
 
 MAX_IMAGES = 256  # a request
 MAX_NAME = 1024  # characters
