@@ -131,7 +131,7 @@ def read_profiles(folder: Path) -> dict[str, np.ndarray]:
 
 def origins(profiles: dict[str, np.ndarray]) -> list[Origin | None]:
     read = map(json.loads, profiles["origin"])
-    return [None if origin is None else Origin(**origin) for origin in read]
+    return [None if one is None else Origin(one["format"], one["lossy"], one["quality"]) for one in read]
 
 
 def write_profiles(density: NeLLoC, paths: list[Path], part: str, out: Path, index: int, of: int) -> None:

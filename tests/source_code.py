@@ -11,8 +11,8 @@ ROOTS = ("pixeldefend", "pixeldefend.attacks", "pixeldefend.eval")
 
 
 @cache
-def modules() -> dict[str, ast.Module]:
-    """Returns the syntax tree of every module of the package, by the module's name."""
+def files() -> dict[str, Path]:
+    """Returns the file of every module of the package, by the module's name."""
     found = {}
     for root in ROOTS:
         spec = importlib.util.find_spec(root)
@@ -21,8 +21,14 @@ def modules() -> dict[str, ast.Module]:
             for file in sorted(folder.rglob("*.py")):
                 parts = [*root.split("."), *file.relative_to(folder).with_suffix("").parts]
                 name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-                found[name] = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
+                found[name] = file
     return found
+
+
+@cache
+def modules() -> dict[str, ast.Module]:
+    """Returns the syntax tree of every module of the package, by the module's name."""
+    return {name: ast.parse(file.read_text(encoding="utf-8"), filename=str(file)) for name, file in files().items()}
 
 
 def is_package(module: str) -> bool:

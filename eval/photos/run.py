@@ -59,7 +59,7 @@ def run_photographs(
         photographs: Clean photographs, of which nothing has been learned.
         learning: Other clean photographs, which calibrate the statistic bits/dim of a detector with a density.
         attacks: Keys of `ATTACKS`, None for all.
-        limit: How many photographs are attacked; None for all.
+        limit: How many photographs are attacked, at least 1; None for all.
         seed: Seed of all random numbers.
         attacked: The result of `attack_photographs`, to use it again; None to attack now.
         corruptions: Whether to count how often clean photographs are flagged after each history.
@@ -71,12 +71,12 @@ def run_photographs(
         Plain JSON values, described by results.schema.json.
 
     Raises:
-        ParameterError: If a name is unknown, or an attack cannot be made.
+        ParameterError: If a name is unknown, limit is below 1, or an attack cannot be made.
         DataError: If the detector does not take the photographs, or some of them are also in `learning`.
         MissingExtraError: If foolbox is not installed.
     """
     attacks = validate_names(attacks, ATTACKS)
-    victims = photographs.take(range(len(photographs) if limit is None else min(limit, len(photographs))))
+    victims = _victims(photographs, limit)
     for image in photographs.x:
         if not detector.accepts(image):
             raise DataError(f"{photographs.name} holds an image of shape {tuple(image.shape)}: give others")
@@ -208,7 +208,7 @@ def compare_photographs(
     from ..comparison import PICTURES
 
     attacks = validate_names(attacks, ATTACKS)
-    victims = photographs.take(range(min(limit or len(photographs), len(photographs))))
+    victims = _victims(photographs, limit)
     attacked = attack_photographs(classifier, victims, attacks, seed=seed, cache=cache, log=log)
     found = {}
     for name, detector in detectors.items():
@@ -217,6 +217,13 @@ def compare_photographs(
         results = run_photographs(detector, classifier, photographs, **shared, **options)
         found[name] = {key: value for key, value in results.items() if key not in PICTURES}
     return {"format": FORMAT, "data": photographs.name, "attacks": attacks, "statistics": [], "detectors": found}
+
+
+def _victims(photographs: Photographs, limit: int | None) -> Photographs:
+    """Returns the photographs that are attacked."""
+    if limit is not None and limit < 1:
+        raise ParameterError(f"limit must be at least 1, or None for all photographs, got {limit}")
+    return photographs.take(range(len(photographs))[:limit])
 
 
 def _adaptive_options(detector: Any, victims: Photographs, given: dict[str, Any]) -> dict[str, Any]:

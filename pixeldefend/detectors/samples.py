@@ -164,9 +164,23 @@ def check_distinct(samples: Samples, what: str) -> None:
     Raises:
         CalibrationError: If there are too many copies.
     """
-    copies = len(samples) - len(set(samples.keys()))
-    if samples.are_images and copies > max(1, len(samples) // 10):
-        raise CalibrationError(f"{copies} of {len(samples)} {what} are copies of others: give each image once")
+    if samples.are_images:
+        check_distinct_keys(samples.keys(), what)
+
+
+def check_distinct_keys(keys: list[bytes], what: str) -> None:
+    """Refuses images as `check_distinct` does, by their keys.
+
+    Args:
+        keys: (N,), as `Samples.keys` returns them.
+        what: The name of the images in the message.
+
+    Raises:
+        CalibrationError: If there are too many copies.
+    """
+    copies = len(keys) - len(set(keys))
+    if copies > max(1, len(keys) // 10):
+        raise CalibrationError(f"{copies} of {len(keys)} {what} are copies of others: give each image once")
 
 
 def without_calibration_images(learn: Samples, calibrate: Samples) -> Samples:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import struct
 import zlib
 
-from .integrity import join_jpeg, jpeg_segments, png_chunks, webp_chunks
+from .integrity.jpeg import join_jpeg, jpeg_segments
+from .integrity.png import png_chunks
+from .integrity.webp import webp_chunks
 
 EXIF_SEGMENT = 0xE1
 JPEG_METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}  # comments, and application data but those of JFIF and Adobe

@@ -7,20 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .integrity import BASELINE, PROGRESSIVE, SEQUENTIAL, jpeg_segments, png_chunks, webp_chunks
+from .integrity.jpeg import BASELINE, PROGRESSIVE, SEQUENTIAL, jpeg_segments
+from .integrity.webp import webp_chunks
 from .quantization import nearest_quality
 
 QUANTIZATION = 0xDB
-# the shares of the chrominance in columns and rows -> what people call it
-SUBSAMPLINGS = {
-    (1, 1): "4:4:4",
-    (2, 1): "4:2:2",
-    (1, 2): "4:4:0",
-    (2, 2): "4:2:0",
-    (4, 1): "4:1:1",
-    (4, 2): "4:1:0",
-}
-PALETTE = 3  # the colour type of a PNG
+LOSSLESS = ("PNG", "BMP", "GIF")
 
 
 @dataclass(frozen=True)
@@ -29,28 +21,13 @@ class Origin:
 
     Attributes:
         format: One of `FORMATS` or `CONVERTED_FORMATS`.
-        size: The bytes of the file.
         lossy: Whether the format loses information, as JPEG and one kind of WebP do; None if that is unknown.
         quality: The quality of libjpeg, 1 to 100, whose luminance table is nearest to that of a JPEG. None for others.
-        distance: How far the luminance table is from the one of that quality, as `nearest_quality` measures it. 0 means
-            that the tables are equal; None for other formats.
-        luminance: The luminance table of a JPEG: 64 steps, row after row. None for other formats.
-        subsampling: The chroma subsampling of a JPEG, such as "4:2:0". None for a grey JPEG and for other formats.
-        progressive: Whether a JPEG is progressive, or a PNG interlaced.
-        bits: The bits of a sample of a PNG, or of a JPEG. None for other formats.
-        palette: Whether the pixels of a PNG or a GIF are entries of a palette.
     """
 
     format: str
-    size: int
     lossy: bool | None = None
     quality: int | None = None
-    distance: float | None = None
-    luminance: tuple[int, ...] | None = None
-    subsampling: str | None = None
-    progressive: bool = False
-    bits: int | None = None
-    palette: bool = False
 
 
 def read_origin(data: bytes, format: str) -> Origin:
@@ -67,39 +44,21 @@ def read_origin(data: bytes, format: str) -> Origin:
         ImageError: If the file is damaged.
     """
     if format == "JPEG":
-        return _jpeg(data)
-    if format == "PNG":
-        _, header = next(png_chunks(data))
-        depth, colour, interlaced = header[8], header[9], header[12]
-        return Origin(format, len(data), False, progressive=bool(interlaced), bits=depth, palette=colour == PALETTE)
+        return Origin(format, True, _quality(data))
     if format == "WEBP":
-        return Origin(format, len(data), _is_lossy_webp(data))
-    if format in ("BMP", "GIF"):
-        return Origin(format, len(data), False, palette=format == "GIF")
-    return Origin(format, len(data))
+        return Origin(format, _is_lossy_webp(data))
+    return Origin(format, False if format in LOSSLESS else None)
 
 
-def _jpeg(data: bytes) -> Origin:
+def _quality(data: bytes) -> int | None:
     tables: dict[int, np.ndarray] = {}
     segments = jpeg_segments(data)
     frame = next(segment for segment in segments if segment.marker in (BASELINE, SEQUENTIAL, PROGRESSIVE))
-    factors = [divmod(both, 16) for both in frame.body[7::3]]
     for segment in segments:
         if segment.marker == QUANTIZATION:
             tables |= _tables(segment.body)
     table = tables.get(frame.body[8])
-    quality, distance = (None, None) if table is None or not table.all() else nearest_quality(table)
-    return Origin(
-        "JPEG",
-        len(data),
-        True,
-        quality=quality,
-        distance=distance,
-        luminance=None if table is None else tuple(table.flatten().tolist()),
-        subsampling=_subsampling(factors),
-        progressive=frame.marker == PROGRESSIVE,
-        bits=frame.body[0],
-    )
+    return None if table is None or not table.all() else nearest_quality(table)
 
 
 def _tables(body: bytes) -> dict[int, np.ndarray]:
@@ -118,16 +77,6 @@ def _tables(body: bytes) -> dict[int, np.ndarray]:
 
 # In files, steps stand along diagonals that go up and down by turns.
 _ZIGZAG = sorted(range(64), key=lambda i: (i // 8 + i % 8, i // 8 if (i // 8 + i % 8) % 2 else i % 8))
-
-
-def _subsampling(factors: list[tuple[int, int]]) -> str | None:
-    """Returns the name of the chroma subsampling, given the factors (across, down) of the components."""
-    if len(factors) < 3:
-        return None
-    (across, down), (chroma_across, chroma_down) = factors[:2]
-    if across % chroma_across or down % chroma_down or factors[1] != factors[2]:
-        return "other"
-    return SUBSAMPLINGS.get((across // chroma_across, down // chroma_down), "other")
 
 
 def _is_lossy_webp(data: bytes) -> bool:

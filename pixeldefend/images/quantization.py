@@ -35,15 +35,15 @@ def luminance_tables() -> np.ndarray:
     return tables
 
 
-def nearest_quality(table: np.ndarray) -> tuple[int, float]:
+def nearest_quality(table: np.ndarray) -> int:
     """Returns the quality of libjpeg whose luminance table is most like another table.
 
     Args:
         table: (8, 8): the steps of the coefficients, at least 1.
 
     Returns:
-        The quality, 1 to 100, and how far its table is from the other: the mean absolute difference of the natural
-        logarithms of the steps, which is 0 for a table of libjpeg. Of equally near qualities the highest is returned.
+        The quality, 1 to 100, for which the mean absolute difference of the natural logarithms of the steps is least.
+        Of equally near qualities the highest is returned.
     """
     distances = np.abs(np.log(luminance_tables() / table)).mean((1, 2))[::-1]
-    return 100 - int(distances.argmin()), float(distances.min())
+    return 100 - int(distances.argmin())

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import glob
-import json
 import logging
 import os
 import re
-import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import MissingExtraError, ParameterError
 from ..images import SUFFIXES, Frames
-from .audit_log import RENAMED
+from .parquet import ParquetFolder, key_of
 from .pipeline import Statistics, batches, find_files
-from .records import Record, to_arrow, to_storable
+from .records import Record, to_arrow
 from .screener import Screened, Screener
 
 ROWS_A_FILE = 4096  # rows in a file of output, which are lost if a run is interrupted
 PATHS_A_BLOCK = 1024  # the largest number of paths that a process gets at a time
-NOTE = "_pixeldefend.json"  # names the detectors of the output; readers of Parquet skip such names
 
 
 @dataclass(frozen=True)
@@ -150,17 +146,13 @@ class _Run:
         workers: int,
         statistics: Statistics,
     ) -> None:
-        import pyarrow.fs
         from ray.data import DataContext
 
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         DataContext.get_current().enable_progress_bars = False
         self.settings, self.batch_size, self.workers, self.statistics = settings, batch_size, workers, statistics
-        self.filesystem, self.folder = pyarrow.fs.FileSystem.from_uri(output)
-        self.filesystem.create_dir(self.folder, recursive=True)
-        self.parts = _parts(self.filesystem, self.folder)
-        _claim(self.filesystem, self.folder, made_by, self.parts)
-        self.done = _written(self.filesystem, self.parts)
+        self.output = ParquetFolder(output, made_by)
+        self.done = self.output.held
         self.counts: dict[str, int] = {}
 
     def screen_images(self, sources: list[str]) -> dict[str, int]:
@@ -193,9 +185,9 @@ class _Run:
         names = data.schema().names
         if column not in names:
             raise ParameterError(f"the tables have no column {column!r}; there are: {', '.join(names)}")
-        if self.parts and "path" not in names:  # of two equal images only one may have been written
+        if self.output.parts and "path" not in names:  # of two equal images only one may have been written
             raise ParameterError(
-                f"the tables have no column 'path', so the run cannot tell which images {self.folder} already holds: "
+                f"the tables have no column 'path', so the run cannot tell which images {self.output} already holds: "
                 "give another --output"
             )
         self._screen(data, column)
@@ -221,18 +213,15 @@ class _Run:
 
     def _write(self, table: Any) -> None:
         """Writes the records that the output does not hold, and counts all."""
-        from pyarrow import parquet
-
         records = [Record(**row) for row in table.to_pylist()]
-        new = [_key(record) not in self.done for record in records]
+        new = [key_of(record) not in self.done for record in records]
         if any(new):
-            with _whole(self.filesystem, self.folder, f"{uuid.uuid4().hex}.parquet") as stream:
-                parquet.write_table(table.filter(new), stream)
+            self.output.add(table.filter(new))
         for record, is_new in zip(records, new, strict=True):
             if is_new:
                 self.counts[record.verdict] = self.counts.get(record.verdict, 0) + 1
             else:  # it was not judged again
-                record = replace(record, **self.done[_key(record)])
+                record = replace(record, **self.done[key_of(record)])
             self.statistics.count(record)
 
 
@@ -256,7 +245,7 @@ class Worker:
         """Screens a pyarrow table of images, and returns a table of records; what exists already is not judged."""
         records = []
         for batch in batches(self._read(table), len(table)):
-            self.screener.judge(result for result in batch if _key(result.record) not in self.done)
+            self.screener.judge(result for result in batch if key_of(result.record) not in self.done)
             records += [result.record for result in batch]
         return to_arrow(records)
 
@@ -321,10 +310,6 @@ def _holds_parquet(path: str) -> bool:
         return False
 
 
-def _key(record: Record) -> str:
-    return f"{record.sha256}{to_storable(record.path)}"
-
-
 def _described(screener: Screener) -> dict[str, Any]:
     """Returns everything that verdicts depend on."""
     found = {}
@@ -340,54 +325,6 @@ def _described(screener: Screener) -> dict[str, Any]:
         if screener.convert:
             found[Path(name).stem]["convert"] = True
     return found
-
-
-def _parts(filesystem: Any, folder: str) -> list[str]:
-    """Returns the parts that earlier runs have written, without those that were interrupted."""
-    from pyarrow.fs import FileSelector
-
-    return [file.path for file in filesystem.get_file_info(FileSelector(folder)) if file.path.endswith(".parquet")]
-
-
-def _claim(filesystem: Any, folder: str, made_by: dict[str, Any], parts: list[str]) -> None:
-    """Notes the detectors whose verdicts the folder holds; raises ParameterError if it holds those of others."""
-    from pyarrow.fs import FileType
-
-    if not parts:
-        with _whole(filesystem, folder, NOTE) as stream:
-            stream.write(json.dumps(made_by, indent=1).encode())
-        return
-    note = f"{folder}/{NOTE}"
-    if filesystem.get_file_info(note).type == FileType.NotFound:
-        raise ParameterError(f"{folder} holds Parquet files that this command did not write: give another --output")
-    with filesystem.open_input_stream(note) as stream:
-        found = json.loads(stream.read())
-    found = {name: {RENAMED.get(key, key): value for key, value in made.items()} for name, made in found.items()}
-    if found != made_by:
-        raise ParameterError(
-            f"{folder} holds verdicts by {json.dumps(found)}, not by {json.dumps(made_by)}: give another --output"
-        )
-
-
-def _written(filesystem: Any, parts: list[str]) -> dict[str, dict[str, Any]]:
-    """Returns the verdict and the error of each row in the parts, by its key."""
-    import pyarrow.dataset
-
-    if not parts:
-        return {}
-    held = ["verdict", "error", "error_kind"]
-    data = pyarrow.dataset.dataset(parts, filesystem=filesystem, format="parquet")
-    rows = data.to_table(columns=["sha256", "path", *held]).to_pylist()
-    return {f"{row['sha256']}{row['path']}": {name: row[name] for name in held} for row in rows}
-
-
-@contextmanager
-def _whole(filesystem: Any, folder: str, name: str) -> Iterator[Any]:
-    """Yields a stream to a file that gets its name when it is complete."""
-    partial = f"{folder}/.{name}.partial"  # readers of Parquet skip names that begin with a dot
-    with filesystem.open_output_stream(partial) as stream:
-        yield stream
-    filesystem.move(partial, f"{folder}/{name}")
 
 
 def _check_workers(workers: int | None, device: str) -> int:

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-import shutil
 import stat
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing, suppress
-from itertools import chain, count
+from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingExtraError, ParameterError
 from ..images import MAX_BYTES
 from ..images.files import OnSkip, skip_reason
-from ..paths import derived_name
-from ..serialization import sha256_of, whole_file
+from ..serialization import sha256_of
 from .audit_log import AuditLog
 from .pipeline import Statistics, find_files, screen
+from .quarantine import move_aside
 from .records import RECORD_COLUMNS, Record, to_row, visible
 from .screener import Screener
 
@@ -110,7 +108,7 @@ def watch_folder(
                 log.add([row], source="watch")
             record = Record(**to_row(row, RECORD_COLUMNS))
             if record.verdict == "adversarial" and aside is not None:
-                _quarantine(record, aside)
+                move_aside(record, aside)
             yield record
             if stop.is_set():
                 return
@@ -144,7 +142,7 @@ def _sorted_out(
             digests.add(digest)
         elif known["verdict"] == "adversarial" and aside is not None:
             record = Record(**{**to_row(known, RECORD_COLUMNS), "path": found})
-            _quarantine(record, aside)
+            move_aside(record, aside)
             if record.error is not None:
                 unmoved.append(record)
     return new, copies, unmoved
@@ -368,43 +366,3 @@ def _sha256(path: str) -> str | None:
         return sha256_of(path) if os.path.getsize(path) <= MAX_BYTES else None
     except OSError:
         return None
-
-
-def _quarantine(record: Record, aside: Path) -> None:
-    """Moves a flagged file; if that fails, its record gets the error."""
-    source = Path(record.path)
-    with record.noting("quarantine", "cannot be moved to quarantine"):
-        try:
-            aside.mkdir(parents=True, exist_ok=True)  # it may have been deleted
-            _move(source, _free(source, (record.sha256 or "")[:8], aside))
-        except FileNotFoundError:
-            if source.exists():  # otherwise somebody else has moved it
-                raise
-
-
-def _free(source: Path, mark: str, aside: Path) -> Path:
-    """Returns a path in the quarantine that no other file has: an image of a hostile sender may have any name."""
-    marks = chain([f"-{mark}"], (f"-{mark}-{number}" for number in count(2)))
-    paths = (aside / derived_name(str(source), mark, folder=aside) for mark in marks)
-    return next(path for path in paths if not os.path.lexists(path) or (path.is_dir() and not path.is_symlink()))
-
-
-def _move(source: Path, target: Path) -> None:
-    """Moves a file, whole or not at all."""
-    if not source.is_symlink():
-        try:
-            os.replace(source, target)
-            return
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-    # the target is on another file system, or the image behind a link: a link could lead to another file tomorrow
-    with open(source, "rb") as data, whole_file(target, "wb") as copy:
-        shutil.copyfileobj(data, copy)
-    with suppress(OSError):
-        shutil.copystat(source, target)
-    try:
-        source.unlink()
-    except OSError:
-        target.unlink()
-        raise

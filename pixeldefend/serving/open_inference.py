@@ -22,9 +22,10 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
 
 from ..errors import ImageError
+from .questions import File, Question
 from .routes import note_verdicts, sender, service_of
 from .schemas import MAX_IMAGES, first_problem, from_base64
-from .service import File, Question, Served
+from .service import Served
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 OUTPUTS = {"is_adversarial": "BOOL", "p_value": "FP64", "bits_per_dim": "FP64", "score": "FP64", "error": "BYTES"}

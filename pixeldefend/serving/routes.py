@@ -14,9 +14,10 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from ..calibration.conformal import rank
+from ..detectors import PhotoDetector
 from ..errors import ImageError, PixelDefendError
 from ..screening.records import to_storable
+from .questions import File, Question
 from .schemas import (
     MAX_IMAGES,
     MAX_NAME,
@@ -36,7 +37,7 @@ from .schemas import (
     first_problem,
     to_file,
 )
-from .service import File, Question, Service
+from .service import Served, Service
 
 PAGE = Path(__file__).parent / "page"
 LOGGED = TypeAdapter(list[LoggedVerdict])
@@ -97,22 +98,12 @@ async def explain(
 
 @router.get("/v1/detectors", responses=REFUSED)
 async def detectors(request: Request) -> list[dict[str, Any]]:
-    """List the detectors of this service: their names, the images that they take, statistics, thresholds and hashes."""
-    return [
-        {
-            "name": one.name,
-            "sha256": one.provenance["detector_sha256"],
-            "takes": one.detector.takes,
-            "image_shape": one.image_shape,
-            "score": getattr(one.detector, "statistic", None),
-            "fpr": one.detector.fpr,
-            "threshold": -float(one.detector.offset_),
-            "calibration_images": len(one.detector.calibration_scores_),
-            "alarm_rank": rank(one.detector.fpr, len(one.detector.calibration_scores_), one.detector.confidence),
-            "backend": getattr(one.detector, "backend", None),
-        }
-        for one in service_of(request).detectors.values()
-    ]
+    """List the detectors of this service: their names, the images that they take, statistics, thresholds and hashes.
+
+    An image is flagged if its score is above `threshold`, which is the `alarm_rank`-th highest score of the calibration
+    images. Both are null for a detector of photographs, since each history has a threshold of its own.
+    """
+    return [_described(one) for one in service_of(request).detectors.values()]
 
 
 @router.get("/v1/verdicts", responses=REFUSED_QUERY)
@@ -159,15 +150,33 @@ async def page() -> FileResponse:
     return FileResponse(PAGE / "index.html")
 
 
+def _described(one: Served) -> dict[str, Any]:
+    detector = one.detector
+    by_history = isinstance(detector, PhotoDetector)  # its offset_ judges no image
+    return {
+        "name": one.name,
+        "sha256": one.provenance["detector_sha256"],
+        "takes": detector.takes,
+        "image_shape": one.image_shape,
+        "score": getattr(detector, "statistic", None),
+        "fpr": detector.fpr,
+        "threshold": None if by_history else -float(detector.offset_),
+        "calibration_images": len(detector.calibration_scores_),
+        "alarm_rank": None if by_history else detector.rank_,
+        "backend": getattr(detector, "backend", None),
+    }
+
+
 def service_of(request: Request) -> Service:
     """Returns the service of the application that a request came to."""
     service: Service = request.app.state.service
     return service
 
 
-def sender(request: Request) -> dict[str, str]:
-    """Returns the client and the id of a request, as arguments of `Service.screen`."""
-    return {"client": request.state.client, "request": request.state.request_id}
+def sender(request: Request) -> dict[str, Any]:
+    """Returns the client, the id and the deadline of a request, as arguments of `Service.screen`."""
+    state = request.state
+    return {"client": state.client, "request": state.request_id, "deadline": state.deadline}
 
 
 def note_verdicts(request: Request, questions: list[Question]) -> None:

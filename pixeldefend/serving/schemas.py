@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from ..errors import ImageError
 from ..screening import Record
-from .service import File
+from .questions import File
 
 MAX_IMAGES = 256  # a request
 MAX_NAME = 1024  # characters
@@ -178,7 +178,7 @@ REFUSED_QUERY: dict[int | str, dict[str, Any]] = {
 REFUSED_BODY: dict[int | str, dict[str, Any]] = {
     **REFUSED,
     400: {"model": Refusal, "description": "The body is not what its content type or its coding says"},
-    413: {"model": Refusal, "description": "The body is too large, before or after decompression"},
+    413: {"model": Refusal, "description": "The body is too large, or its images cannot be scored in time"},
     415: {
         "model": Refusal,
         "description": "The coding of the body is neither gzip nor deflate, or its charset not UTF-8",

@@ -3,43 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import sqlite3
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from threading import Lock
+from time import perf_counter
 from typing import Any, TypeVar
 
 import numpy as np
 from torch import nn
 
-from ..detectors import ConformalDetector
+from ..densities.nelloc import TILE
+from ..detectors import ConformalDetector, PhotoDetector
 from ..errors import ImageError, NoDetectorError
 from ..images import Frames
+from ..scores.profile import TILES_AT_MOST
 from ..screening import Record, Screened, Screener
 from ..screening.audit_log import AuditLog
-from ..screening.records import to_storable
 from ..screening.screener import note_error
 from ..serialization import whole_file
 from .batching import Batcher, Full
 from .drift import DriftMonitors
 from .explanation import explain
 from .log_lines import TracebackLines, log_line
-from .metrics import INTERNAL, Metrics
+from .metrics import Metrics
 from .query_detection import QueryAttacks
+from .questions import File, Inquiry, Question
+from .speed import Speed
 
-EXPLAINED_AT_ONCE = 4  # purification is expensive: further requests wait, so that screening is not held up
 DECODING_THREADS = 2  # more threads would take cores from scoring
+DRAWING_THREADS = 1  # maps and purification take many seconds: further explanations wait
 # of the images that are scored at once; scoring does not stop when a request is given up, and a megapixel takes seconds
 PIXELS_AT_ONCE = 2**20
 PIXELS_HELD = 2**27  # of decoded images in memory at once; a request holds its images until it is answered
+PIXELS_OF_A_PHOTOGRAPH = TILES_AT_MOST * TILE**2  # of larger ones, a part is scored
 PRUNED_EVERY = 3600.0  # seconds; old rows are deleted even if the service is idle
 Result = TypeVar("Result")
-File = tuple[str, bytes | ImageError]  # its name, and its bytes or why there are none
 
 
 @dataclass(frozen=True)
@@ -60,76 +63,6 @@ class Served:
     detector: ConformalDetector
     image_shape: tuple[int, int, int] | None
     provenance: dict[str, Any]
-
-
-@dataclass(eq=False)
-class Question:
-    """One image that a client asks about.
-
-    Attributes:
-        result: The record, and the decoded image.
-        client: The name of the client's key, or its address.
-        request: The id of the request.
-        data: The bytes of the file, for quarantine.
-        judged: Whether the record is complete.
-        query_attack: Whether the image resembles several of the client's last images.
-        id: The id of its row in the log, once it is there.
-        pixels: How many pixels were decoded for it, in all frames together.
-    """
-
-    result: Screened
-    client: str
-    request: str
-    data: bytes | None = None
-    judged: bool = False
-    query_attack: bool = False
-    id: str | None = None
-    pixels: int = 0
-
-    @property
-    def record(self) -> Record:
-        """The verdict."""
-        return self.result.record
-
-    @property
-    def failed(self) -> bool:
-        """Whether a bug of pixeldefend left it without a verdict."""
-        return self.record.error_kind == INTERNAL
-
-    def answer(self) -> dict[str, Any]:
-        """Returns the fields of `schemas.Verdict`, without details of internal errors, in valid Unicode."""
-        record = self.record
-        if self.failed:
-            record = replace(
-                record, error="internal error: the log of the service holds the reason under the id of the request"
-            )
-        values = {name: to_storable(value) for name, value in asdict(record).items()}
-        return {"id": self.id, **values, "query_attack": self.query_attack}
-
-
-class Inquiry:
-    """The questions of one request.
-
-    They are logged together, once all are judged, or not at all if the request is given up before: because of its
-    deadline, because its client has gone, or because something failed.
-
-    Args:
-        questions: The questions.
-        at_once: Whether they are logged as soon as they are judged.
-    """
-
-    def __init__(self, questions: list[Question], *, at_once: bool = True) -> None:
-        self.questions, self.at_once = questions, at_once
-        self._decided = Lock()  # taken once, for good, by whoever decides
-
-    def decide(self) -> bool:
-        """Decides to log the questions, or to give them up; returns whether nobody had decided before."""
-        return self._decided.acquire(blocking=False)
-
-    @property
-    def complete(self) -> bool:
-        """Whether all questions are judged."""
-        return all(question.judged for question in self.questions)
 
 
 class Service:
@@ -190,6 +123,7 @@ class Service:
         self._by_key = {one.key: one for one in served}
         self.metrics = Metrics()
         self.queries = QueryAttacks()
+        self.speed = Speed()
         self.drift = DriftMonitors({one.name: one.detector for one in served}, self.metrics)
         self.batcher = Batcher(
             self._judge,
@@ -200,7 +134,6 @@ class Service:
             max_size=PIXELS_AT_ONCE,
             on_batch=self.metrics.batch,
         )
-        self._explaining = asyncio.Semaphore(EXPLAINED_AT_ONCE)
         self._free_decoder = asyncio.Semaphore(DECODING_THREADS)
         self._pixels = 0
         if quarantine is not None:
@@ -210,6 +143,7 @@ class Service:
     async def __aenter__(self) -> Service:
         self._stack.enter_context(TracebackLines.installed())
         self._decoding = self._stack.enter_context(ThreadPoolExecutor(DECODING_THREADS, "decoding"))
+        self._drawing = self._stack.enter_context(ThreadPoolExecutor(DRAWING_THREADS, "drawing"))
         await self._stack.enter_async_context(self.batcher)
         self._pruning = asyncio.create_task(self._prune())
         return self
@@ -221,7 +155,13 @@ class Service:
         await self._stack.aclose()
 
     async def screen(
-        self, files: Sequence[File], client: str, request: str, *, name: str | None = None
+        self,
+        files: Sequence[File],
+        client: str,
+        request: str,
+        deadline: float | None = None,
+        *,
+        name: str | None = None,
     ) -> list[Question]:
         """Screens image files.
 
@@ -229,6 +169,7 @@ class Service:
             files: The names of the files, and their bytes or why there are none.
             client: Who asks.
             request: The id of the request.
+            deadline: The seconds within which the request must be answered; None for no limit.
             name: The name of the only detector that may judge them; None for any.
 
         Returns:
@@ -236,14 +177,17 @@ class Service:
 
         Raises:
             Full: If the images do not all fit into the queue or into memory.
+            TooMuchError: If the images cannot be scored before the deadline.
         """
         with self._decoded() as questions:
             with self.batcher.reserve(len(files)):
                 for file in files:
                     await self._decode(questions, file, client, request, name)
-            return await self._score(Inquiry(questions))
+            return await self._score(Inquiry(questions), deadline)
 
-    async def screen_arrays(self, images: Sequence[np.ndarray], name: str, client: str, request: str) -> list[Question]:
+    async def screen_arrays(
+        self, images: Sequence[np.ndarray], name: str, client: str, request: str, deadline: float | None = None
+    ) -> list[Question]:
         """Screens decoded images.
 
         Args:
@@ -251,18 +195,21 @@ class Service:
             name: The name of the detector.
             client: Who asks.
             request: The id of the request.
+            deadline: The seconds within which the request must be answered; None for no limit.
 
         Returns:
             A question for each image, in order, answered and logged.
 
         Raises:
             Full: If the images do not all fit into the queue.
+            TooMuchError: If the images cannot be scored before the deadline.
         """
         key = self.detectors[name].key
-        return await self._score(Inquiry([Question(_as_screened(image, key), client, request) for image in images]))
+        questions = [Question.of_pixels(image, key, client, request) for image in images]
+        return await self._score(Inquiry(questions), deadline)
 
     async def explain(
-        self, name: str, data: bytes, client: str, request: str, eps: int
+        self, name: str, data: bytes, client: str, request: str, deadline: float | None = None, *, eps: int
     ) -> tuple[Question, dict[str, Any] | None]:
         """Screens one image file and draws pictures that explain the verdict.
 
@@ -271,6 +218,7 @@ class Service:
             data: The bytes of the file.
             client: Who asks.
             request: The id of the request.
+            deadline: The seconds within which the request must be answered; None for no limit.
             eps: How far purification may move a sub-pixel, in steps of the 8-bit grid, 0 to 255.
 
         Returns:
@@ -279,22 +227,27 @@ class Service:
 
         Raises:
             Full: If the queue or the memory is full.
+            TooMuchError: If the image cannot be scored before the deadline.
         """
         with self._decoded() as questions:
             with self.batcher.reserve(1):
                 await self._decode(questions, (name, data), client, request, None)
-            return await self._explained(questions[0], eps)
+            return await self._explained(questions[0], eps, deadline)
 
-    async def _explained(self, question: Question, eps: int) -> tuple[Question, dict[str, Any] | None]:
+    async def _explained(
+        self, question: Question, eps: int, deadline: float | None
+    ) -> tuple[Question, dict[str, Any] | None]:
         inquiry, pictures = Inquiry([question], at_once=False), None
-        await self._score(inquiry)
+        await self._score(inquiry, deadline)
         image, key = question.result.image, question.record.detector
         if question.record.verdict != "error" and image is not None and key is not None:
             detector = self._by_key[key].detector
-            async with self._explaining:
-                pictures = await self.batcher.run(lambda: explain(image, detector, self.classifier, eps))
+            # not where batches are scored, which would wait
+            pictures = await asyncio.get_running_loop().run_in_executor(
+                self._drawing, explain, image, detector, self.classifier, eps
+            )
         # only now, because the pictures may fail or take too long, and then there is no answer
-        await _unless_given_up(inquiry, self.batcher.run(lambda: self._log([inquiry])))
+        await inquiry.finish(self.batcher.run(lambda: self._log([inquiry])))
         return question, pictures
 
     async def in_decoding_thread(self, function: Callable[..., Result], *arguments: Any) -> Result:
@@ -350,18 +303,34 @@ class Service:
         kept = data if self.quarantine is not None else None
         return Question(result, client, request, kept, pixels=result.pixels)
 
-    async def _score(self, inquiry: Inquiry) -> list[Question]:
+    async def _score(self, inquiry: Inquiry, deadline: float | None) -> list[Question]:
+        if deadline is not None:
+            self.speed.check(self._to_score(inquiry.questions), deadline)
         self.metrics.depth(self.batcher.depth + len(inquiry.questions))
-        await _unless_given_up(inquiry, self.batcher([(question, inquiry) for question in inquiry.questions]))
+        await inquiry.finish(self.batcher([(question, inquiry) for question in inquiry.questions]))
         return inquiry.questions
 
     def _judge(self, batch: Sequence[tuple[Question, Inquiry]]) -> None:
         """Judges a batch, and logs the requests that it completes, in the thread that scores."""
-        self.screener.judge([question.result for question, _ in batch])
-        for question, _ in batch:
+        questions = [question for question, _ in batch]
+        to_score, started = self._to_score(questions), perf_counter()
+        self.screener.judge([question.result for question in questions])
+        if all(question.record.error is None for question in questions):
+            self.speed.measured(to_score, perf_counter() - started)
+        for question in questions:
             question.judged = True
         self._log([one for one in dict.fromkeys(inquiry for _, inquiry in batch) if one.at_once and one.complete])
         self.metrics.depth(self.batcher.depth)
+
+    def _to_score(self, questions: Sequence[Question]) -> Counter[str]:
+        """Returns how many pixels each detector has to score."""
+        found: Counter[str] = Counter()
+        for question in questions:
+            key, pixels = question.record.detector, question.result.pixels
+            if key is not None:
+                photograph = isinstance(self._by_key[key].detector, PhotoDetector)
+                found[key] += min(pixels, PIXELS_OF_A_PHOTOGRAPH) if photograph else pixels
+        return found
 
     def _log(self, inquiries: Sequence[Inquiry]) -> None:
         """Logs and counts the verdicts of the requests that have not been given up."""
@@ -407,21 +376,6 @@ class Service:
                 file.write(data)
 
 
-async def _unless_given_up(inquiry: Inquiry, work: Coroutine[Any, Any, None]) -> None:
-    """Does work that may log the questions, and gives them up if it fails or is cancelled before that."""
-    task = asyncio.create_task(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        if inquiry.decide():
-            task.cancel()
-            raise
-        await task  # the rows are there, or are being written: the client gets its answer
-    except BaseException:
-        inquiry.decide()
-        raise
-
-
 def _only_shape(detector: ConformalDetector) -> tuple[int, int, int] | None:
     """Returns (C, H, W) if the detector takes only images of one size."""
     density = getattr(detector, "density", None)
@@ -433,9 +387,3 @@ def _only_shape(detector: ConformalDetector) -> tuple[int, int, int] | None:
         return None
     takes_others = detector.accepts(np.zeros((2 * height, 2 * width), np.uint8))
     return None if takes_others else (channels, height, width)
-
-
-def _as_screened(image: np.ndarray, detector: str) -> Screened:
-    height, width = image.shape[:2]
-    sha256 = hashlib.sha256(image.tobytes()).hexdigest()
-    return Screened(Record("", detector=detector, sha256=sha256, width=width, height=height), image)

@@ -7,10 +7,10 @@ from PIL import Image
 
 from pixeldefend.calibration.mondrian import IMAGES_OF_A_CATEGORY, LIKELY, OWN_IMAGES_OF_A_CATEGORY
 from pixeldefend.densities import NeLLoC
-from pixeldefend.detectors import PhotoDetector, load
+from pixeldefend.detectors import PhotoDetector, load, photo
 from pixeldefend.detectors.photo import UNKNOWN
 from pixeldefend.errors import CalibrationError, ImageError, ModelError, ParameterError
-from pixeldefend.images import Origin
+from pixeldefend.images import Origin, decode_image
 from pixeldefend.scores.likelihood_ratio import FILE_KINDS, LikelihoodRatio
 from pixeldefend.scores.profile import size_of_profile
 
@@ -211,7 +211,7 @@ def test_the_file_counts_where_the_pixels_leave_the_history_open(detector):
         ratio.file_kinds[0, FILE_KINDS.index("lossless")] = 1
         ratio.file_kinds[1, FILE_KINDS.index("JPEG below 90")] = 1
     profiles = torch.zeros(4, 4)
-    origins = [Origin("PNG", 1, False), Origin("JPEG", 1, True, quality=80), Origin("JPEG", 1, True, quality=95), None]
+    origins = [Origin("PNG", False), Origin("JPEG", True, 80), Origin("JPEG", True, 95), None]
     estimated, probabilities = ratio.estimated(profiles, origins)
     assert estimated.tolist() == [0, 1, 0, 0]
     np.testing.assert_allclose(probabilities[3], [0.4, 0.4, 0.2], rtol=1e-5)
@@ -239,6 +239,53 @@ def test_an_image_file_is_judged_by_what_it_says_of_itself(detector, tmp_path):
         for given in (str(path), path, path.read_bytes(), [path, image]):
             detector.judge(given)
     assert [[origin and origin.format for origin in origins] for origins in asked] == [["PNG"]] * 3 + [["PNG", None]]
+
+
+def test_few_files_are_decoded_at_a_time(detector, tmp_path, monkeypatch):
+    sizes = [(64, 64), (64, 64), (72, 64), (64, 64), (64, 80)]
+    images = [RNG.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
+    paths = [tmp_path / f"{place}.png" for place in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image).save(path)
+    small = PhotoDetector(detector.density, detector.ratio, fpr=0.3, batch_size=2).fit_profiles(profiles(400, seed=25))
+    whole = small._with(batch_size=len(images)).judge(images, maps=True)
+    happened = []
+    examined = photo.examine
+    monkeypatch.setattr(photo, "decode_image", lambda file: happened.append("decoded") or decode_image(file))
+    monkeypatch.setattr(
+        photo, "examine", lambda *given, **options: happened.append("scored") or examined(*given, **options)
+    )
+    found = small.judge(paths, maps=True)
+    assert happened == ["decoded"] * 2 + ["scored"] + (["decoded"] * 2 + ["scored"] * 2) + ["decoded", "scored"]
+    np.testing.assert_allclose(found.score, whole.score, atol=1e-5)
+    np.testing.assert_allclose(found.p_value, whole.p_value)
+    for one, other in zip(found.surprisal_map, whole.surprisal_map, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+    same = small.judge([paths[0], paths[1], paths[3]], maps=True).surprisal_map
+    assert same.shape == (3, 64, 64)
+    # more pixels than are decoded at a time
+    monkeypatch.setattr(photo, "PIXELS_AT_ONCE", 64 * 64)
+    happened.clear()
+    small.judge(paths[:2])
+    assert happened == ["decoded", "scored"] * 2
+
+
+def test_a_fit_on_files_refuses_all_that_is_wrong_before_the_work(detector, tmp_path, monkeypatch):
+    paths = [tmp_path / f"{place}.png" for place in range(6)]
+    for path in paths:
+        Image.fromarray(RNG.integers(0, 256, (64, 64, 3), np.uint8)).save(path)
+    Image.new("L", (8, 8)).save(tmp_path / "small.png")
+    ratio = LikelihoodRatio(FEATURES, HISTORIES, width=2)  # to which no image is strange
+    new = PhotoDetector(detector.density, ratio, fpr=0.3, batch_size=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(photo, "examine", lambda *given, **options: pytest.fail("scored"))
+        with pytest.raises(CalibrationError, match="3 of 9 calibration images are copies"):
+            new.fit([*paths, *paths[:3]])
+        with pytest.raises(ImageError, match="8 x 8"):
+            new.fit([*paths, tmp_path / "small.png"])
+        with pytest.raises(CalibrationError, match="at least"):
+            new.fit(paths[:1])
+    assert len(new.fit(paths).calibration_scores_) == 6
 
 
 def test_it_takes_images_of_any_size_from_64_on(detector):

@@ -1,7 +1,13 @@
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from helpers import Brightness
 from serving.common import app_of, in_thread
+
+from pixeldefend.densities import NeLLoC
+from pixeldefend.detectors import PhotoDetector
+from pixeldefend.scores.likelihood_ratio import LikelihoodRatio
+from pixeldefend.scores.profile import size_of_profile
 
 
 @pytest.fixture
@@ -19,3 +25,12 @@ def served(tiny_detector, tmp_path_factory):
     tiny_detector.save(folder / "tiny.safetensors")
     with in_thread(app_of(str(folder / "tiny.safetensors"), folder)) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def photo_detector():
+    """A detector of photographs that has learned nothing."""
+    density = NeLLoC((3, None, None), width=4, layers=1, mixtures=2).eval()
+    ratio = LikelihoodRatio(size_of_profile(3), ("camera", "web"), width=2).eval()
+    profiles = np.random.default_rng(0).normal(size=(100, size_of_profile(3)))
+    return PhotoDetector(density, ratio, fpr=0.05).fit_profiles(profiles)

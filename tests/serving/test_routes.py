@@ -278,6 +278,14 @@ def test_detectors_say_what_they_take(client, tiny_detector):
     assert found["alarm_rank"] == tiny_detector.rank_
 
 
+def test_a_detector_of_photographs_has_no_threshold_for_all(photo_detector, tmp_path):
+    with TestClient(app_of(photo_detector, tmp_path), base_url="http://localhost") as client:
+        (found,) = client.get("/v1/detectors").json()
+    assert found["takes"] == photo_detector.takes
+    assert (found["fpr"], found["calibration_images"]) == (0.05, 100)
+    assert (found["threshold"], found["alarm_rank"]) == (None, None)
+
+
 def test_metrics_count_what_happened(client):
     for body in (png(CLEAN), png(ATTACKED), b"x"):
         client.post("/v1/screen", content=body)

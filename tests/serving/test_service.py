@@ -141,6 +141,18 @@ def test_explanations_wait_for_one_another(client):
     assert set(answers) == {200}
 
 
+def test_images_are_screened_while_an_explanation_is_drawn(client, monkeypatch):
+    gate = Gate(service.explain)
+    monkeypatch.setattr(service, "explain", gate)
+    with ThreadPoolExecutor(2) as pool:
+        explained = pool.submit(client.post, "/v1/explain", content=png(CLEAN))
+        gate.wait_until_entered()
+        assert pool.submit(client.post, "/v1/screen", content=png(CLEAN)).result(PATIENCE).status_code == 200
+        assert not explained.done()
+        gate.opened.set()
+        assert explained.result().status_code == 200
+
+
 def test_what_takes_too_long_is_answered_504(tiny_detector, tmp_path):
     app = app_of(tiny_detector, tmp_path, deadline=0.01)
     gate = app.state.service.screener.judge = Gate(app.state.service.screener.judge)

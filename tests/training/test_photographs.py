@@ -131,7 +131,7 @@ def test_the_ratio_finds_the_log_likelihood_ratio_of_normal_features():
     labels = rng.integers(0, 2, 4000)
     clean[:, 2] += 8 * torch.from_numpy(labels)
     moved[:, 2] += 8 * torch.from_numpy(labels)
-    origins = [Origin("JPEG", 1, True, quality=80) if label else None for label in labels]
+    origins = [Origin("JPEG", True, 80) if label else None for label in labels]
     ratio = fit_ratio(clean, [moved], labels, origins, ("plain", "shifted"), width=16, steps=800)
     at = torch.tensor([[-1.0, 0, 0], [0.5, 0, 0], [2, 0, 8]])
     scores, histories = ratio(at)

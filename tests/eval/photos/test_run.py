@@ -122,6 +122,10 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_attacked(
         run_photographs(detector, classifier, photographs, learning=Learning.of(photographs))
     with pytest.raises(ParameterError):
         run_photographs(detector, classifier, photographs, adaptive=dict(attacks=["nope"]))
+    with pytest.raises(ParameterError, match="got 0"):
+        run_photographs(detector, classifier, photographs, limit=0)
+    with pytest.raises(ParameterError, match="got 0"):
+        compare_photographs({"a": detector}, classifier, photographs, limit=0)
     native = read_photographs(folder, classifier, view="native", limit=2)
     with pytest.raises(ParameterError):
         run_photographs(detector, classifier, native, adaptive={})
