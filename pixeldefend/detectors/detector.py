@@ -17,14 +17,14 @@ from ..ambient import ordinary, torch_defaults
 from ..calibration.conformal import Array
 from ..densities import Density
 from ..devices import check_device
-from ..errors import CalibrationError, ImageError, ModelError, ParameterError
+from ..errors import ModelError, ParameterError
 from ..images import match_channels
 from ..preprocessing import Identity, Preprocessor, TileBatch, aggregated, build
 from ..scores import LearnedScore, bits_per_dim, make_score, with_noise
 from .backends import PRECISION, check_backend, on_backend
 from .base import ConformalDetector, check_corruptions
 from .checkpoint import density_of
-from .samples import Samples, check_distinct, is_images, uint8_image, without_calibration_images
+from .samples import Samples, is_images, learning_images, uint8_image
 from .scoring import Statistic, over_tiles, stitched, surprisal_of_pixels, to_numbers
 
 ROLES = ("density", "alternative")  # of the densities of a detector
@@ -135,26 +135,13 @@ class Detector(ConformalDetector):
         table = channels is None or not (tile is None or is_images(X, tile if self.preprocessor is None else None))
         if channels is not None and not table:
             samples = Samples.of_images(X)
-            for _, x in samples.groups:
-                if len(x) and not self._preprocessor().accepts((x.shape[2], x.shape[3]), tile):
-                    height, width = x.shape[2:]
-                    size = f"{height} x {width} (height x width)"
-                    raise ImageError(f"the image is {size}, the detector takes {self.takes}", "size")
+            samples.check_sizes(lambda size: self._preprocessor().accepts(size, tile), self.takes)
             samples = Samples([(places, match_channels(x, channels)) for places, x in samples.groups])
         else:
             X = validate_data(self, X, reset=reset, ensure_min_samples=2 if reset else 1)
-            # flattened images, or the codes of rows
+            # the codes of rows have as many values as the sites of the density; flattened images are 8-bit images
             levels = 256 if density.event_shape is None or channels is not None else density.levels or 2
-            scale = levels - 1 if X.dtype == np.uint8 else 1
-            x = torch.from_numpy(np.asarray(X, dtype=np.float32)) / scale
-            if density.event_shape is not None:
-                shape = [side for side in density.event_shape if side is not None]
-                if x.shape[1] != math.prod(shape):
-                    raise ParameterError(
-                        f"this density models events of shape {density.event_shape}, got rows of {x.shape[1]} values"
-                    )
-                x = x.reshape(-1, *shape)
-            samples = Samples.of(x)
+            samples = Samples.of_table(X, density.event_shape, levels)
         if reset:
             self.n_features_in_ = math.prod(samples.groups[0][1].shape[1:])
         return samples
@@ -197,8 +184,7 @@ class Detector(ConformalDetector):
         Raises:
             ParameterError: If the density models rows of real numbers, which have no bits/dim.
         """
-        check_is_fitted(self)
-        bits: Array = self._each(lambda x: (to_numbers(self._mean_bits(x)),), self._samples(X))[0]
+        bits: Array = self._joined(X, bits_per_dim, lambda bits, tiles, x: aggregated(bits, tiles.owner, "mean"))
         return bits
 
     def surprisal_map(self, X: Any) -> Any:
@@ -208,42 +194,40 @@ class Detector(ConformalDetector):
             (N, H, W) nats, or a list of (H, W) if the images differ in size; (N, D) for rows. Where tiles overlap, it
             is the mean over these tiles.
         """
+        return self._joined(X, surprisal_of_pixels, self._stitched)
+
+    def _joined(self, X: Any, statistic: Statistic, join: Callable[[Tensor, TileBatch, Tensor], Tensor]) -> Any:
+        """Returns what a function makes of the statistic, the tiles and the images of each batch."""
         check_is_fitted(self)
-        return self._each(lambda x: (to_numbers(self._maps(x)),), self._samples(X))[0]
+
+        def batch(x: Tensor) -> tuple[np.ndarray, ...]:
+            tiles, (values,) = self._of_tiles(x, statistic)
+            return (to_numbers(join(values, tiles, x)),)
+
+        return self._each(batch, self._samples(X))[0]
 
     def _examine(self, x: Tensor, maps: bool) -> tuple[np.ndarray, ...]:
-        density = self._density()
-        has_bits = density.has_bits(tuple(x.shape[1:]))
+        has_bits = self._density().has_bits(tuple(x.shape[1:]))
         statistics = [self.score_, *([bits_per_dim] if has_bits else []), *([surprisal_of_pixels] if maps else [])]
         tiles, (scores, *rest) = self._of_tiles(x, *statistics)
-        found = [to_numbers(aggregated(scores, tiles.owner, self.aggregate))]
-        found.append(
-            to_numbers(aggregated(rest[0], tiles.owner, "mean")) if has_bits else np.full(len(found[0]), np.nan)
-        )
-        return (*found, to_numbers(self._stitched(rest[-1], tiles, x))) if maps else tuple(found)
+        anomaly = to_numbers(aggregated(scores, tiles.owner, self.aggregate))
+        bits = to_numbers(aggregated(rest[0], tiles.owner, "mean")) if has_bits else np.full(len(anomaly), np.nan)
+        return (anomaly, bits, to_numbers(self._stitched(rest[-1], tiles, x))) if maps else (anomaly, bits)
 
     def _of_tiles(self, x: Tensor, *statistics: Statistic) -> tuple[TileBatch, list[Tensor]]:
         """Returns the tiles of images, and statistics of them, (T, ...) each."""
         density = self._density()
         tiles = self._preprocessor()(x.to(density.device, density.dtype))
-        fast = None if torch.is_grad_enabled() else self._on_backend(self.backend, "density")
-        alternative = None if torch.is_grad_enabled() else self._on_backend(self.backend, "alternative")
+        backend = "float32" if torch.is_grad_enabled() else self.backend  # the others have no gradient
+        fast, alternative = (self._on_backend(backend, role) for role in ROLES)
         # as many tiles at once as there are images; the caller passes fewer if memory is short
         size = max(self.batch_size, len(x))
-        alternative = alternative or self.alternative
-        return tiles, over_tiles(statistics, tiles.x, density, size, self.classifier, fast, alternative)
+        found = over_tiles(statistics, tiles.x, density, size, self.classifier, fast, alternative or self.alternative)
+        return tiles, found
 
     def _per_image(self, x: Tensor, *statistics: Statistic) -> list[Tensor]:
         tiles, found = self._of_tiles(x, *statistics)
         return [aggregated(values, tiles.owner, self.aggregate) for values in found]
-
-    def _mean_bits(self, x: Tensor) -> Tensor:
-        tiles, (bits,) = self._of_tiles(x, bits_per_dim)
-        return aggregated(bits, tiles.owner, "mean")
-
-    def _maps(self, x: Tensor) -> Tensor:
-        tiles, (maps,) = self._of_tiles(x, surprisal_of_pixels)
-        return self._stitched(maps, tiles, x)
 
     def _stitched(self, maps: Tensor, tiles: TileBatch, x: Tensor) -> Tensor:
         return maps if x.ndim != 4 or self.preprocessor is None else stitched(maps, tiles, len(x), *x.shape[2:])
@@ -288,25 +272,14 @@ class Detector(ConformalDetector):
         score = make_score(self.statistic)
         samples = self._samples(X, reset=True)
         index = np.arange(len(samples))
-        learn = samples.take(index[:0])
+        learn = None
         if isinstance(score, LearnedScore):
-            if X_fit is None:
-                index = np.random.RandomState(0).permutation(len(samples))
-                held = max(1, len(samples) // 5)
-                learn, index = samples.take(index[:held]), index[held:]
-            else:
-                learn = without_calibration_images(self._samples(X_fit), samples)
-            if len(learn) < 2:
-                raise CalibrationError(
-                    f"{self.statistic} learns from at least 2 clean images, got {len(learn)}: give more (X_fit)"
-                )
-            check_distinct(learn, "images to fit the statistic on")
+            learn, index = learning_images(samples, None if X_fit is None else self._samples(X_fit), self.statistic)
         samples = samples.take(index)
         self._check_calibration(samples)
-        if isinstance(score, LearnedScore):
-            features = self._features_of(score)
-            noisy = features(learn.changed(with_noise)) if score.uses_noise else None
-            score.fit(features(learn), noisy)
+        if isinstance(score, LearnedScore) and learn is not None:
+            noisy = self._features(score, learn.changed(with_noise)) if score.uses_noise else None
+            score.fit(self._features(score, learn), noisy)
         # one calibration for each precision, made by the detector's own backend if it has that precision
         makers = {PRECISION[check_backend(name)]: name for name in (*backends, self.backend)}
         calibrations = {}
@@ -336,20 +309,16 @@ class Detector(ConformalDetector):
         scores: Array = self._each(lambda x: (to_numbers(self._per_image(x, score)[0]),), samples)[0]
         return scores
 
-    def _features_of(self, score: LearnedScore) -> Callable[[Samples], Tensor]:
-        """Returns a function that computes the features, (T, ...), of all tiles of images."""
+    def _features(self, score: LearnedScore, samples: Samples) -> Tensor:
+        """Returns the features, (T, ...), of all tiles of images."""
+        found: list[np.ndarray] = []
 
-        def features(samples: Samples) -> Tensor:
-            found: list[np.ndarray] = []
+        def batch(x: Tensor) -> tuple[np.ndarray, ...]:
+            found.append(to_numbers(self._of_tiles(x, score.features)[1][0]))
+            return (np.zeros(len(x)),)
 
-            def batch(x: Tensor) -> tuple[np.ndarray, ...]:
-                found.append(to_numbers(self._of_tiles(x, score.features)[1][0]))
-                return (np.zeros(len(x)),)
-
-            self._each(batch, samples)
-            return torch.from_numpy(np.concatenate(found))
-
-        return features
+        self._each(batch, samples)
+        return torch.from_numpy(np.concatenate(found))
 
     def _on_backend(self, backend: str, role: str) -> Density | None:
         """Returns the density of a role on a backend, which is made once; None for the reference, or no density."""
@@ -390,9 +359,8 @@ class Detector(ConformalDetector):
         if "backend" in given:
             check_backend(given["backend"])
         detector = super().load(path, **given)
-        for role in ROLES:
-            if (density := getattr(detector, role)) is not None:
-                density.to(check_device(device))
+        for _, density in detector._roles():
+            density.to(check_device(device))
         return detector
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -402,8 +370,7 @@ class Detector(ConformalDetector):
 
     def _roles(self) -> list[tuple[str, Density]]:
         """Returns the densities that there are, with their roles."""
-        there = [(role, getattr(self, role)) for role in ROLES]
-        return [(role, density) for role, density in there if density is not None]
+        return [(role, density) for role in ROLES if (density := getattr(self, role)) is not None]
 
     def _notes(self) -> dict[str, Any]:
         self._density()

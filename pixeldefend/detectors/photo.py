@@ -18,7 +18,7 @@ from ..calibration import conformal
 from ..calibration.conformal import Array
 from ..densities import NeLLoC
 from ..devices import check_device
-from ..errors import ImageError, ModelError, ParameterError
+from ..errors import ModelError, ParameterError
 from ..images import Origin, decode_image, match_channels
 from ..scores.likelihood_ratio import LikelihoodRatio
 from ..scores.profile import examine
@@ -92,10 +92,7 @@ class PhotoDetector(HistoryDetector):
 
     def _samples(self, X: Any, *, reset: bool = False) -> Samples:
         samples = Samples.of_images(X)
-        for _, x in samples.groups:
-            if len(x) and min(x.shape[2:]) < MIN_SIDE:
-                size = f"{x.shape[2]} x {x.shape[3]} (height x width)"
-                raise ImageError(f"the image is {size}, the detector takes {self.takes}", "size")
+        samples.check_sizes(lambda size: min(size) >= MIN_SIDE, self.takes)
         return Samples([(places, match_channels(x, 3)) for places, x in samples.groups])
 
     # -- scores --------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from ..ambient import ordinary
 from ..batching import in_batches
-from ..errors import CalibrationError, ParameterError
+from ..errors import CalibrationError, ImageError, ParameterError
 from ..images import from_uint8, read_image, to_batch, to_uint8
 from ..images.corruptions import corrupt
 
@@ -65,6 +66,26 @@ class Samples:
             or [(np.arange(0), torch.zeros(0, 1, 1, 1, dtype=torch.uint8, device="cpu"))]
         )
 
+    @classmethod
+    def of_table(cls, X: np.ndarray, shape: tuple[int | None, ...] | None, levels: int) -> Samples:
+        """Returns the rows of a table, or the images that were flattened to them.
+
+        Args:
+            X: (N, D), whole numbers if it is uint8, otherwise values as the density takes them.
+            shape: The shape of the density's events; None if it may be any.
+            levels: The number of values of a uint8 number.
+
+        Raises:
+            ParameterError: If rows have another number of values than the events.
+        """
+        x = torch.from_numpy(np.asarray(X, dtype=np.float32)) / (levels - 1 if X.dtype == np.uint8 else 1)
+        if shape is None:
+            return cls.of(x)
+        sides = [side for side in shape if side is not None]
+        if x.shape[1] != math.prod(sides):
+            raise ParameterError(f"this density models events of shape {shape}, got rows of {x.shape[1]} values")
+        return cls.of(x.reshape(-1, *sides))
+
     def __len__(self) -> int:
         return sum(len(places) for places, _ in self.groups)
 
@@ -92,6 +113,21 @@ class Samples:
     def are_images(self) -> bool:
         """Whether these are images and not rows."""
         return all(x.ndim == 4 for _, x in self.groups)
+
+    def check_sizes(self, accepts: Callable[[tuple[int, int]], bool], takes: str) -> None:
+        """Refuses images of a size that a detector does not take.
+
+        Args:
+            accepts: Whether it takes a size, (height, width).
+            takes: The images that it takes, as a phrase.
+
+        Raises:
+            ImageError: If it does not take an image.
+        """
+        for _, x in self.groups:
+            if len(x) and not accepts((x.shape[2], x.shape[3])):
+                size = f"{x.shape[2]} x {x.shape[3]} (height x width)"
+                raise ImageError(f"the image is {size}, the detector takes {takes}", "size")
 
     def changed(self, function: Callable[[Tensor], Tensor]) -> Samples:
         """Applies a function, (n, ...) -> (n, ...), to each group."""
@@ -181,6 +217,34 @@ def check_distinct_keys(keys: list[bytes], what: str) -> None:
     copies = len(keys) - len(set(keys))
     if copies > max(1, len(keys) // 10):
         raise CalibrationError(f"{copies} of {len(keys)} {what} are copies of others: give each image once")
+
+
+def learning_images(samples: Samples, given: Samples | None, statistic: str) -> tuple[Samples, np.ndarray]:
+    """Chooses the images that a statistic learns from and those that calibrate it, since no image may do both.
+
+    Args:
+        samples: The images that the user gave for calibration.
+        given: The images that the user gave for the statistic; without them it learns from a fifth of the others, drawn
+            with a fixed seed.
+        statistic: The name of the statistic in messages.
+
+    Returns:
+        The images that it learns from, and the positions of those that calibrate it.
+
+    Raises:
+        CalibrationError: If fewer than 2 images remain to learn from, if most are copies, or if most calibrate too.
+    """
+    index = np.arange(len(samples))
+    if given is None:
+        index = np.random.RandomState(0).permutation(len(samples))
+        held = max(1, len(samples) // 5)
+        learn, index = samples.take(index[:held]), index[held:]
+    else:
+        learn = without_calibration_images(given, samples)
+    if len(learn) < 2:
+        raise CalibrationError(f"{statistic} learns from at least 2 clean images, got {len(learn)}: give more (X_fit)")
+    check_distinct(learn, "images to fit the statistic on")
+    return learn, index
 
 
 def without_calibration_images(learn: Samples, calibrate: Samples) -> Samples:
