@@ -61,7 +61,7 @@ def purify(
     if not len(batch):
         raise ParameterError("there are no images to purify")
     if density is None:
-        density = cached_set()[cached_set().choose(batch[0])]
+        density = cached_set()[cached_set().choose(x if isinstance(x, str | os.PathLike | bytes) else batch[0])]
     if isinstance(density, str | os.PathLike):
         density = cached_detector(str(density))
     model = checked_density(density)

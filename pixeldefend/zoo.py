@@ -208,10 +208,15 @@ class DetectorSet:
             decoded = decode_image(image)
             image, origin = decoded.frames[0], decoded.origin
         x = uint8_image(image)
-        takers = [name for name in self.names if self[name].accepts(x)]
-        if takers:
-            lossy = origin is not None and bool(origin.lossy)
-            return next((name for name in takers if bool(self._corruptions(name)) == lossy), takers[0])
+        lossy = origin is not None and bool(origin.lossy)
+        taker = None
+        for name in self.names:
+            if self[name].accepts(x):
+                if bool(self._corruptions(name)) == lossy:
+                    return name
+                taker = taker or name
+        if taker is not None:
+            return taker
         colours = "a grey" if x.shape[0] == 1 or bool((x[:1] == x).all()) else "a colour"
         raise self._no_detector(f"{colours} image", *x.shape[1:])
 

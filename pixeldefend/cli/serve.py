@@ -75,11 +75,7 @@ def serve(
     ] = 512,
     deadline: Annotated[
         float,
-        typer.Option(
-            min=0.001,
-            help="The time limit of an answer, in seconds. After this time, the answer is 504. Images that cannot be "
-            "scored in this time are refused with 413.",
-        ),
+        typer.Option(min=0.001, help="The time limit of an answer, in seconds. After this time, the answer is 504."),
     ] = 30.0,
     max_bytes: Annotated[
         int,

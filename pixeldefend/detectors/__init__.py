@@ -1,6 +1,7 @@
 """Detectors: outlier estimators for scikit-learn, made of an anomaly score and its calibration."""
 
 from .base import ConformalDetector
+from .by_history import HistoryDetector
 from .checkpoint import density_of
 from .class_conditional import ClassConditional
 from .detector import Detector
@@ -14,6 +15,7 @@ __all__ = [
     "ConformalDetector",
     "Detector",
     "FunctionDetector",
+    "HistoryDetector",
     "PhotoDetector",
     "Verdicts",
     "density_of",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from ..errors import ParameterError
@@ -66,7 +66,10 @@ class ParquetFolder:
         if self._filesystem.get_file_info(note).type == FileType.NotFound:
             raise ParameterError(f"{self} holds Parquet files that this command did not write: give another --output")
         with self._filesystem.open_input_stream(note) as stream:
-            found = json.loads(stream.read())
+            try:
+                found = json.loads(stream.read())
+            except ValueError:
+                raise ParameterError(f"{note} is damaged: give another --output") from None
         found = {name: {RENAMED.get(key, key): value for key, value in made.items()} for name, made in found.items()}
         if found != made_by:
             raise ParameterError(
@@ -87,8 +90,13 @@ class ParquetFolder:
     def _whole(self, name: str) -> Iterator[Any]:
         """Yields a stream to a file that gets its name when it is complete."""
         partial = f"{self}/.{name}.partial"  # readers of Parquet skip names that begin with a dot
-        with self._filesystem.open_output_stream(partial) as stream:
-            yield stream
+        try:
+            with self._filesystem.open_output_stream(partial) as stream:
+                yield stream
+        except BaseException:
+            with suppress(OSError):
+                self._filesystem.delete_file(partial)
+            raise
         self._filesystem.move(partial, f"{self}/{name}")
 
 

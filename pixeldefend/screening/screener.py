@@ -162,7 +162,8 @@ class Screener:
             height, width = image.shape[:2]
             record = replace(result.record, frame=number, height=height, width=width)
             try:
-                record.detector = self.detector_set.choose(image, result.origin)
+                if record.detector is None or not self.detectors[record.detector].accepts(image):
+                    record.detector = self.detector_set.choose(image, result.origin)
             except PixelDefendError as error:
                 note_error(record, error)
             found.append(Screened(record, None if record.error else image, origin=result.origin))

@@ -21,7 +21,6 @@ from .middleware import AccessLog, Auth, BodyLimits, Deadline, Decompression, Fa
 from .middleware.asgi import refusal
 from .schemas import Images, first_problem
 from .service import Service
-from .speed import TooMuchError
 
 LOOPBACK = ["localhost", "127.0.0.1", "[::1]"]
 
@@ -81,10 +80,6 @@ def create_app(
     @app.exception_handler(Full)
     async def full(request: Request, error: Full) -> Response:
         return _refusal(503, "the queue is full; try again later", {"Retry-After": "1"})
-
-    @app.exception_handler(TooMuchError)
-    async def too_much(request: Request, error: TooMuchError) -> Response:
-        return _refusal(413, str(error), {})
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:

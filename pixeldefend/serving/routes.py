@@ -173,10 +173,9 @@ def service_of(request: Request) -> Service:
     return service
 
 
-def sender(request: Request) -> dict[str, Any]:
-    """Returns the client, the id and the deadline of a request, as arguments of `Service.screen`."""
-    state = request.state
-    return {"client": state.client, "request": state.request_id, "deadline": state.deadline}
+def sender(request: Request) -> dict[str, str]:
+    """Returns the client and the id of a request, as arguments of `Service.screen`."""
+    return {"client": request.state.client, "request": request.state.request_id}
 
 
 def note_verdicts(request: Request, questions: list[Question]) -> None:

@@ -178,7 +178,7 @@ REFUSED_QUERY: dict[int | str, dict[str, Any]] = {
 REFUSED_BODY: dict[int | str, dict[str, Any]] = {
     **REFUSED,
     400: {"model": Refusal, "description": "The body is not what its content type or its coding says"},
-    413: {"model": Refusal, "description": "The body is too large, or its images cannot be scored in time"},
+    413: {"model": Refusal, "description": "The body is too large, before or after decompression"},
     415: {
         "model": Refusal,
         "description": "The coding of the body is neither gzip nor deflate, or its charset not UTF-8",

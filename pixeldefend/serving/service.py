@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any, TypeVar
 
 import numpy as np
 from torch import nn
 
-from ..densities.nelloc import TILE
-from ..detectors import ConformalDetector, PhotoDetector
+from ..detectors import ConformalDetector
 from ..errors import ImageError, NoDetectorError
 from ..images import Frames
-from ..scores.profile import TILES_AT_MOST
 from ..screening import Record, Screened, Screener
 from ..screening.audit_log import AuditLog
 from ..screening.screener import note_error
@@ -33,14 +29,12 @@ from .log_lines import TracebackLines, log_line
 from .metrics import Metrics
 from .query_detection import QueryAttacks
 from .questions import File, Inquiry, Question
-from .speed import Speed
 
 DECODING_THREADS = 2  # more threads would take cores from scoring
 DRAWING_THREADS = 1  # maps and purification take many seconds: further explanations wait
 # of the images that are scored at once; scoring does not stop when a request is given up, and a megapixel takes seconds
 PIXELS_AT_ONCE = 2**20
 PIXELS_HELD = 2**27  # of decoded images in memory at once; a request holds its images until it is answered
-PIXELS_OF_A_PHOTOGRAPH = TILES_AT_MOST * TILE**2  # of larger ones, a part is scored
 PRUNED_EVERY = 3600.0  # seconds; old rows are deleted even if the service is idle
 Result = TypeVar("Result")
 
@@ -123,7 +117,6 @@ class Service:
         self._by_key = {one.key: one for one in served}
         self.metrics = Metrics()
         self.queries = QueryAttacks()
-        self.speed = Speed()
         self.drift = DriftMonitors({one.name: one.detector for one in served}, self.metrics)
         self.batcher = Batcher(
             self._judge,
@@ -155,13 +148,7 @@ class Service:
         await self._stack.aclose()
 
     async def screen(
-        self,
-        files: Sequence[File],
-        client: str,
-        request: str,
-        deadline: float | None = None,
-        *,
-        name: str | None = None,
+        self, files: Sequence[File], client: str, request: str, *, name: str | None = None
     ) -> list[Question]:
         """Screens image files.
 
@@ -169,7 +156,6 @@ class Service:
             files: The names of the files, and their bytes or why there are none.
             client: Who asks.
             request: The id of the request.
-            deadline: The seconds within which the request must be answered; None for no limit.
             name: The name of the only detector that may judge them; None for any.
 
         Returns:
@@ -177,17 +163,14 @@ class Service:
 
         Raises:
             Full: If the images do not all fit into the queue or into memory.
-            TooMuchError: If the images cannot be scored before the deadline.
         """
         with self._decoded() as questions:
             with self.batcher.reserve(len(files)):
                 for file in files:
                     await self._decode(questions, file, client, request, name)
-            return await self._score(Inquiry(questions), deadline)
+            return await self._score(Inquiry(questions))
 
-    async def screen_arrays(
-        self, images: Sequence[np.ndarray], name: str, client: str, request: str, deadline: float | None = None
-    ) -> list[Question]:
+    async def screen_arrays(self, images: Sequence[np.ndarray], name: str, client: str, request: str) -> list[Question]:
         """Screens decoded images.
 
         Args:
@@ -195,21 +178,19 @@ class Service:
             name: The name of the detector.
             client: Who asks.
             request: The id of the request.
-            deadline: The seconds within which the request must be answered; None for no limit.
 
         Returns:
             A question for each image, in order, answered and logged.
 
         Raises:
             Full: If the images do not all fit into the queue.
-            TooMuchError: If the images cannot be scored before the deadline.
         """
         key = self.detectors[name].key
         questions = [Question.of_pixels(image, key, client, request) for image in images]
-        return await self._score(Inquiry(questions), deadline)
+        return await self._score(Inquiry(questions))
 
     async def explain(
-        self, name: str, data: bytes, client: str, request: str, deadline: float | None = None, *, eps: int
+        self, name: str, data: bytes, client: str, request: str, eps: int
     ) -> tuple[Question, dict[str, Any] | None]:
         """Screens one image file and draws pictures that explain the verdict.
 
@@ -218,7 +199,6 @@ class Service:
             data: The bytes of the file.
             client: Who asks.
             request: The id of the request.
-            deadline: The seconds within which the request must be answered; None for no limit.
             eps: How far purification may move a sub-pixel, in steps of the 8-bit grid, 0 to 255.
 
         Returns:
@@ -227,18 +207,15 @@ class Service:
 
         Raises:
             Full: If the queue or the memory is full.
-            TooMuchError: If the image cannot be scored before the deadline.
         """
         with self._decoded() as questions:
             with self.batcher.reserve(1):
                 await self._decode(questions, (name, data), client, request, None)
-            return await self._explained(questions[0], eps, deadline)
+            return await self._explained(questions[0], eps)
 
-    async def _explained(
-        self, question: Question, eps: int, deadline: float | None
-    ) -> tuple[Question, dict[str, Any] | None]:
+    async def _explained(self, question: Question, eps: int) -> tuple[Question, dict[str, Any] | None]:
         inquiry, pictures = Inquiry([question], at_once=False), None
-        await self._score(inquiry, deadline)
+        await self._score(inquiry)
         image, key = question.result.image, question.record.detector
         if question.record.verdict != "error" and image is not None and key is not None:
             detector = self._by_key[key].detector
@@ -295,42 +272,29 @@ class Service:
             return Question(result, client, request)
         read = partial(self.screener.read, name, data, max_pixels=self.max_pixels)
         result = await self.in_decoding_thread(read)
-        if only is not None and result.record.detector not in (None, self.detectors[only].key):
-            taken, record = self.detectors[only].detector.takes, result.record
-            size = f"{record.height} x {record.width} (height x width)"
-            note_error(record, NoDetectorError(f"the image is {size}; {only} takes {taken}"))
-            result.image, result.others, record.detector = None, (), None
+        if only is not None and result.image is not None:
+            named, record = self.detectors[only], result.record
+            if named.detector.accepts(result.image):
+                record.detector = named.key  # even if there is another one that takes it
+            else:
+                size = f"{record.height} x {record.width} (height x width)"
+                note_error(record, NoDetectorError(f"the image is {size}; {only} takes {named.detector.takes}"))
+                result.image, result.others, record.detector = None, (), None
         kept = data if self.quarantine is not None else None
         return Question(result, client, request, kept, pixels=result.pixels)
 
-    async def _score(self, inquiry: Inquiry, deadline: float | None) -> list[Question]:
-        if deadline is not None:
-            self.speed.check(self._to_score(inquiry.questions), deadline)
+    async def _score(self, inquiry: Inquiry) -> list[Question]:
         self.metrics.depth(self.batcher.depth + len(inquiry.questions))
         await inquiry.finish(self.batcher([(question, inquiry) for question in inquiry.questions]))
         return inquiry.questions
 
     def _judge(self, batch: Sequence[tuple[Question, Inquiry]]) -> None:
         """Judges a batch, and logs the requests that it completes, in the thread that scores."""
-        questions = [question for question, _ in batch]
-        to_score, started = self._to_score(questions), perf_counter()
-        self.screener.judge([question.result for question in questions])
-        if all(question.record.error is None for question in questions):
-            self.speed.measured(to_score, perf_counter() - started)
-        for question in questions:
+        self.screener.judge([question.result for question, _ in batch])
+        for question, _ in batch:
             question.judged = True
         self._log([one for one in dict.fromkeys(inquiry for _, inquiry in batch) if one.at_once and one.complete])
         self.metrics.depth(self.batcher.depth)
-
-    def _to_score(self, questions: Sequence[Question]) -> Counter[str]:
-        """Returns how many pixels each detector has to score."""
-        found: Counter[str] = Counter()
-        for question in questions:
-            key, pixels = question.record.detector, question.result.pixels
-            if key is not None:
-                photograph = isinstance(self._by_key[key].detector, PhotoDetector)
-                found[key] += min(pixels, PIXELS_OF_A_PHOTOGRAPH) if photograph else pixels
-        return found
 
     def _log(self, inquiries: Sequence[Inquiry]) -> None:
         """Logs and counts the verdicts of the requests that have not been given up."""

@@ -12,8 +12,7 @@ from .asgi import Answer, App, Message, Receive, Scope, Send
 class Deadline:
     """An ASGI middleware that stops a request which takes too long, and answers 504.
 
-    It also stops a request whose client has gone, which then gets no answer. It sets `scope["state"]["deadline"]` to
-    `seconds`.
+    It also stops a request whose client has gone, which then gets no answer.
 
     Args:
         app: The application inside.
@@ -27,7 +26,6 @@ class Deadline:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        scope.setdefault("state", {})["deadline"] = self.seconds
         answer, received, gone = Answer(send), asyncio.Event(), False
 
         async def noted() -> Message:

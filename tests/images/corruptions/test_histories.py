@@ -45,7 +45,6 @@ def test_another_process_makes_the_same_files():
     code = """
 import hashlib
 from PIL import Image
-from PIL.JpegImagePlugin import get_sampling
 from pixeldefend.images.corruptions import HISTORIES, through_history
 image = Image.linear_gradient("L").resize((120, 100)).convert("RGB")
 print([hashlib.sha256(through_history(image, name, seed=3)).hexdigest() for name in HISTORIES])
