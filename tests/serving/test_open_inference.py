@@ -5,7 +5,11 @@ import json
 
 import numpy as np
 import pytest
-from serving.common import ATTACKED, CLEAN, png
+from fastapi.testclient import TestClient
+from helpers import clean_images
+from serving.common import ATTACKED, CLEAN, app_of, png
+
+from pixeldefend import Detector, zoo
 
 GOOD = {"name": "images", "shape": [1, 8, 8, 1], "datatype": "UINT8", "data": [0] * 64}
 INFER = "/v2/models/custom/infer"
@@ -166,3 +170,20 @@ def test_binary_files_must_be_as_long_as_they_say(client, damage):
     header = json.dumps({"inputs": [tensor]}).encode()
     headers = {"inference-header-content-length": str(len(header))}
     assert client.post(INFER, content=header + binary, headers=headers).status_code == 400
+
+
+def test_a_named_detector_takes_its_images_even_if_another_one_does_too(tiny_density, monkeypatch, tmp_path):
+    made = {
+        "plain": Detector(tiny_density, fpr=0.05).fit(clean_images(99)),
+        "processed": Detector(tiny_density, fpr=0.05).fit(clean_images(99), corruptions=["brighter-10%"]),
+    }
+    monkeypatch.setattr(zoo, "shipped", lambda kind: list(made))
+    monkeypatch.setattr(zoo, "cached_detector", lambda name, device: made[name])
+    monkeypatch.setattr(zoo, "card", lambda name: {"sha256": name})
+    lossless = base64.b64encode(png(CLEAN)).decode()
+    with TestClient(app_of(None, tmp_path), base_url="http://localhost") as client:
+        for name in made:
+            files = {"name": "images", "datatype": "BYTES", "shape": [1], "data": [lossless]}
+            answer = client.post(f"/v2/models/{name}/infer", json={"inputs": [files]})
+            assert answer.status_code == 200, answer.text
+            assert client.get("/v1/verdicts").json()[0]["detector"] == name
