@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 
 from pixeldefend.densities import NeLLoC, load
 from pixeldefend.detectors import PhotoDetector
-from pixeldefend.detectors.photo import Origins
+from pixeldefend.detectors.by_history import Origins
 from pixeldefend.eval import Cache
 from pixeldefend.eval.photos.attacked import attack_photographs
 from pixeldefend.eval.photos.data import read_photographs

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from pixeldefend.densities import NeLLoC, load
 from pixeldefend.detectors import PhotoDetector
-from pixeldefend.detectors.photo import MIN_SIDE, UNKNOWN
+from pixeldefend.detectors.by_history import UNKNOWN
+from pixeldefend.detectors.photo import MIN_SIDE
 from pixeldefend.errors import PixelDefendError
 from pixeldefend.images import Origin
 from pixeldefend.scores.profile import examine

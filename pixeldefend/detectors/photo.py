@@ -22,7 +22,6 @@ from ..errors import ModelError, ParameterError
 from ..images import Origin, decode_image, match_channels
 from ..scores.likelihood_ratio import LikelihoodRatio
 from ..scores.profile import examine
-from .by_history import UNKNOWN as UNKNOWN
 from .by_history import HistoryDetector, Origins
 from .checkpoint import density_of, ratio_of
 from .samples import PIXELS_AT_ONCE, Samples, check_distinct_keys, uint8_image

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..detectors import Detector, PhotoDetector
-from ..detectors.photo import UNKNOWN
+from ..detectors.by_history import UNKNOWN
 from ..serialization import check_writable, sha256_of
 from ..zoo import card, load_detector, shipped
 from .audit_log import AuditLog

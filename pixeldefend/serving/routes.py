@@ -14,7 +14,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from ..detectors import PhotoDetector
+from ..detectors import HistoryDetector
 from ..errors import ImageError, PixelDefendError
 from ..screening.records import to_storable
 from .questions import File, Question
@@ -152,7 +152,7 @@ async def page() -> FileResponse:
 
 def _described(one: Served) -> dict[str, Any]:
     detector = one.detector
-    by_history = isinstance(detector, PhotoDetector)  # its offset_ judges no image
+    by_history = isinstance(detector, HistoryDetector)  # its offset_ judges no image
     return {
         "name": one.name,
         "sha256": one.provenance["detector_sha256"],

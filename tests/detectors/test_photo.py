@@ -8,7 +8,7 @@ from PIL import Image
 from pixeldefend.calibration.mondrian import IMAGES_OF_A_CATEGORY, LIKELY, OWN_IMAGES_OF_A_CATEGORY
 from pixeldefend.densities import NeLLoC
 from pixeldefend.detectors import PhotoDetector, load, photo
-from pixeldefend.detectors.photo import UNKNOWN
+from pixeldefend.detectors.by_history import UNKNOWN
 from pixeldefend.errors import CalibrationError, ImageError, ModelError, ParameterError
 from pixeldefend.images import Origin, decode_image
 from pixeldefend.scores.likelihood_ratio import FILE_KINDS, LikelihoodRatio
