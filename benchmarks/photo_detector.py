@@ -29,8 +29,8 @@ from pixeldefend.detectors.by_history import UNKNOWN
 from pixeldefend.detectors.photo import MIN_SIDE
 from pixeldefend.errors import PixelDefendError
 from pixeldefend.images import Origin
+from pixeldefend.images.perturbations import perturbed
 from pixeldefend.scores.profile import examine
-from pixeldefend.training.perturbations import perturbed
 from pixeldefend.training.photographs import AS_IT_CAME, NAMES, photographs, with_history
 from pixeldefend.training.ratio import fit_ratio
 from pixeldefend.zoo import load_detector, recipe_of

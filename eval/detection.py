@@ -13,7 +13,7 @@ from ..attacks import Attacked
 from ..data import DataSet
 from ..errors import PixelDefendError
 from ..images import from_uint8, to_uint8
-from ..scores import EXPENSIVE, SCORES, Combined, Fused, LearnedScore, Score, make_score, with_noise
+from ..scores import EXPENSIVE, SCORES, Combined, Fused, LearnedScore, Score, make_score
 from .cache import statistic_of
 from .metrics import auroc, rate
 
@@ -91,10 +91,12 @@ def calibrated(scorer: Scorer, names: list[str], data: DataSet) -> tuple[dict[st
     learners = {name: score for name, score in functions.items() if isinstance(score, LearnedScore)}
     if learners:
         features = scorer({name: score.features for name, score in learners.items()}, data.fit.x)
-        noise_users: dict[str, Score | None] = {name: s.features for name, s in learners.items() if s.uses_noise}
-        noisy = scorer(noise_users, to_uint8(with_noise(from_uint8(data.fit.x)))) if noise_users else {}
+        copies = {copy: {} for copy in dict.fromkeys(copy for score in learners.values() for copy in score.copies)}
+        for copy in copies:
+            users = {name: score.features for name, score in learners.items() if copy in score.copies}
+            copies[copy] = scorer(users, to_uint8(copy(from_uint8(data.fit.x))))
         for name, score in learners.items():
-            score.fit(*(torch.from_numpy(part[name]) for part in (features, noisy) if name in part))
+            score.fit(*(torch.from_numpy(part[name]) for part in (features, *(copies[copy] for copy in score.copies))))
     others = {name: function for name, function in functions.items() if name != scorer.own}
     calibration = scorer(others, data.calibration.x) if others else {}
     return functions, {**calibration, scorer.own: scorer.detector.calibration_scores_}

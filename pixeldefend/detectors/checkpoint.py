@@ -26,7 +26,7 @@ def density_of(
     Raises:
         ModelError: If the weights do not belong to the density.
     """
-    return restored(path, meta[role], _part(tensors, f"{role}."))
+    return restored(path, meta[role], part_of(tensors, role))
 
 
 def ratio_of(path: str | os.PathLike[str], tensors: dict[str, Tensor], meta: dict[str, Any]) -> LikelihoodRatio:
@@ -42,11 +42,13 @@ def ratio_of(path: str | os.PathLike[str], tensors: dict[str, Tensor], meta: dic
     """
     try:
         ratio = LikelihoodRatio(**meta["ratio"])
-        ratio.load_state_dict(_part(tensors, "ratio."))
+        ratio.load_state_dict(part_of(tensors, "ratio"))
     except (KeyError, TypeError, RuntimeError, ParameterError) as error:
         raise ModelError(f"{path}: the likelihood ratio is damaged or of another version ({error})") from None
     return ratio.eval()
 
 
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def part_of(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    """Returns the tensors of one part of a detector's file, by their names without the name of the part."""
+    prefix = f"{part}."
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

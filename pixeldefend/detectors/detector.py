@@ -20,10 +20,10 @@ from ..devices import check_device
 from ..errors import ModelError, ParameterError
 from ..images import match_channels
 from ..preprocessing import Identity, Preprocessor, TileBatch, aggregated, build
-from ..scores import LearnedScore, bits_per_dim, make_score, with_noise
+from ..scores import LearnedScore, bits_per_dim, make_score
 from .backends import PRECISION, check_backend, on_backend
 from .base import ConformalDetector, check_corruptions
-from .checkpoint import density_of
+from .checkpoint import density_of, part_of
 from .samples import Samples, is_images, learning_images, uint8_image
 from .scoring import Statistic, over_tiles, stitched, surprisal_of_pixels, to_numbers
 
@@ -252,9 +252,9 @@ class Detector(ConformalDetector):
             X_fit: Further clean images, for a statistic that learns. Without them the statistic learns from a fifth of
                 X, drawn with a fixed seed, and the rest calibrates, since no image may do both.
             corruptions: Names in `pixeldefend.images.corruptions.CORRUPTIONS` of corruptions that future clean images
-                may have undergone. Each calibration image then counts with its highest score, uncorrupted or after any
-                one of them. The rate then holds for every mixture of these corruptions. Attacks are detected only if
-                they stand out from all of them.
+                may have undergone. A statistic that learns then learns from them too. Each calibration image counts
+                with its highest score, uncorrupted or after any one of them. The rate then holds for every mixture of
+                these corruptions. Attacks are detected only if they stand out from all of them.
             backends: Further backends to calibrate for, so that `with_backend` and `load` can change to them.
 
         Returns:
@@ -278,8 +278,8 @@ class Detector(ConformalDetector):
         samples = samples.take(index)
         self._check_calibration(samples)
         if isinstance(score, LearnedScore) and learn is not None:
-            noisy = self._features(score, learn.changed(with_noise)) if score.uses_noise else None
-            score.fit(self._features(score, learn), noisy)
+            learn = learn.mixed(corruptions)
+            score.fit(self._features(score, learn), *(self._features(score, learn.changed(c)) for c in score.copies))
         # one calibration for each precision, made by the detector's own backend if it has that precision
         makers = {PRECISION[check_backend(name)]: name for name in (*backends, self.backend)}
         calibrations = {}
@@ -364,9 +364,12 @@ class Detector(ConformalDetector):
         return detector
 
     def _tensors(self) -> dict[str, Tensor]:
-        return {
-            f"{role}.{name}": tensor for role, density in self._roles() for name, tensor in density.state_dict().items()
-        }
+        parts = {role: density.state_dict() for role, density in self._roles()}
+        parts["learned"] = {name: value for name, value in self._learned().items() if isinstance(value, Tensor)}
+        return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+
+    def _learned(self) -> dict[str, Any]:
+        return self.score_.state() if isinstance(self.score_, LearnedScore) else {}
 
     def _roles(self) -> list[tuple[str, Density]]:
         """Returns the densities that there are, with their roles."""
@@ -379,7 +382,7 @@ class Detector(ConformalDetector):
             raise ModelError("the density has no config, so a saved file could not be loaded")
         if self.preprocessor is not None:
             notes["preprocessor"] = self.preprocessor.config()
-        return {**notes, "learned": self.score_.state() if isinstance(self.score_, LearnedScore) else {}}
+        return {**notes, "learned": {n: value for n, value in self._learned().items() if not isinstance(value, Tensor)}}
 
     @classmethod
     def _restore(cls, path: Any, tensors: dict[str, Tensor], meta: dict[str, Any], given: dict[str, Any]) -> Self:
@@ -393,7 +396,7 @@ class Detector(ConformalDetector):
         detector.score_ = make_score(detector.statistic)
         if isinstance(detector.score_, LearnedScore):
             try:
-                detector.score_.restore(meta["learned"])
+                detector.score_.restore({**meta["learned"], **part_of(tensors, "learned")})
             except ModelError as error:
                 raise ModelError(f"{path}: {error}; calibrate its density again (pixeldefend calibrate)") from None
         detector.n_features_in_ = math.prod(side or 0 for side in detector._density().event_shape or (0,))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -136,6 +136,22 @@ class Samples:
     def corrupted(self, name: str) -> Samples:
         """Returns the images after a benign corruption, a key of `images.corruptions.CORRUPTIONS`."""
         return self.changed(lambda x: corrupt(x, name))
+
+    def mixed(self, names: Sequence[str]) -> Samples:
+        """Returns the images, of which every second one goes through one of several benign corruptions, in turn.
+
+        Args:
+            names: Keys of `images.corruptions.CORRUPTIONS`; without any, all images are untouched.
+        """
+        groups = []
+        for places, x in self.groups:
+            changed = _floating(x).clone() if names else x
+            for turn, name in enumerate(names):
+                here = torch.from_numpy((places % 2 == 1) & (places // 2 % len(names) == turn))
+                if here.any():
+                    changed[here] = corrupt(changed[here], name)
+            groups.append((places, changed))
+        return Samples(groups)
 
     def each(
         self, function: Callable[[Tensor], tuple[np.ndarray, ...]], batch_size: int, *, floating: bool = True

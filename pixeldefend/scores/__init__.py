@@ -16,6 +16,7 @@ from .evidence import Evidence, Score
 from .learned import LearnedScore, SurprisalGiven, Typicality, with_noise
 from .perturbation import PurifiedDisagreement, gradient_norm, likeliest_gain, smoothing_gain
 from .pit import PitLag, pit_tails, pit_uniformity
+from .residual_ratio import ResidualRatio
 from .surprisal import (
     BandExcess,
     bits_per_dim,
@@ -98,11 +99,12 @@ SCORES["pooled"] = Pooled({name: SCORES[name] for name in POOLED_MEMBERS})
 FUSED_PARTS = {name: SCORES[name] for name in ("noise_contrast", "pooled", "top_pixels")}
 SCORES["fused"] = Fused(FUSED_PARTS)
 
-# statistics that take further passes of the density, or a gradient
+# statistics that take further passes of the density, or a gradient, or learn for minutes
 EXPENSIVE: dict[str, Score] = {
     "smoothing_gain": smoothing_gain,
     "likeliest_gain": likeliest_gain,
     "gradient_norm": gradient_norm,
+    "residual_ratio": ResidualRatio(),
 }
 SCORES |= EXPENSIVE
 

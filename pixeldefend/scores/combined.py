@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import CalibrationError, ModelError, ParameterError
 from .evidence import MIN_DIVISOR, Evidence, Score
-from .learned import LearnedScore, check_state
+from .learned import LearnedScore, check_state, with_noise
 
 QUANTILE_LEVELS = np.linspace(0.02, 0.98, 49)  # shares of the clean images
 
@@ -42,12 +42,12 @@ class Combined(LearnedScore):
         """Computes the K members: (N, K), float64."""
         return torch.stack([evidence.once(score).double() for score in self.members.values()], 1)
 
-    def fit(self, features: Tensor, noisy: Tensor | None = None) -> Combined:
+    def fit(self, features: Tensor, *copies: Tensor) -> Combined:
         """Learns which members differ between clean images, and their quantiles.
 
         Args:
             features: (N, K), the members for clean images.
-            noisy: Not used.
+            *copies: None.
 
         Returns:
             Itself.
@@ -121,28 +121,30 @@ class NoiseContrast(Combined):
 
     weights_: list[float]
 
-    uses_noise = True
+    copies = (with_noise,)
     # standard deviations; values beyond it count no more, neither for the direction nor against an alarm
     CLIP_AT = 3.0
 
-    def fit(self, features: Tensor, noisy: Tensor | None = None) -> NoiseContrast:
+    def fit(self, features: Tensor, *copies: Tensor) -> NoiseContrast:
         """Learns the quantiles of the members, and their weights.
 
         Args:
             features: (N, K), the members for clean images.
-            noisy: (N, K), the members for the same images with noise, in the same order.
+            *copies: (N, K), the members for the same images with noise, in the same order.
 
         Returns:
             Itself. The weights are 0 if noise moves no member.
 
         Raises:
             CalibrationError: If N is below `LEAST_IMAGES`, or no member differs between images.
-            ParameterError: If noisy is missing.
+            ParameterError: If the images with noise are missing.
         """
         super().fit(features)
-        if noisy is None:
+        if len(copies) != 1:
             raise ParameterError("noise_contrast needs the features of clean images and of the same images with noise")
-        clean, moved = (self.standardise(part).clamp(-self.CLIP_AT, self.CLIP_AT).numpy() for part in (features, noisy))
+        clean, moved = (
+            self.standardise(part).clamp(-self.CLIP_AT, self.CLIP_AT).numpy() for part in (features, *copies)
+        )
         covariance = LedoitWolf().fit(clean).covariance_
         weights = np.linalg.solve(covariance, (moved - clean).mean(0))
         self.weights_ = (weights / max(math.sqrt(weights @ covariance @ weights), MIN_DIVISOR)).tolist()
@@ -170,7 +172,7 @@ class Fused(LearnedScore):
     """
 
     quantiles_: dict[str, list[float]]
-    uses_noise = True
+    copies = (with_noise,)
 
     def __init__(self, parts: Mapping[str, Score]) -> None:
         self.parts = dict(parts)
@@ -183,27 +185,27 @@ class Fused(LearnedScore):
             found.append(score.double())
         return torch.cat(found, 1)
 
-    def fit(self, features: Tensor, noisy: Tensor | None = None) -> Fused:
+    def fit(self, features: Tensor, *copies: Tensor) -> Fused:
         """Fits the parts, and learns which of them differ between clean images, and their quantiles.
 
         Args:
             features: (N, K), the features of clean images.
-            noisy: (N, K), the features of the same images with noise, in the same order.
+            *copies: (N, K), the features of the same images with noise, in the same order.
 
         Returns:
             Itself.
 
         Raises:
             CalibrationError: If N is below `Combined.LEAST_IMAGES`, or no member of a part differs between images.
-            ParameterError: If noisy is missing.
+            ParameterError: If the images with noise are missing.
         """
-        if noisy is None:
+        if len(copies) != 1:
             raise ParameterError("fused statistics need the features of clean images and of the same images with noise")
-        both = (self._split(features), self._split(noisy))
+        clean, noisy = self._split(features), self._split(copies[0])
         for name, part in self.parts.items():
             if isinstance(part, LearnedScore):
-                part.fit(*(columns[name] for columns in both))
-        quantiles = {name: clean_quantiles(self._part(name, columns)) for name, columns in both[0].items()}
+                part.fit(clean[name], *(noisy[name] for _ in part.copies))
+        quantiles = {name: clean_quantiles(self._part(name, columns)) for name, columns in clean.items()}
         self.quantiles_ = {name: values for name, values in quantiles.items() if np.ptp(values) > 0}
         return self
 

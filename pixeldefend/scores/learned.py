@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from sklearn.linear_model import LinearRegression
@@ -18,14 +18,15 @@ from .surprisal import bits_per_dim
 class LearnedScore(ABC):
     """A statistic that learns from clean images, which must not be its calibration images.
 
-    The learned values are plain JSON values, in attributes whose names end in an underscore. Model files store them by
-    these names.
+    The learned values are plain JSON values or tensors, in attributes whose names end in an underscore. Model files
+    store them by these names.
 
     Attributes:
-        uses_noise: Whether the statistic also learns from the same images `with_noise`.
+        copies: Functions that change images, (n, C, H, W) in [0, 1], such as `with_noise`. The statistic also learns
+            from these copies of the clean images.
     """
 
-    uses_noise = False
+    copies: ClassVar[tuple[Callable[[Tensor], Tensor], ...]] = ()
 
     @abstractmethod
     def features(self, evidence: Evidence) -> Tensor:
@@ -39,12 +40,12 @@ class LearnedScore(ABC):
         """
 
     @abstractmethod
-    def fit(self, features: Tensor, noisy: Tensor | None = None) -> LearnedScore:
+    def fit(self, features: Tensor, *copies: Tensor) -> LearnedScore:
         """Learns from the features of clean images.
 
         Args:
             features: (N,) or (N, K), as `features` returns them.
-            noisy: The features of the same images with noise, if the statistic `uses_noise`.
+            *copies: The features of `copies` of the same images, one tensor for each.
 
         Returns:
             Itself.
@@ -66,7 +67,7 @@ class LearnedScore(ABC):
         return self.evaluate(self.features(evidence))
 
     def state(self) -> dict[str, Any]:
-        """Returns the learned values, plain JSON values by the names of their attributes."""
+        """Returns the learned values, plain JSON values or tensors, by the names of their attributes."""
         return {name: value for name, value in vars(self).items() if name.endswith("_")}
 
     def restore(self, state: dict[str, Any]) -> LearnedScore:
@@ -137,12 +138,12 @@ class Typicality(LearnedScore):
         """Computes bits/dim: (N,)."""
         return bits_per_dim(evidence)
 
-    def fit(self, features: Tensor, noisy: Tensor | None = None) -> Typicality:
+    def fit(self, features: Tensor, *copies: Tensor) -> Typicality:
         """Learns `center_`, the mean of bits/dim.
 
         Args:
             features: (N,), bits/dim of clean images.
-            noisy: Not used.
+            *copies: None.
 
         Returns:
             Itself.
@@ -180,12 +181,12 @@ class SurprisalGiven(LearnedScore):
         """Computes the mean surprisal in nats a site, and the predictor: (N, 2)."""
         return torch.stack([evidence.surprisal.flatten(1).mean(1), self.predictor(evidence)], 1)
 
-    def fit(self, features: Tensor, noisy: Tensor | None = None) -> SurprisalGiven:
+    def fit(self, features: Tensor, *copies: Tensor) -> SurprisalGiven:
         """Learns `slope_` and `intercept_` of the regression.
 
         Args:
             features: (N, 2), the mean surprisal and the predictor of clean images.
-            noisy: Not used.
+            *copies: None.
 
         Returns:
             Itself.

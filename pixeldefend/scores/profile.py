@@ -96,13 +96,23 @@ def examine(density: NeLLoC, x: Tensor, *, maps: bool = False) -> Examined:
         if new is not None:
             old = sums.get(place[0].start)
             sums[place[0].start] = new if old is None else [a + b for a, b in zip(old, new, strict=True)]
-    mass, moments, spectra, blocks, surprisal = (torch.cat(parts) for parts in zip(*sums.values(), strict=True))
-    sites = mass.sum(2, keepdim=True)
-    means = moments / (mass.unsqueeze(2) + PRIOR)
-    shares = torch.log(mass / sites + 1e-3)
-    spectra = torch.log(spectra / blocks.clamp(min=1) + 0.02)
-    profiles = torch.cat([part.flatten(1) for part in (means, shares, spectra)], 1)
-    return Examined(profiles, surprisal / (sites.sum((1, 2)) * math.log(2)), found)
+    joined = [torch.cat(parts) for parts in zip(*sums.values(), strict=True)]
+    bits = joined[-1] / (joined[0].sum((1, 2)) * math.log(2))
+    return Examined(_profiles(joined), bits, found)
+
+
+def profile_of(residual: Tensor, deviation: Tensor, relative: Tensor) -> Tensor:
+    """Computes the profiles of whole images of any density from what `residuals` returns.
+
+    Args:
+        residual: (N, C, H, W), with sides of at least 8.
+        deviation: (N, C, H, W).
+        relative: (N, C, H, W).
+
+    Returns:
+        (N, F).
+    """
+    return _profiles(_sums(residual, deviation, relative))
 
 
 def residuals(conditionals: DiscretizedLogisticMixture, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -128,6 +138,15 @@ def _spread(places: list[T], most: int) -> list[T]:
     # one of every few; the same one each time would be in the same few columns
     starts = [i * len(places) // most for i in range(most + 1)]
     return [places[a + int(i * GOLDEN % 1 * (b - a))] for i, (a, b) in enumerate(itertools.pairwise(starts))]
+
+
+def _profiles(sums: list[Tensor]) -> Tensor:
+    """Returns the profiles, (N, F), of images whose `_sums` these are."""
+    mass, moments, spectra, blocks, _ = sums
+    means = moments / (mass.unsqueeze(2) + PRIOR)
+    shares = torch.log(mass / mass.sum(2, keepdim=True) + 1e-3)
+    spectra = torch.log(spectra / blocks.clamp(min=1) + 0.02)
+    return torch.cat([part.flatten(1) for part in (means, shares, spectra)], 1)
 
 
 def _sums(residual: Tensor, deviation: Tensor, relative: Tensor) -> list[Tensor]:

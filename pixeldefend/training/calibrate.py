@@ -77,7 +77,8 @@ def calibrate(
         confidence: The probability with which this calibration keeps `fpr`, in (0, 1); None to keep it on average.
         corruptions: Keys of `pixeldefend.images.corruptions.CORRUPTIONS` for which the rate must hold, too.
         backends: Keys of `pixeldefend.detectors.backends.PRECISION` to calibrate for, besides the default.
-        fit_images: The number of images of `data.fit` that a statistic learns from; None for all.
+        fit_images: The number of images that a statistic learns from: those of `data.fit`, and if there are too few,
+            training images of the density. None for all of `data.fit`.
         data_dir: Where named data sets are kept.
         device: The device, as torch names it.
         recipe: The recipe by which the density was trained, if it is given as a module.
@@ -114,7 +115,8 @@ def calibrate(
         _check_unseen(other_title, recipe_of_other, name, images)
     asked = load_classifier(classifier, device=place) if isinstance(classifier, str) else classifier
     detector = Detector(model, statistic=statistic, fpr=fpr, confidence=confidence, classifier=asked, alternative=other)
-    detector.fit(images.calibration.x, X_fit=images.fit.x[:fit_images], corruptions=corruptions, backends=backends)
+    learn = images.fit.x if fit_images is None else torch.cat([images.fit.x, images.train.x])[:fit_images]
+    detector.fit(images.calibration.x, X_fit=learn, corruptions=corruptions, backends=backends)
     metrics = _measured(detector, images)
     notes = {
         "data": name,

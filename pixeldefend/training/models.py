@@ -77,7 +77,7 @@ def train_density(
         arguments: Arguments of the density, as `build_for` takes them.
         start: The density with whose weights training starts: the name of a shipped detector, or a file of a density or
             a detector. `model` and `arguments` are then left out. None for new weights.
-        perturb: Whether the density learns from images with random synthetic perturbations (`training.perturbations`)
+        perturb: Whether the density learns from images with random synthetic perturbations (`images.perturbations`)
             instead of clean ones.
         corruptions: Keys of `pixeldefend.images.corruptions.CORRUPTIONS`, one of which changes each of 60 % of the
             training images, before any perturbation.

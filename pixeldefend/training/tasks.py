@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ..densities import Density
 from ..images import from_uint8, to_uint8
 from ..images.corruptions import corrupt
-from .perturbations import perturbed
+from ..images.perturbations import perturbed
 
 CORRUPTED = 0.6  # the share of images that a benign corruption changes, if there are any
 

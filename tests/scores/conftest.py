@@ -5,7 +5,7 @@ import torch
 from helpers import randomised
 
 from pixeldefend.densities import Density, PixelCNNPlusPlus
-from pixeldefend.scores import Evidence, LearnedScore, with_noise
+from pixeldefend.scores import Evidence, LearnedScore
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def fitted():
 
     def fit(statistic, density, x):
         if isinstance(statistic, LearnedScore):
-            inputs = [x, with_noise(x)] if statistic.uses_noise else [x]
+            inputs = [x, *(copy(x) for copy in statistic.copies)]
             with torch.inference_mode():
                 statistic.fit(*(statistic.features(Evidence(density, images)) for images in inputs))
         return statistic

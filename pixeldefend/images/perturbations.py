@@ -10,6 +10,7 @@ in textured or in flat areas, at few sub-pixels).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,17 +21,20 @@ from torch.nn import functional as F
 from ..ambient import torch_defaults
 
 SIZES = {1: 0.3, 1.5: 0.1, 2: 0.25, 3: 0.1, 4: 0.1, 8: 0.1, 16: 0.05}  # in grey levels -> how often
+FAINT = {0.5: 0.25, 0.7: 0.25, 1: 0.3, 1.5: 0.2}  # the same, so small that rounding undoes much of them
+MOST_EXTREME = 1 / 12  # of the pixels of an image, which become extreme
 SMALLER = 0.25  # the share of perturbations that are made as if the classifier saw a smaller image
 SCALES = (1.05, 6.0)  # how much smaller
 
 
 @torch_defaults()
-def perturbed(x: Tensor, *, seed: int) -> Tensor:
+def perturbed(x: Tensor, *, seed: int, sizes: Mapping[float, float] = SIZES) -> Tensor:
     """Perturbs each image in a way of its own.
 
     Args:
         x: (N, C, H, W) uint8, with sides of at least 8.
         seed: The seed of all random numbers.
+        sizes: The sizes of perturbations in grey levels, and how often each occurs; the shares sum to 1.
 
     Returns:
         (N, C, H, W) uint8.
@@ -43,9 +47,37 @@ def perturbed(x: Tensor, *, seed: int) -> Tensor:
         # of grey images that are stored in colour, half the perturbations are grey too
         is_grey = len(image) > 1 and bool((image == image[:1]).all()) and rng.random() < 0.5
         image = image[:1] if is_grey else image
-        moved = image + _perturbation(image, _view(image, views), rng, generator)
+        moved = image + _perturbation(image, _view(image, views), sizes, rng, generator)
         images.append(moved.round().clamp(0, 255).expand(x.shape[1:]))
     return torch.stack(images).to(torch.uint8) if len(images) else x
+
+
+@torch_defaults()
+def with_extreme_pixels(x: Tensor, *, seed: int) -> Tensor:
+    """Gives a few pixels or sub-pixels of each image other values: black and white ones, or any.
+
+    Args:
+        x: (N, C, H, W) uint8.
+        seed: The seed of all random numbers.
+
+    Returns:
+        (N, C, H, W) uint8.
+    """
+    rng = np.random.default_rng(seed)
+    images = x.clone().numpy()
+    for image in images:
+        c, h, w = image.shape
+        count = round(math.exp(rng.uniform(0, math.log(max(1, MOST_EXTREME * h * w)))))
+        rows, columns = rng.integers(h, size=count), rng.integers(w, size=count)
+        kind = rng.choice(["pixels", "channels", "any value"])
+        if kind == "pixels":
+            image[:, rows, columns] = 255 * rng.integers(2, size=count)
+        elif kind == "channels":
+            values = 255 * rng.integers(2, size=(c, count))
+            image[:, rows, columns] = np.where(rng.random((c, count)) < 0.7, values, image[:, rows, columns])
+        else:
+            image[rng.integers(c, size=count), rows, columns] = rng.integers(256, size=count)
+    return torch.from_numpy(images)
 
 
 @dataclass(frozen=True)
@@ -93,9 +125,11 @@ def _view(image: Tensor, rng: np.random.Generator) -> View:
     return View(scale, (left, right, top, bottom))
 
 
-def _perturbation(image: Tensor, view: View, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+def _perturbation(
+    image: Tensor, view: View, sizes: Mapping[float, float], rng: np.random.Generator, generator: torch.Generator
+) -> Tensor:
     """Returns (C, H, W) in grey levels."""
-    size = float(rng.choice(list(SIZES), p=list(SIZES.values())))
+    size = float(rng.choice(list(sizes), p=list(sizes.values())))
     pattern = view.pattern(image.shape, rng, generator)
     form = rng.choice(["signs", "clipped", "steps", "normal"], p=[0.4, 0.2, 0.2, 0.2])
     if form == "signs":

@@ -1,0 +1,278 @@
+"""A learned likelihood ratio, which a small network reads off an image's residuals under a density.
+
+By Neyman and Pearson no test of "perturbed" against "clean" is more powerful than the likelihood ratio. A network that
+is trained to tell the two apart, half and half, approximates its logarithm: the log-odds of the classes. It has never
+seen an attack: the perturbations are synthetic (`images.perturbations`).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.covariance import LedoitWolf
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..ambient import torch_defaults
+from ..batching import in_batches
+from ..densities.logistic_mixture import DiscretizedLogisticMixture
+from ..errors import CalibrationError, ModelError, ParameterError
+from ..images import from_uint8, to_uint8
+from ..images.perturbations import FAINT, perturbed, with_extreme_pixels
+from .evidence import Evidence
+from .learned import LearnedScore, check_state
+from .profile import BLOCK, EXPECTED, profile_of, residuals, size_of_profile
+
+RARE = 1e-3  # the share of clean images that the guard would flag alone
+STEEP = 100.0  # nats for each unit beyond the guard's limit: what is that strange is flagged, whatever the ratio
+BATCH = 64  # clean images, and as many perturbed ones
+STEPS = 4000  # of training; fewer if there are few images
+LEARNING_RATE, WEIGHT_DECAY = 3e-3, 0.02
+IMAGES_AT_ONCE = 256
+
+
+class ResidualNetwork(nn.Module):
+    """A network that computes the log likelihood ratio, perturbed against clean, of images given their residuals.
+
+    Convolutions find local patterns. Their means, root mean squares and highest values over the image, and the image's
+    profile (`scores.profile`), go to a layer that is the same for images of all sizes.
+
+    Args:
+        channels: The number C of channels of an image.
+        filters: The number of filters of each convolution.
+        layers: The number of convolutions.
+        hidden: The number of units of the last but one layer.
+
+    Attributes:
+        mean: (F,), of the profiles of clean and perturbed training images.
+        deviation: (F,), their standard deviations.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    HIGHEST = 8  # values of a filter's map, whose mean counts
+    FAR = 6.0  # standardised profiles are clipped here
+
+    def __init__(self, channels: int, *, filters: int = 32, layers: int = 4, hidden: int = 256) -> None:
+        super().__init__()
+        features = size_of_profile(channels)
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("deviation", torch.ones(features))
+        self.first = nn.Conv2d(5 * channels, filters, 3, padding=1)
+        self.others = nn.ModuleList(nn.Conv2d(filters, filters, 3, padding=1) for _ in range(layers - 1))
+        self.norm = nn.BatchNorm1d(3 * filters)
+        self.drop_profile, self.drop_hidden = nn.Dropout(0.1), nn.Dropout(0.3)
+        self.hidden = nn.Linear(3 * filters + features, hidden)
+        self.last = nn.Linear(hidden, 1)
+
+    def forward(self, planes: Tensor, profiles: Tensor) -> Tensor:
+        """Evaluates images.
+
+        Args:
+            planes: (N, 3C, H, W): residuals, predicted deviations and relative log-probabilities of all sites, as
+                `profile.residuals` returns them.
+            profiles: (N, F), the profiles of the images.
+
+        Returns:
+            (N,), the log likelihood ratio in nats.
+        """
+        h = F.silu(self.first(_inputs(planes)))
+        for layer in self.others:
+            h = h + F.silu(layer(h))
+        highest = h.flatten(2).topk(min(self.HIGHEST, h[0, 0].numel())).values.mean(2)
+        pooled = torch.cat([h.mean((2, 3)), (h.square().mean((2, 3)) + 1e-4).sqrt(), highest], 1)
+        together = torch.cat([self.norm(pooled), self.drop_profile(self.standardised(profiles))], 1)
+        found: Tensor = self.last(self.drop_hidden(F.silu(self.hidden(together))))
+        return found[:, 0]
+
+    def standardised(self, profiles: Tensor) -> Tensor:
+        """Returns profiles, (N, F), of mean 0 and variance 1 over the training images, clipped."""
+        return ((profiles - self.mean) / self.deviation).clamp(-self.FAR, self.FAR)
+
+
+def _perturbed(x: Tensor, **options: Any) -> Tensor:
+    return from_uint8(perturbed(to_uint8(x).cpu(), **options)).to(x)
+
+
+def _with_extreme_pixels(x: Tensor, **options: Any) -> Tensor:
+    return from_uint8(with_extreme_pixels(to_uint8(x).cpu(), **options)).to(x)
+
+
+class ResidualRatio(LearnedScore):
+    """The learned log likelihood ratio of an image's residuals, perturbed against clean, with a guard.
+
+    A network learns the ratio from clean images and synthetically perturbed ones. It says little about images unlike
+    both, such as noise, or flat images, which are too probable. The guard raises the score of an image whose profile
+    is further from those of clean images, by Mahalanobis's distance, than nearly all of them are.
+
+    Attributes:
+        network_: The network.
+        center_: (F,), the mean of the standardised profiles of clean images.
+        whitening_: (F, F), which makes their covariance the identity.
+        limit_: The distance above which the guard raises the score.
+
+    Reference:
+        Sugiyama, Suzuki & Kanamori 2012, "Density ratio estimation in machine learning", chapter 4; Mahalanobis 1936,
+        "On the generalised distance in statistics".
+    """
+
+    network_: ResidualNetwork
+    center_: Tensor
+    whitening_: Tensor
+    limit_: Tensor
+
+    LEAST_IMAGES = 50
+    copies = (
+        partial(_perturbed, seed=1),
+        partial(_perturbed, seed=2),
+        partial(_perturbed, seed=3, sizes=FAINT),  # the smallest ones are the hardest to find
+        partial(_with_extreme_pixels, seed=4),
+    )
+
+    def features(self, evidence: Evidence) -> Tensor:
+        """Computes the residuals, predicted deviations and relative log-probabilities of all sites.
+
+        Args:
+            evidence: The evidence about N images.
+
+        Returns:
+            (N, 3C, H, W), as `profile.residuals` returns them.
+
+        Raises:
+            ParameterError: If the density is not one of 8-bit images with sides of at least 8 whose sites are mixtures
+                of logistics.
+        """
+        x = evidence.x
+        if x.ndim != 4 or min(x.shape[2:]) < BLOCK or not isinstance(evidence.conditionals, DiscretizedLogisticMixture):
+            raise ParameterError(
+                f"residual_ratio is for densities of images with sides of at least {BLOCK} whose sub-pixels are "
+                "discretized mixtures of logistics"
+            )
+        return torch.cat(residuals(evidence.conditionals, x), 1)
+
+    def fit(self, features: Tensor, *copies: Tensor) -> ResidualRatio:
+        """Learns the ratio, and what clean images are like.
+
+        Args:
+            features: (N, 3C, H, W), the features of clean images.
+            *copies: (N, 3C, H, W), the features of `copies` of the same images.
+
+        Returns:
+            Itself.
+
+        Raises:
+            CalibrationError: If N is below `LEAST_IMAGES`.
+            ParameterError: If copies are missing.
+        """
+        if len(features) < self.LEAST_IMAGES:
+            raise CalibrationError(
+                f"residual_ratio learns from at least {self.LEAST_IMAGES} clean images, got {len(features)}: give more "
+                "(X_fit), or use another statistic"
+            )
+        if len(copies) != len(self.copies):
+            raise ParameterError(f"residual_ratio needs the features of {len(self.copies)} copies, got {len(copies)}")
+        with torch.inference_mode(False), torch.enable_grad():
+            planes = [part.float().clone() for part in (features, *copies)]
+            profiles = [_profiles(part) for part in planes]
+            self.network_ = _trained(planes, profiles)
+            z = self.network_.standardised(profiles[0]).cpu()
+            covariance = LedoitWolf().fit(z.numpy())
+            values, vectors = np.linalg.eigh(covariance.covariance_)
+            self.center_ = torch.from_numpy(covariance.location_).float()
+            self.whitening_ = torch.from_numpy(vectors / np.sqrt(values)).float()
+            self.limit_ = torch.quantile(self._distance(profiles[0]), 1 - RARE)
+        return self
+
+    def evaluate(self, features: Tensor) -> Tensor:
+        """Computes the statistic from (N, 3C, H, W) features: (N,), in nats."""
+        network = self.network_.to(features.device)
+        planes = features.to(network.mean.dtype)
+        profiles = profile_of(*planes.chunk(3, 1))
+        beyond = (self._distance(profiles) - self.limit_.to(profiles)).clamp(min=0)
+        ratio: Tensor = network(planes, profiles)
+        return ratio + STEEP * beyond
+
+    def _distance(self, profiles: Tensor) -> Tensor:
+        """Returns (N,): the distances of profiles from those of clean images, about 1 for these."""
+        z = self.network_.standardised(profiles) - self.center_.to(profiles)
+        return (z @ self.whitening_.to(profiles)).square().mean(1).sqrt()
+
+    def state(self) -> dict[str, Any]:
+        """Returns the learned values, tensors by name."""
+        weights = {f"network_.{name}": tensor for name, tensor in self.network_.state_dict().items()}
+        return {**weights, "center_": self.center_, "whitening_": self.whitening_, "limit_": self.limit_}
+
+    def restore(self, state: dict[str, Any]) -> ResidualRatio:
+        """Takes over the learned values of another statistic.
+
+        Args:
+            state: The learned values, as `state` returns them.
+
+        Returns:
+            Itself.
+
+        Raises:
+            ModelError: If it is the state of another type or version.
+        """
+        prefix = "network_."
+        weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        rest = {name: value for name, value in state.items() if not name.startswith(prefix)}
+        check_state(rest, {"center_", "whitening_", "limit_"})
+        try:
+            filters, inputs = weights["first.weight"].shape[:2]
+            layers = 1 + sum(name.startswith("others.") and name.endswith("weight") for name in weights)
+            shape = {"filters": filters, "layers": layers, "hidden": len(weights["hidden.bias"])}
+            network = ResidualNetwork(inputs // 5, **shape)
+            network.load_state_dict(weights)
+        except (KeyError, AttributeError, ValueError, RuntimeError) as error:
+            raise ModelError(f"the network of residual_ratio is damaged or of another version ({error})") from None
+        self.network_ = network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+        vars(self).update(rest)
+        return self
+
+
+def _inputs(planes: Tensor) -> Tensor:
+    """Returns (N, 5C, H, W), what the convolutions see, of about unit variance."""
+    residual, deviation, relative = planes.chunk(3, 1)
+    z = residual / deviation
+    return torch.cat(
+        [
+            z.clamp(-4, 4),
+            z.abs().clamp(max=8) - 0.8,
+            residual.clamp(-4, 4),
+            (torch.log(deviation) - 1.5) / 1.5,
+            -(relative + EXPECTED).clamp(-6, 3),
+        ],
+        1,
+    )
+
+
+@torch.no_grad()
+def _profiles(planes: Tensor) -> Tensor:
+    return torch.cat(list(in_batches(lambda part: profile_of(*part.chunk(3, 1)), planes, IMAGES_AT_ONCE)))
+
+
+@torch_defaults(seed=0)
+def _trained(planes: list[Tensor], profiles: list[Tensor]) -> ResidualNetwork:
+    """Trains a network to tell clean images, the first of both lists, from perturbed ones, the others."""
+    network = ResidualNetwork(planes[0].shape[1] // 3).to(memory_format=torch.channels_last)
+    everything = torch.cat(profiles)
+    network.mean.copy_(everything.mean(0))
+    network.deviation.copy_(everything.std(0) + 1e-3)
+    steps = min(STEPS, len(planes[0]))
+    optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.05)
+    is_perturbed = torch.cat([torch.zeros(BATCH), torch.ones(BATCH)])
+    for _ in range(steps):
+        chosen = torch.randint(len(planes[0]), (BATCH,))
+        copy = 1 + int(torch.randint(len(planes) - 1, ()))
+        found = network(*(torch.cat([parts[0][chosen], parts[copy][chosen]]) for parts in (planes, profiles)))
+        loss = F.binary_cross_entropy_with_logits(found, is_perturbed)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return network.eval().requires_grad_(False)
