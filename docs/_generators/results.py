@@ -10,7 +10,6 @@ from pixeldefend.scores import SCORES, Combined, Fused
 
 from .sources import ROOT, attack_title, load, percent, pick, query, results
 
-SHIPPED = {"fashion-mnist": "pooled", "cifar10": "fused"}
 TITLES = {"fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
 # a few attacks from the easiest to the hardest
 SUMMARY = ("fgsm-8", "pgd-2", "cw-l2", "deepfool-l2", "fmn-l0")
@@ -31,7 +30,7 @@ EXPENSIVE = ("spsa", "transfer-pgd", "bpda-pgd", "bpda-joint-pgd")
 def summary(data: str) -> str:
     """Five attacks on one data set: AUROC and share detected, of the shipped detector."""
     rows = results(data)["rows"]
-    chosen = [pick(rows, attack=attack, statistic=SHIPPED[data]) for attack in SUMMARY]
+    chosen = [pick(rows, attack=attack, statistic=results(data)["statistic"]) for attack in SUMMARY]
     cells = [(attack_title(row["attack"]), f"{row['auroc']:.3f}", percent(row["tpr_at_fpr_0.01"])) for row in chosen]
     return table(["attack", "AUROC", "detected at 1 % false alarms"], cells, "lrr")
 
@@ -40,8 +39,8 @@ def detection(run: str, *statistics: str) -> str:
     """Every attack of a run: AUROC and shares detected, a column a statistic, the best single one and the oracle."""
     found = results(run)
     named = {name: f"`{name}`" for name in statistics}
-    if run in SHIPPED and SHIPPED[run] in named:
-        named[SHIPPED[run]] += " (shipped)"
+    if found["statistic"] in named:
+        named[found["statistic"]] += " (shipped)"
     oracle = found.get("oracle")
     rows = []
     for attack in dict.fromkeys(row["attack"] for row in found["rows"]):
@@ -72,11 +71,11 @@ def _unbroken(parts: list[str]) -> str:
 def false_alarms() -> str:
     """Observed rates of false alarms of the shipped detectors, beside the promised ones."""
     rows = []
-    for data, statistic in SHIPPED.items():
+    for data, title in TITLES.items():
         found = results(data)
-        low, high = (pick(found["false_alarms"], statistic=statistic, fpr=fpr) for fpr in (0.01, 0.05))
+        low, high = (pick(found["false_alarms"], statistic=found["statistic"], fpr=fpr) for fpr in (0.01, 0.05))
         images = found["images"]
-        cells = [f"{TITLES[data]}: n = {images['calibration']:,}, {images['clean_test']:,} test images"]
+        cells = [f"{title}: n = {images['calibration']:,}, {images['clean_test']:,} test images"]
         for alarm in (low, high):
             cells += [percent(alarm["observed"], 2), " to ".join(percent(end, 2) for end in alarm["promised"])]
         rows.append(cells)
@@ -87,7 +86,7 @@ def false_alarms() -> str:
 def corruptions(data: str) -> str:
     """Share of clean images that are flagged after a benign corruption, and of other data sets."""
     found = results(data)
-    rows = [row for row in found["benign_corruptions"] + found["other_data"] if row["statistic"] == SHIPPED[data]]
+    rows = [row for row in found["benign_corruptions"] + found["other_data"] if row["statistic"] == found["statistic"]]
     cells = [
         (row["what"], f"{row['images']:,}", *(percent(row[f"flagged_at_{fpr}"], 1) for fpr in ("0.01", "0.05")))
         for row in rows
@@ -98,7 +97,7 @@ def corruptions(data: str) -> str:
 def classes() -> str:
     """The range of false-alarm rates over the classes, with one threshold and with a threshold for each."""
     rows = []
-    for data in SHIPPED:
+    for data in TITLES:
         found = results(data)["by_class"]
         cells = [TITLES[data]]
         for key in ("flagged_at_0.05", "flagged_at_0.05_by_class"):
@@ -123,7 +122,7 @@ def _rate(found: dict[str, Any], attack: str, eps: int) -> str:
 
 def evasion() -> str:
     """Evasion rates at 5 % false alarms of attacks that know the detector, by budget."""
-    runs = {TITLES[data]: results(f"{data}-adaptive") for data in SHIPPED}
+    runs = {TITLES[data]: results(f"{data}-adaptive") for data in TITLES}
     columns = [(title, eps) for title in runs for eps in (2, 4, 8)]
     rows = [[ADAPTIVE_TITLES[name], *(_rate(runs[title], name, eps) for title, eps in columns)] for name in GRADIENT]
     return table(["attack", *(f"{title}, {eps}/255" for title, eps in columns)], rows)
@@ -140,9 +139,9 @@ def evasion_photographs() -> str:
 
 def evasion_expensive() -> str:
     """Evasion rates within 8/255 at 5 % false alarms of the attacks that take long."""
-    runs = [results(f"{data}-adaptive") for data in SHIPPED]
+    runs = [results(f"{data}-adaptive") for data in TITLES]
     rows = [[ADAPTIVE_TITLES[name], *(_rate(run, name, 8) for run in runs)] for name in EXPENSIVE]
-    return table(["attack", *(TITLES[data] for data in SHIPPED)], rows)
+    return table(["attack", *(TITLES[data] for data in TITLES)], rows)
 
 
 def evasion_adversarial() -> str:
@@ -168,7 +167,7 @@ def evasion_rate(data: str, attack: str, eps: str) -> str:
 def flagged(data: str, corruption: str) -> str:
     """The share of clean images that the shipped detector flags after a benign corruption, at a promised 1 %."""
     rows = results(data)["benign_corruptions"]
-    return percent(pick(rows, what=corruption, statistic=SHIPPED[data])["flagged_at_0.01"])
+    return percent(pick(rows, what=corruption, statistic=results(data)["statistic"])["flagged_at_0.01"])
 
 
 def success(run: str, attack: str) -> str:

@@ -252,9 +252,9 @@ class Detector(ConformalDetector):
             X_fit: Further clean images, for a statistic that learns. Without them the statistic learns from a fifth of
                 X, drawn with a fixed seed, and the rest calibrates, since no image may do both.
             corruptions: Names in `pixeldefend.images.corruptions.CORRUPTIONS` of corruptions that future clean images
-                may have undergone. A statistic that learns then learns from them too. Each calibration image counts
-                with its highest score, uncorrupted or after any one of them. The rate then holds for every mixture of
-                these corruptions. Attacks are detected only if they stand out from all of them.
+                may have undergone. `residual_ratio` also learns from them. Each calibration image counts with its
+                highest score, uncorrupted or after any one of them. The rate then holds for every mixture of these
+                corruptions. Attacks are detected only if they stand out from all of them.
             backends: Further backends to calibrate for, so that `with_backend` and `load` can change to them.
 
         Returns:
@@ -278,8 +278,10 @@ class Detector(ConformalDetector):
         samples = samples.take(index)
         self._check_calibration(samples)
         if isinstance(score, LearnedScore) and learn is not None:
-            learn = learn.mixed(corruptions)
-            score.fit(self._features(score, learn), *(self._features(score, learn.changed(c)) for c in score.copies))
+            clean = learn
+            if score.kinds is not None:
+                clean, score.kinds = learn.mixed(corruptions), 1 + len(corruptions)
+            score.fit(self._features(score, clean), *(self._features(score, learn.changed(c)) for c in score.copies))
         # one calibration for each precision, made by the detector's own backend if it has that precision
         makers = {PRECISION[check_backend(name)]: name for name in (*backends, self.backend)}
         calibrations = {}

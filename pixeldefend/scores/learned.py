@@ -24,9 +24,13 @@ class LearnedScore(ABC):
     Attributes:
         copies: Functions that change images, (n, C, H, W) in [0, 1], such as `with_noise`. The statistic also learns
             from these copies of the clean images.
+        kinds: The number of kinds of clean images that the statistic learns from: untouched ones, and those after each
+            of the corruptions that the detector is calibrated for. None if it learns from untouched ones only. `copies`
+            are of untouched images.
     """
 
     copies: ClassVar[tuple[Callable[[Tensor], Tensor], ...]] = ()
+    kinds: int | None = None
 
     @abstractmethod
     def features(self, evidence: Evidence) -> Tensor:

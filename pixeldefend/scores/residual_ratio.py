@@ -26,7 +26,7 @@ from .evidence import Evidence
 from .learned import LearnedScore, check_state
 from .profile import BLOCK, EXPECTED, profile_of, residuals, size_of_profile
 
-RARE = 1e-3  # the share of clean images that the guard would flag alone
+RARE = 1e-3  # the share of clean images that the guard would flag alone, divided by the number of their kinds
 STEEP = 100.0  # nats for each unit beyond the guard's limit: what is that strange is flagged, whatever the ratio
 BATCH = 64  # clean images, and as many perturbed ones
 STEPS = 4000  # of training; fewer if there are few images
@@ -125,6 +125,7 @@ class ResidualRatio(LearnedScore):
     limit_: Tensor
 
     LEAST_IMAGES = 50
+    kinds = 1
     copies = (
         partial(_perturbed, seed=1),
         partial(_perturbed, seed=2),
@@ -158,7 +159,7 @@ class ResidualRatio(LearnedScore):
 
         Args:
             features: (N, 3C, H, W), the features of clean images.
-            *copies: (N, 3C, H, W), the features of `copies` of the same images.
+            *copies: (N, 3C, H, W), the features of `copies` of these images before any corruption.
 
         Returns:
             Itself.
@@ -183,7 +184,7 @@ class ResidualRatio(LearnedScore):
             values, vectors = np.linalg.eigh(covariance.covariance_)
             self.center_ = torch.from_numpy(covariance.location_).float()
             self.whitening_ = torch.from_numpy(vectors / np.sqrt(values)).float()
-            self.limit_ = torch.quantile(self._distance(profiles[0]), 1 - RARE)
+            self.limit_ = torch.quantile(self._distance(profiles[0]), 1 - RARE / self.kinds)
         return self
 
     def evaluate(self, features: Tensor) -> Tensor:
