@@ -8,6 +8,10 @@ CAMERAS ?= photos/cameras
 PHOTO_TEST ?= photos/imagenet-sample
 PHOTO_LEARN ?= photos/imagenet-learn
 ATTACKS = fgsm-8,bim-8,pgd-2,pgd-4,pgd-8,pgd-l2-0.25,pgd-l2-0.5,deepfool-linf,deepfool-l2,cw-l2,fmn-l0,salt-and-pepper
+# attacks that CIFAR-10 alone is measured with
+MORE_ATTACKS = $(ATTACKS),pgd-1,square-8,square-4,ead-l1,ddn,apgd-ce-4,mi-fgsm-4,ti-fgsm-4
+# the corruptions that the detector of compressed images is calibrated for
+HISTORIES = jpeg-95 jpeg-85 jpeg-75 jpeg-50 webp-80 rescale-0.5 rescale-2 darker-10% brighter-10%
 # all that an installation is made of
 SOURCES = $(shell find pixeldefend attacks eval -type f -not -path '*/__pycache__/*')
 
@@ -47,13 +51,18 @@ weights: .venv/developed
 	$(BIN)/pixeldefend train density --data fashion-mnist --out runs/density \
 	    --set filters=32 --set blocks=1 --set mixtures=5 --epochs 6 --learning-rate 2e-3 --clip 20
 	$(BIN)/pixeldefend train classifier --data fashion-mnist --out runs/classifier --width 32 --epochs 8
-	$(BIN)/python benchmarks/release_weights.py runs fashion-mnist --statistic pooled
+	$(BIN)/python benchmarks/release_weights.py detector runs/density/density.safetensors fashion-mnist \
+	    --data fashion-mnist --statistic pooled --fit-images 2000
+	$(BIN)/python benchmarks/release_weights.py classifier runs/classifier/classifier.safetensors fashion-mnist --data fashion-mnist
 	$(BIN)/pixeldefend train density --data cifar10 --out runs/cifar10/density --model pixelcnnpp \
 	    --set filters=60 --set blocks=6 --set scales=1 --set streams=1 --set mixtures=5 \
 	    --epochs 3 --batch-size 8 --learning-rate 2.5e-3 --clip 50
 	$(BIN)/pixeldefend train classifier --data cifar10 --out runs/cifar10/classifier --width 32 \
 	    --epochs 20 --learning-rate 0.2 --warmup 400 --shift 4
-	$(BIN)/python benchmarks/release_weights.py runs/cifar10 cifar10 --statistic fused
+	$(BIN)/python benchmarks/release_weights.py detector runs/cifar10/density/density.safetensors cifar10 --data cifar10
+	$(BIN)/python benchmarks/release_weights.py detector runs/cifar10/density/density.safetensors cifar10-histories \
+	    --data cifar10 $(HISTORIES:%=--corruption %)
+	$(BIN)/python benchmarks/release_weights.py classifier runs/cifar10/classifier/classifier.safetensors cifar10 --data cifar10
 	$(MAKE) photo-weights
 
 # the detector of photographs, of the folders of photographs in PHOTOS (about four hours on 2 cores)
@@ -80,9 +89,13 @@ benchmark: .venv/developed
 	    --attacks cw-l2-slow --limit 100 --clean 1000 --cache runs/cache --out eval/results/fashion-mnist-cw-slow
 	$(BIN)/python benchmarks/make_rgb_mnist.py
 	$(BIN)/pixeldefend benchmark --detector cifar10 --classifier cifar10 --data cifar10 \
-	    --attacks $(ATTACKS) --limit 1000 --clean 2500 --corruptions --oracle --by-class \
+	    --attacks $(MORE_ATTACKS) --limit 1000 --clean 2500 --corruptions --oracle --by-class \
 	    --other data/mnist-32x32-rgb.npz --other data/fashion-mnist-32x32-rgb.npz \
 	    --cache runs/cache --out eval/results/cifar10
+	$(BIN)/pixeldefend benchmark --detector cifar10-histories --classifier cifar10 --data cifar10 \
+	    --attacks pgd-1,pgd-2,pgd-4,cw-l2,square-8 --statistics bits_per_dim --limit 1000 --clean 2500 --corruptions \
+	    --cache runs/cache --out eval/results/cifar10-histories
+	$(BIN)/python benchmarks/residual_ablation.py cifar10 --data cifar10 --cache runs/cache
 	$(BIN)/pixeldefend benchmark --detector cifar10 --classifier cifar10 --data cifar10 \
 	    --attacks deepfool-l2,cw-l2 --statistics fused,purified_disagreement,fused_with_classifier \
 	    --limit 1000 --clean 1000 --cache runs/cache --out eval/results/cifar10-classifier

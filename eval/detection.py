@@ -91,9 +91,9 @@ def calibrated(scorer: Scorer, names: list[str], data: DataSet) -> tuple[dict[st
     learners = {name: score for name, score in functions.items() if isinstance(score, LearnedScore)}
     if learners:
         features = scorer({name: score.features for name, score in learners.items()}, data.fit.x)
-        copies = {copy: {} for copy in dict.fromkeys(copy for score in learners.values() for copy in score.copies)}
-        for copy in copies:
-            users = {name: score.features for name, score in learners.items() if copy in score.copies}
+        copies: dict[Callable[[Tensor], Tensor], Values] = {}
+        for copy in dict.fromkeys(copy for score in learners.values() for copy in score.copies):
+            users: dict[str, Score | None] = {name: s.features for name, s in learners.items() if copy in s.copies}
             copies[copy] = scorer(users, to_uint8(copy(from_uint8(data.fit.x))))
         for name, score in learners.items():
             score.fit(*(torch.from_numpy(part[name]) for part in (features, *(copies[copy] for copy in score.copies))))

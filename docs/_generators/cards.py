@@ -34,10 +34,12 @@ DATA = {
         "terms": "no explicit licence. Its authors ask for a citation, and it is used for research. The photographs "
         "were collected from the web, and their owners hold the rights. Check whether your use is allowed",
         "intended": "32 x 32 colour photographs that were scaled down like those of CIFAR-10",
+        "flags": "images whose residuals look like those of perturbed images, and images unlike nearly all of CIFAR-10",
+        "untouched": "Most clean images are flagged after JPEG or WebP compression, and nearly all after noise of one "
+        "8-bit step. `cifar10-histories` takes compressed images.",
+        "corrupted": "It finds fewer of the smallest perturbations than `cifar10` does.",
         "limits": [
             "Images of other sizes are refused.",
-            "Most clean images are flagged after JPEG or WebP compression, and nearly all after noise of one 8-bit "
-            "step.",
             "On the whole CIFAR-10 the figures differ, because its images are split differently from those of the "
             "copy.",
         ],
@@ -73,10 +75,6 @@ WARNING = (
 
 def _cards() -> dict[str, dict[str, Any]]:
     return {path.stem: json.loads(path.read_text()) for path in sorted(WEIGHTS.glob("*.json"))}
-
-
-def _title(card: dict[str, Any]) -> str:
-    return f"{DATA[card['data']]['title']} {card['kind']}"
 
 
 def _what(card: dict[str, Any]) -> str:
@@ -165,16 +163,24 @@ def card(stem: str) -> str:
             "- It serves to measure how well detection works, and as a starting point for your own detector. It is "
             "not a product."
         ]
-        lines += ["- The false-alarm rate holds for clean images like the calibration images."]
+        after = f", also after {_listed(found['corruptions'])}" if found.get("corruptions") else ""
+        lines += [f"- The false-alarm rate holds for clean images like the calibration images{after}."]
     else:
         lines += [f"- It is the classifier that the benchmark attacks. It expects {data['intended']}."]
         lines += ["- It is small and was trained for minutes. It is not meant for real classification tasks."]
         lines += ["- It was not adversarially trained. Every attack of the benchmark fools it."]
     lines += ["", "## Limits", ""]
-    lines += [f"- {limit}" for limit in data["limits"] if detector or limit.startswith(("Images", "On the"))]
+    kind = "corrupted" if found.get("corruptions") else "untouched"
+    limits = [*data["limits"], *([data[kind]] if detector and kind in data else [])]
+    lines += [f"- {limit}" for limit in limits if detector or limit.startswith(("Images", "On the"))]
     lines += [f"- {WARNING}"] if detector else []
     lines += ["", "## File", "", f"sha256 of `{stem}.safetensors`: `{found['sha256']}`. Loading verifies it."]
     return "\n".join(lines) + "\n"
+
+
+def _listed(names: list[str]) -> str:
+    quoted = [f"`{name}`" for name in names]
+    return ", ".join(quoted[:-1]) + f" or {quoted[-1]}"
 
 
 def _pairs(values: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from ..ambient import torch_defaults
 
 SIZES = {1: 0.3, 1.5: 0.1, 2: 0.25, 3: 0.1, 4: 0.1, 8: 0.1, 16: 0.05}  # in grey levels -> how often
+PATTERNS = {"independent": 1, "smooth": 1, "shared": 1, "rough": 1, "squares": 1, "strided": 3}  # how often, relatively
 FAINT = {0.5: 0.25, 0.7: 0.25, 1: 0.3, 1.5: 0.2}  # the same, so small that rounding undoes much of them
 MOST_EXTREME = 1 / 12  # of the pixels of an image, which become extreme
 SMALLER = 0.25  # the share of perturbations that are made as if the classifier saw a smaller image
@@ -157,8 +158,7 @@ def _pattern(shape: torch.Size, rng: np.random.Generator, generator: torch.Gener
         return torch.randn(size, generator=generator)
 
     c, h, w = shape
-    kinds = {"independent": 1, "smooth": 1, "shared": 1, "rough": 1, "squares": 1, "strided": 3}
-    kind = rng.choice(list(kinds), p=[count / sum(kinds.values()) for count in kinds.values()])
+    kind = rng.choice(list(PATTERNS), p=[count / sum(PATTERNS.values()) for count in PATTERNS.values()])
     if kind == "independent":
         pattern = normal(c, h, w)
     elif kind == "smooth":

@@ -145,7 +145,7 @@ def screen(
     screener = Screener(
         detector, fpr=fpr, device=device, classifier=classifier, backend=backend, frames=frames, convert=convert
     )
-    if drift:
+    if drift and len(screener.detectors) == 1:  # of several, those that can test for drift do
         for made in screener.detectors.values():
             made.drift_monitor()
     return _screen(files, screener, batch_size, maps, drift, statistics or Statistics())
@@ -168,13 +168,19 @@ def _screen(
         statistics.seconds["scoring"] += perf_counter() - decoded
         for result in results:
             statistics.count(result.record)
-            if drift and result.record.detector is not None and result.record.score is not None:
-                name = result.record.detector
-                if name not in statistics.martingales:
-                    statistics.martingales[name] = screener.detectors[name].drift_monitor()
-                statistics.martingales[name].update(np.array([result.record.score]), [result.record.history])
+            if drift:
+                _test_for_drift(screener, statistics, result.record)
             yield result
         started = perf_counter()
+
+
+def _test_for_drift(screener: Screener, statistics: Statistics, record: Record) -> None:
+    """Adds a record to the martingale of its detector, unless the detector is calibrated for corruptions."""
+    if record.detector is None or record.score is None or screener.detectors[record.detector].corruptions_:
+        return
+    if record.detector not in statistics.martingales:
+        statistics.martingales[record.detector] = screener.detectors[record.detector].drift_monitor()
+    statistics.martingales[record.detector].update(np.array([record.score]), [record.history])
 
 
 def batches(read: Iterable[Screened], batch_size: int) -> Iterator[list[Screened]]:
