@@ -11,7 +11,7 @@ ATTACKS = fgsm-8,bim-8,pgd-2,pgd-4,pgd-8,pgd-l2-0.25,pgd-l2-0.5,deepfool-linf,de
 # attacks that CIFAR-10 alone is measured with
 MORE_ATTACKS = $(ATTACKS),pgd-1,square-8,square-4,ead-l1,ddn,apgd-ce-4,mi-fgsm-4,ti-fgsm-4
 # the corruptions that the detector of compressed images is calibrated for
-HISTORIES = jpeg-95 jpeg-85 jpeg-75 jpeg-50 webp-80 rescale-0.5 rescale-2 darker-10% brighter-10%
+CORRUPTIONS = jpeg-95 jpeg-85 jpeg-75 jpeg-50 webp-80 rescale-0.5 rescale-2 darker-10% brighter-10%
 # all that an installation is made of
 SOURCES = $(shell find pixeldefend attacks eval -type f -not -path '*/__pycache__/*')
 
@@ -60,8 +60,8 @@ weights: .venv/developed
 	$(BIN)/pixeldefend train classifier --data cifar10 --out runs/cifar10/classifier --width 32 \
 	    --epochs 20 --learning-rate 0.2 --warmup 400 --shift 4
 	$(BIN)/python benchmarks/release_weights.py detector runs/cifar10/density/density.safetensors cifar10 --data cifar10
-	$(BIN)/python benchmarks/release_weights.py detector runs/cifar10/density/density.safetensors cifar10-histories \
-	    --data cifar10 $(HISTORIES:%=--corruption %)
+	$(BIN)/python benchmarks/release_weights.py detector runs/cifar10/density/density.safetensors cifar10-jpeg \
+	    --data cifar10 $(CORRUPTIONS:%=--corruption %)
 	$(BIN)/python benchmarks/release_weights.py classifier runs/cifar10/classifier/classifier.safetensors cifar10 --data cifar10
 	$(MAKE) photo-weights
 
@@ -92,9 +92,9 @@ benchmark: .venv/developed
 	    --attacks $(MORE_ATTACKS) --limit 1000 --clean 2500 --corruptions --oracle --by-class \
 	    --other data/mnist-32x32-rgb.npz --other data/fashion-mnist-32x32-rgb.npz \
 	    --cache runs/cache --out eval/results/cifar10
-	$(BIN)/pixeldefend benchmark --detector cifar10-histories --classifier cifar10 --data cifar10 \
+	$(BIN)/pixeldefend benchmark --detector cifar10-jpeg --classifier cifar10 --data cifar10 \
 	    --attacks pgd-1,pgd-2,pgd-4,cw-l2,square-8 --statistics bits_per_dim --limit 1000 --clean 2500 --corruptions \
-	    --cache runs/cache --out eval/results/cifar10-histories
+	    --cache runs/cache --out eval/results/cifar10-jpeg
 	$(BIN)/python benchmarks/residual_ablation.py cifar10 --data cifar10 --cache runs/cache
 	$(BIN)/pixeldefend benchmark --detector cifar10 --classifier cifar10 --data cifar10 \
 	    --attacks deepfool-l2,cw-l2 --statistics fused,purified_disagreement,fused_with_classifier \

@@ -3,8 +3,8 @@
     python benchmarks/release_weights.py detector DENSITY NAME --data DATA --statistic STATISTIC
     python benchmarks/release_weights.py classifier CLASSIFIER NAME --data DATA
 
-They calibrate the detector on the data set DATA, measure the model on its official test images, and write
-NAME-detector or NAME-classifier, .safetensors and .json, to pixeldefend/weights.
+The first calibrates a detector of the density on the data set DATA. Both measure the model on the official test images,
+and write NAME-detector or NAME-classifier, .safetensors and .json, to pixeldefend/weights.
 """
 
 import argparse
@@ -26,14 +26,14 @@ WEIGHTS = Path(__file__).parent.parent / "pixeldefend" / "weights"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=["detector", "classifier"])
-    parser.add_argument("source", help="a density's or a classifier's file; or a shipped detector, whose density it is")
+    parser.add_argument("source", help="the file of a density or a classifier, or the name of a shipped model")
     parser.add_argument("name", help="the name of the model")
     parser.add_argument("--data", required=True, help="the data set, by name or as a file")
     parser.add_argument("--data-dir", default="data")
     parser.add_argument("--statistic", default="residual_ratio", help="the detector's")
     parser.add_argument("--fit-images", type=int, default=10_000, help="that the statistic learns from")
     parser.add_argument("--corruption", action="append", default=[], help="that the detector is calibrated for")
-    parser.add_argument("--threads", type=int)
+    parser.add_argument("--threads", type=int, help="that torch uses")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)

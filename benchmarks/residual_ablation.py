@@ -1,4 +1,4 @@
-"""Measures what each ingredient of `residual_ratio` is worth, on CIFAR-10 or another data set with shipped models.
+"""Measures what each ingredient of `residual_ratio` is worth, on the shipped density and classifier of a data set.
 
     python benchmarks/residual_ablation.py cifar10 --data cifar10 --cache runs/cache
 
@@ -109,7 +109,7 @@ def main() -> None:
         threshold = float(np.quantile(found[""], 0.99))
         rates = {key: detection_rates(found[""], found[key], {0.01: threshold}) for key in attacked}
         rows.append({"variant": name, "detected": rates})
-        print(name, {key: (round(r["auroc"], 3), r["tpr_at_fpr_0.01"]) for key, r in rates.items()}, flush=True)
+        print(name, {key: (r["auroc"], r["tpr_at_fpr_0.01"]) for key, r in rates.items()}, flush=True)
     found = {"data": data.name, "images": len(learn), "steps": arguments.steps, "attacked": ATTACKED, "rows": rows}
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")
 

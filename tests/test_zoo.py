@@ -148,7 +148,7 @@ def test_a_set_knows_its_detectors():
         "detector_sha256": zoo.card("cifar10")["sha256"],
         "precision": "float32",
     }
-    names = ("cifar10", "fashion-mnist", "photo")
+    names = ("cifar10", "cifar10-jpeg", "fashion-mnist", "photo")
     assert {name: made.fpr for name, made in zoo.DetectorSet(fpr=0.05).detectors.items()} == dict.fromkeys(names, 0.05)
     assert zoo.DetectorSet(backend="bfloat16")["cifar10"].backend == "bfloat16"
     with pytest.raises(ParameterError, match="cannot run on another backend"):

@@ -36,7 +36,7 @@ DATA = {
         "intended": "32 x 32 colour photographs that were scaled down like those of CIFAR-10",
         "flags": "images whose residuals look like those of perturbed images, and images unlike nearly all of CIFAR-10",
         "untouched": "Most clean images are flagged after JPEG or WebP compression, and nearly all after noise of one "
-        "8-bit step. `cifar10-histories` takes compressed images.",
+        "8-bit step. `cifar10-jpeg` takes compressed images.",
         "corrupted": "It finds fewer of the smallest perturbations than `cifar10` does.",
         "limits": [
             "Images of other sizes are refused.",
@@ -112,7 +112,8 @@ def _parameters(stem: str) -> str:
 
     name, _, kind = stem.rpartition("-")
     found = load_detector(name) if kind == "detector" else None
-    modules = [load_classifier(name)] if found is None else [found.density, getattr(found, "ratio", None)]
+    learned = getattr(found, "ratio", getattr(getattr(found, "score_", None), "network_", None))
+    modules = [load_classifier(name)] if found is None else [found.density, learned]
     return f"{sum(p.numel() for module in modules if module is not None for p in module.parameters()):,}"
 
 
@@ -179,8 +180,8 @@ def card(stem: str) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    quoted = [f"`{name}`" for name in names]
-    return ", ".join(quoted[:-1]) + f" or {quoted[-1]}"
+    *others, last = [f"`{name}`" for name in names]
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _pairs(values: dict[str, Any]) -> str:

@@ -107,8 +107,8 @@ def benchmark(
         str,
         typer.Option(
             help="The statistics beside the detector's own, separated by commas: {statistics}, "
-            "{classifier_statistics}. The default is all statistics that need one pass of the density and no "
-            "classifier. With several detectors, it is bits_per_dim and excess_surprisal.",
+            "{classifier_statistics}. The default is all statistics that need one pass of the density, learn fast and "
+            "use no classifier. With several detectors, it is bits_per_dim and excess_surprisal.",
             rich_help_panel=MEASURES,
         ),
     ] = "",

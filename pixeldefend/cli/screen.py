@@ -219,3 +219,5 @@ def _report_drift(statistics: Statistics) -> None:
         numbers = ", ".join(f"{what} {value:.3g}" for what, value in martingale.highest_.items())
         words = "; ".join(ALARMS[what] for what, alarm in alarms.items() if alarm) or "no drift from clean traffic"
         note(f"{name}: {words} (highest e-values: {numbers}; an alarm from 200)")
+    for name in sorted(statistics.not_tested):
+        note(f"{name}: not tested for drift, since it is calibrated for corruptions")

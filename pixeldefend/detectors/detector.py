@@ -25,7 +25,7 @@ from .backends import PRECISION, check_backend, on_backend
 from .base import ConformalDetector, check_corruptions
 from .checkpoint import density_of, part_of
 from .samples import Samples, is_images, learning_images, uint8_image
-from .scoring import Statistic, over_tiles, stitched, surprisal_of_pixels, to_numbers
+from .scoring import Statistic, checked, over_tiles, stitched, surprisal_of_pixels, to_numbers
 
 ROLES = ("density", "alternative")  # of the densities of a detector
 
@@ -279,8 +279,8 @@ class Detector(ConformalDetector):
         self._check_calibration(samples)
         if isinstance(score, LearnedScore) and learn is not None:
             clean = learn
-            if score.kinds is not None:
-                clean, score.kinds = learn.mixed(corruptions), 1 + len(corruptions)
+            if score.learns_corruptions:
+                clean, score.corruptions = learn.mixed(corruptions), len(corruptions)
             score.fit(self._features(score, clean), *(self._features(score, learn.changed(c)) for c in score.copies))
         # one calibration for each precision, made by the detector's own backend if it has that precision
         makers = {PRECISION[check_backend(name)]: name for name in (*backends, self.backend)}
@@ -313,14 +313,16 @@ class Detector(ConformalDetector):
 
     def _features(self, score: LearnedScore, samples: Samples) -> Tensor:
         """Returns the features, (T, ...), of all tiles of images."""
-        found: list[np.ndarray] = []
+        found: list[Tensor] = []
 
         def batch(x: Tensor) -> tuple[np.ndarray, ...]:
-            found.append(to_numbers(self._of_tiles(x, score.features)[1][0]))
+            found.append(checked(self._of_tiles(x, score.features)[1][0]).cpu())
             return (np.zeros(len(x)),)
 
         self._each(batch, samples)
-        return torch.from_numpy(np.concatenate(found))
+        if len({part.shape[1:] for part in found}) > 1:
+            raise ParameterError(f"{self.statistic} learns from images of one size: give such images (X_fit)")
+        return torch.cat(found)
 
     def _on_backend(self, backend: str, role: str) -> Density | None:
         """Returns the density of a role on a backend, which is made once; None for the reference, or no density."""

@@ -83,6 +83,15 @@ def to_numbers(tensor: Tensor) -> np.ndarray:
     Raises:
         ModelError: For NaN, which no threshold would catch.
     """
+    return checked(tensor).double().cpu().numpy()
+
+
+def checked(tensor: Tensor) -> Tensor:
+    """Returns a tensor without its gradient.
+
+    Raises:
+        ModelError: For NaN.
+    """
     if torch.isnan(tensor).any():
         raise ModelError("the density gives NaN for some images: it diverged in training, or its weights are damaged")
-    return tensor.detach().double().cpu().numpy()
+    return tensor.detach()

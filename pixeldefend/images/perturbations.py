@@ -3,7 +3,7 @@
 No attack is run and no trained network is asked. Every perturbation is random: its pattern (independent, correlated in
 space or between channels, of high frequencies, of stripes and squares, or spread by a random strided convolution, as
 the gradient of a network is), its scale (of the image, or coarser, as if a classifier saw the image smaller), its form
-(signs, clipped, several signed steps, normal), its size (1 to 16 grey levels) and its place (everywhere, in a region,
+(signs, clipped, several signed steps, normal), its size (0.5 to 16 grey levels) and its place (everywhere, in a region,
 in textured or in flat areas, at few sub-pixels).
 """
 
@@ -21,16 +21,16 @@ from torch.nn import functional as F
 from ..ambient import torch_defaults
 
 SIZES = {1: 0.3, 1.5: 0.1, 2: 0.25, 3: 0.1, 4: 0.1, 8: 0.1, 16: 0.05}  # in grey levels -> how often
+FAINT_SIZES = {0.5: 0.25, 0.7: 0.25, 1: 0.3, 1.5: 0.2}  # the same; rounding undoes much of such perturbations
 PATTERNS = {"independent": 1, "smooth": 1, "shared": 1, "rough": 1, "squares": 1, "strided": 3}  # how often, relatively
-FAINT = {0.5: 0.25, 0.7: 0.25, 1: 0.3, 1.5: 0.2}  # the same, so small that rounding undoes much of them
-MOST_EXTREME = 1 / 12  # of the pixels of an image, which become extreme
+LARGEST_SHARE = 1 / 12  # of the pixels of an image, which get other values
 SMALLER = 0.25  # the share of perturbations that are made as if the classifier saw a smaller image
 SCALES = (1.05, 6.0)  # how much smaller
 
 
 @torch_defaults()
 def perturbed(x: Tensor, *, seed: int, sizes: Mapping[float, float] = SIZES) -> Tensor:
-    """Perturbs each image in a way of its own.
+    """Perturbs each image in a way of its own; a few stay as they are.
 
     Args:
         x: (N, C, H, W) uint8, with sides of at least 8.
@@ -55,7 +55,7 @@ def perturbed(x: Tensor, *, seed: int, sizes: Mapping[float, float] = SIZES) -> 
 
 @torch_defaults()
 def with_extreme_pixels(x: Tensor, *, seed: int) -> Tensor:
-    """Gives a few pixels or sub-pixels of each image other values: black and white ones, or any.
+    """Gives a few pixels or sub-pixels of each image other values, mostly black and white.
 
     Args:
         x: (N, C, H, W) uint8.
@@ -68,7 +68,7 @@ def with_extreme_pixels(x: Tensor, *, seed: int) -> Tensor:
     images = x.clone().numpy()
     for image in images:
         c, h, w = image.shape
-        count = round(math.exp(rng.uniform(0, math.log(max(1, MOST_EXTREME * h * w)))))
+        count = round(math.exp(rng.uniform(0, math.log(max(1, LARGEST_SHARE * h * w)))))
         rows, columns = rng.integers(h, size=count), rng.integers(w, size=count)
         kind = rng.choice(["pixels", "channels", "any value"])
         if kind == "pixels":

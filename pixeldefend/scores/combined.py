@@ -204,7 +204,7 @@ class Fused(LearnedScore):
         clean, noisy = self._split(features), self._split(copies[0])
         for name, part in self.parts.items():
             if isinstance(part, LearnedScore):
-                part.fit(clean[name], *(noisy[name] for _ in part.copies))
+                part.fit(clean[name], *([noisy[name]] if part.copies else []))
         quantiles = {name: clean_quantiles(self._part(name, columns)) for name, columns in clean.items()}
         self.quantiles_ = {name: values for name, values in quantiles.items() if np.ptp(values) > 0}
         return self

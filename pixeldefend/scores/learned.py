@@ -1,4 +1,4 @@
-"""Statistics that learn from clean images, some also from clean images with synthetic noise, never from attacks."""
+"""Statistics that learn from clean images, some also from copies with synthetic changes, never from attacks."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ class LearnedScore(ABC):
     store them by these names.
 
     Attributes:
-        copies: Functions that change images, (n, C, H, W) in [0, 1], such as `with_noise`. The statistic also learns
-            from these copies of the clean images.
-        kinds: The number of kinds of clean images that the statistic learns from: untouched ones, and those after each
-            of the corruptions that the detector is calibrated for. None if it learns from untouched ones only. `copies`
-            are of untouched images.
+        copies: Functions that change images, (n, C, H, W) in [0, 1], or rows, such as `with_noise`. The statistic also
+            learns from these copies of the clean images.
+        learns_corruptions: Whether some of the clean images have gone through the corruptions that the detector is
+            calibrated for. `copies` are of untouched images.
+        corruptions: The number of these corruptions.
     """
 
     copies: ClassVar[tuple[Callable[[Tensor], Tensor], ...]] = ()
-    kinds: int | None = None
+    learns_corruptions: ClassVar[bool] = False
+    corruptions = 0
 
     @abstractmethod
     def features(self, evidence: Evidence) -> Tensor:
@@ -40,7 +41,7 @@ class LearnedScore(ABC):
             evidence: The evidence about N images.
 
         Returns:
-            (N,), or (N, K) for K features.
+            (N, ...).
         """
 
     @abstractmethod
@@ -48,7 +49,7 @@ class LearnedScore(ABC):
         """Learns from the features of clean images.
 
         Args:
-            features: (N,) or (N, K), as `features` returns them.
+            features: (N, ...), as `features` returns them.
             *copies: The features of `copies` of the same images, one tensor for each.
 
         Returns:
@@ -60,7 +61,7 @@ class LearnedScore(ABC):
         """Computes the statistic from the features of images.
 
         Args:
-            features: (N,) or (N, K), as `features` returns them.
+            features: (N, ...), as `features` returns them.
 
         Returns:
             (N,), higher = more anomalous.

@@ -102,7 +102,7 @@ def examine(density: NeLLoC, x: Tensor, *, maps: bool = False) -> Examined:
 
 
 def profile_of(residual: Tensor, deviation: Tensor, relative: Tensor) -> Tensor:
-    """Computes the profiles of whole images of any density from what `residuals` returns.
+    """Computes the profiles of whole images from the three results of `residuals`.
 
     Args:
         residual: (N, C, H, W), with sides of at least 8.

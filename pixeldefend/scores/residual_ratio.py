@@ -21,17 +21,37 @@ from ..batching import in_batches
 from ..densities.logistic_mixture import DiscretizedLogisticMixture
 from ..errors import CalibrationError, ModelError, ParameterError
 from ..images import from_uint8, to_uint8
-from ..images.perturbations import FAINT, perturbed, with_extreme_pixels
+from ..images.perturbations import FAINT_SIZES, perturbed, with_extreme_pixels
 from .evidence import Evidence
 from .learned import LearnedScore, check_state
 from .profile import BLOCK, EXPECTED, profile_of, residuals, size_of_profile
 
-RARE = 1e-3  # the share of clean images that the guard would flag alone, divided by the number of their kinds
-STEEP = 100.0  # nats for each unit beyond the guard's limit: what is that strange is flagged, whatever the ratio
+RARE = 1e-3  # the share of clean images beyond the guard's limit; with K corruptions it is divided by K + 1
+FOLDS = 5  # new images are further from the mean than those it was computed from, so the limit is that of held-out ones
+STEEP = 100.0  # nats for each unit beyond the guard's limit: what is much stranger is flagged, whatever the ratio
 BATCH = 64  # clean images, and as many perturbed ones
 STEPS = 4000  # of training; fewer if there are few images
 LEARNING_RATE, WEIGHT_DECAY = 3e-3, 0.02
 IMAGES_AT_ONCE = 256
+GUARD = ("center_", "whitening_", "limit_")
+
+
+class Dropout(nn.Module):
+    """Sets random features to zero in training.
+
+    `nn.Dropout` would draw from torch's default generator, which is the user's.
+
+    Args:
+        share: The share of features that are set to zero, in [0, 1).
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns x, (N, F), of the same mean."""
+        return x * (torch.rand(x.shape, device=x.device) >= self.share) / (1 - self.share) if self.training else x
 
 
 class ResidualNetwork(nn.Module):
@@ -64,7 +84,7 @@ class ResidualNetwork(nn.Module):
         self.first = nn.Conv2d(5 * channels, filters, 3, padding=1)
         self.others = nn.ModuleList(nn.Conv2d(filters, filters, 3, padding=1) for _ in range(layers - 1))
         self.norm = nn.BatchNorm1d(3 * filters)
-        self.drop_profile, self.drop_hidden = nn.Dropout(0.1), nn.Dropout(0.3)
+        self.drop_profile, self.drop_hidden = Dropout(0.1), Dropout(0.3)
         self.hidden = nn.Linear(3 * filters + features, hidden)
         self.last = nn.Linear(hidden, 1)
 
@@ -125,11 +145,11 @@ class ResidualRatio(LearnedScore):
     limit_: Tensor
 
     LEAST_IMAGES = 50
-    kinds = 1
+    learns_corruptions = True
     copies = (
         partial(_perturbed, seed=1),
         partial(_perturbed, seed=2),
-        partial(_perturbed, seed=3, sizes=FAINT),  # the smallest ones are the hardest to find
+        partial(_perturbed, seed=3, sizes=FAINT_SIZES),  # the smallest ones are the hardest to find
         partial(_with_extreme_pixels, seed=4),
     )
 
@@ -140,7 +160,7 @@ class ResidualRatio(LearnedScore):
             evidence: The evidence about N images.
 
         Returns:
-            (N, 3C, H, W), as `profile.residuals` returns them.
+            (N, 3C, H, W), as `profile.residuals` returns them. `fit` needs images of one size.
 
         Raises:
             ParameterError: If the density is not one of 8-bit images with sides of at least 8 whose sites are mixtures
@@ -176,15 +196,14 @@ class ResidualRatio(LearnedScore):
         if len(copies) != len(self.copies):
             raise ParameterError(f"residual_ratio needs the features of {len(self.copies)} copies, got {len(copies)}")
         with torch.inference_mode(False), torch.enable_grad():
-            planes = [part.float().clone() for part in (features, *copies)]
+            planes = [part.clone().float() if part.is_inference() else part.float() for part in (features, *copies)]
             profiles = [_profiles(part) for part in planes]
             self.network_ = _trained(planes, profiles)
             z = self.network_.standardised(profiles[0]).cpu()
-            covariance = LedoitWolf().fit(z.numpy())
-            values, vectors = np.linalg.eigh(covariance.covariance_)
-            self.center_ = torch.from_numpy(covariance.location_).float()
-            self.whitening_ = torch.from_numpy(vectors / np.sqrt(values)).float()
-            self.limit_ = torch.quantile(self._distance(profiles[0]), 1 - RARE / self.kinds)
+            self.center_, self.whitening_ = _center_and_whitening(z)
+            fold = torch.arange(len(z)) % FOLDS
+            held_out = [_distance(z[fold == k], *_center_and_whitening(z[fold != k])) for k in range(FOLDS)]
+            self.limit_ = torch.quantile(torch.cat(held_out), 1 - RARE / (1 + self.corruptions))
         return self
 
     def evaluate(self, features: Tensor) -> Tensor:
@@ -192,14 +211,10 @@ class ResidualRatio(LearnedScore):
         network = self.network_.to(features.device)
         planes = features.to(network.mean.dtype)
         profiles = profile_of(*planes.chunk(3, 1))
-        beyond = (self._distance(profiles) - self.limit_.to(profiles)).clamp(min=0)
+        center, whitening, limit = (part.to(profiles) for part in (self.center_, self.whitening_, self.limit_))
+        beyond = (_distance(network.standardised(profiles), center, whitening) - limit).clamp(min=0)
         ratio: Tensor = network(planes, profiles)
         return ratio + STEEP * beyond
-
-    def _distance(self, profiles: Tensor) -> Tensor:
-        """Returns (N,): the distances of profiles from those of clean images, about 1 for these."""
-        z = self.network_.standardised(profiles) - self.center_.to(profiles)
-        return (z @ self.whitening_.to(profiles)).square().mean(1).sqrt()
 
     def state(self) -> dict[str, Any]:
         """Returns the learned values, tensors by name."""
@@ -220,19 +235,35 @@ class ResidualRatio(LearnedScore):
         """
         prefix = "network_."
         weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-        rest = {name: value for name, value in state.items() if not name.startswith(prefix)}
-        check_state(rest, {"center_", "whitening_", "limit_"})
+        # copies, not views of a file: whoever overwrites it would end the process
+        rest = {name: value.clone() for name, value in state.items() if name in GUARD and isinstance(value, Tensor)}
+        check_state(rest, set(GUARD))
         try:
             filters, inputs = weights["first.weight"].shape[:2]
             layers = 1 + sum(name.startswith("others.") and name.endswith("weight") for name in weights)
             shape = {"filters": filters, "layers": layers, "hidden": len(weights["hidden.bias"])}
             network = ResidualNetwork(inputs // 5, **shape)
             network.load_state_dict(weights)
-        except (KeyError, AttributeError, ValueError, RuntimeError) as error:
+            features = len(network.mean)
+            if [tuple(rest[name].shape) for name in GUARD] != [(features,), (features, features), ()]:
+                raise ValueError("the guard has another size")
+        except (KeyError, AttributeError, TypeError, ValueError, RuntimeError) as error:
             raise ModelError(f"the network of residual_ratio is damaged or of another version ({error})") from None
         self.network_ = network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
         vars(self).update(rest)
         return self
+
+
+def _center_and_whitening(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the mean of (N, F) profiles, and (F, F), which makes their covariance the identity."""
+    covariance = LedoitWolf().fit(z.numpy())
+    values, vectors = np.linalg.eigh(covariance.covariance_)
+    return torch.from_numpy(covariance.location_).float(), torch.from_numpy(vectors / np.sqrt(values)).float()
+
+
+def _distance(z: Tensor, center: Tensor, whitening: Tensor) -> Tensor:
+    """Returns (N,): how far standardised profiles, (N, F), are from the center, about 1 for clean images."""
+    return ((z - center) @ whitening).square().mean(1).sqrt()
 
 
 def _inputs(planes: Tensor) -> Tensor:

@@ -44,6 +44,7 @@ class Statistics:
     errors: Counter[str] = field(default_factory=Counter)
     skipped: dict[str, list[str]] = field(default_factory=dict)
     martingales: dict[str, ConformalMartingale] = field(default_factory=dict)
+    not_tested: set[str] = field(default_factory=set)
 
     @property
     def internal_errors(self) -> int:
@@ -145,7 +146,7 @@ def screen(
     screener = Screener(
         detector, fpr=fpr, device=device, classifier=classifier, backend=backend, frames=frames, convert=convert
     )
-    if drift and len(screener.detectors) == 1:  # of several, those that can test for drift do
+    if drift and len(screener.detectors) == 1:  # of several, those calibrated for corruptions are not tested
         for made in screener.detectors.values():
             made.drift_monitor()
     return _screen(files, screener, batch_size, maps, drift, statistics or Statistics())
@@ -176,7 +177,10 @@ def _screen(
 
 def _test_for_drift(screener: Screener, statistics: Statistics, record: Record) -> None:
     """Adds a record to the martingale of its detector, unless the detector is calibrated for corruptions."""
-    if record.detector is None or record.score is None or screener.detectors[record.detector].corruptions_:
+    if record.detector is None or record.score is None:
+        return
+    if screener.detectors[record.detector].corruptions_:
+        statistics.not_tested.add(record.detector)
         return
     if record.detector not in statistics.martingales:
         statistics.martingales[record.detector] = screener.detectors[record.detector].drift_monitor()

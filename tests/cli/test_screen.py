@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 from dataclasses import fields
 from pathlib import Path
 
@@ -159,6 +160,15 @@ def test_drift_is_reported(pixeldefend, refused, tiny_detector, tiny_density, de
     images = np.random.RandomState(0).randint(100, 120, (120, 8, 8), np.uint8)
     type(tiny_detector)(tiny_density, fpr=0.05).fit(images, corruptions=list(CORRUPTIONS)[:1]).save(wide)
     refused("screen", "--detector", wide, "--drift", noise, names="corruption")
+
+
+def test_of_several_detectors_those_that_can_test_for_drift_do(pixeldefend, tmp_path):
+    Image.new("RGB", (32, 32), "grey").save(tmp_path / "grey.jpg")
+    shutil.copy(EXAMPLES / "clean_0333.png", tmp_path)
+    result = pixeldefend("screen", tmp_path, "--drift", "--format", "jsonl")
+    assert {record["detector"] for record in records(result.stdout)} == {"cifar10-jpeg", "fashion-mnist"}
+    assert "fashion-mnist: no drift" in result.stderr
+    assert "cifar10-jpeg: not tested" in result.stderr
 
 
 def test_the_examples_are_judged_as_promised(pixeldefend, tmp_path):

@@ -79,14 +79,55 @@ def test_what_it_cannot_learn_from_is_refused(density, samples):
         score.features(Evidence(categorical, torch.zeros(1, 1, 8, 8)))
 
 
-@pytest.mark.parametrize("name", ["network_.first.weight", "network_.hidden.bias", "limit_"])
-def test_a_damaged_state_is_refused(learned, name):
-    state = learned.state()
-    del state[name]
+@pytest.mark.parametrize("name", ["network_.first.weight", "network_.hidden.bias", "center_", "limit_"])
+@pytest.mark.parametrize(
+    "value", [None, 3.0, torch.tensor(1.0), torch.zeros(3)], ids=["none", "number", "0-d", "short"]
+)
+def test_a_damaged_state_is_refused(learned, name, value):
+    state = {**learned.state(), name: value}
+    if value is None:
+        del state[name]
+    if name == "limit_" and isinstance(value, torch.Tensor) and value.ndim == 0:
+        return  # that is what it is
     with pytest.raises(ModelError, match="version"):
         ResidualRatio().restore(state)
     with pytest.raises(ModelError, match="version"):
-        ResidualRatio().restore({**learned.state(), "network_.first.weight": torch.zeros(3)})
+        ResidualRatio().restore({})
+
+
+def test_its_guard_is_the_same_for_new_images(density):
+    """Few images are beyond the limit, though the mean and the covariance were computed from others."""
+    generator = torch.Generator().manual_seed(1)
+    learn, new = (density.sample(150, generator=generator) for _ in range(2))
+    with torch.no_grad():
+        parts = [
+            ResidualRatio().features(Evidence(density, copy(learn))) for copy in (torch.clone, *ResidualRatio.copies)
+        ]
+        score = ResidualRatio().fit(*parts)
+        score.network_.last.weight.zero_()
+        score.network_.last.bias.zero_()
+    assert (scores(score, density, new) > 0).mean() <= 0.05
+
+
+def test_training_neither_uses_nor_changes_the_default_generator(density, samples):
+    with torch.no_grad():
+        parts = [ResidualRatio().features(Evidence(density, samples[k : k + 60])) for k in range(5)]
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        found.append(ResidualRatio().fit(*parts).state())
+        assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_images_of_several_sizes_cannot_teach_it(samples):
+    torch.manual_seed(0)
+    local = build({"model": "nelloc", "event_shape": [1, None, None], "width": 4, "layers": 1, "mixtures": 2})
+    images = [image[0].numpy() for image in to_uint8(samples)]
+    mixed = [*images[:60], *(np.tile(image, (1, 2)) for image in images[60:120])]
+    with pytest.raises(ParameterError, match="images of one size"):
+        Detector(local, statistic="residual_ratio", fpr=0.05).fit(images[200:], X_fit=mixed)
 
 
 def test_the_network_takes_images_of_all_sizes():
