@@ -26,7 +26,7 @@ from .evidence import Evidence
 from .learned import LearnedScore, check_state
 from .profile import BLOCK, EXPECTED, profile_of, residuals, size_of_profile
 
-RARE = 1e-3  # the share of clean images beyond the guard's limit; with K corruptions it is divided by K + 1
+RARE = 2e-3  # the share of clean images beyond the guard's limit; with K corruptions it is divided by K + 1
 FOLDS = 5  # new images are further from the mean than those it was computed from, so the limit is that of held-out ones
 STEEP = 100.0  # nats for each unit beyond the guard's limit: what is much stranger is flagged, whatever the ratio
 BATCH = 64  # clean images, and as many perturbed ones
