@@ -7,9 +7,11 @@ from typing import Any
 
 from pixeldefend.markdown import table
 from pixeldefend.scores import SCORES, Combined, Fused
+from pixeldefend.scores.residual_ratio import ResidualRatio
 
 from .sources import ROOT, attack_title, load, percent, pick, query, results
 
+COMBINED = (Combined, Fused, ResidualRatio)
 TITLES = {"fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
 # a few attacks from the easiest to the hardest
 SUMMARY = ("fgsm-8", "pgd-2", "cw-l2", "deepfool-l2", "fmn-l0")
@@ -49,7 +51,7 @@ def detection(run: str, *statistics: str) -> str:
         title = attack_title(attack) + (" (not an attack)" if first["is_control"] else "")
         cells = [title, f"{first['succeeded']} / {first['attempted']}", *(_cell(own[name]) for name in statistics)]
         if oracle:
-            single = {name: row for name, row in own.items() if not isinstance(SCORES.get(name), Combined | Fused)}
+            single = {name: row for name, row in own.items() if not isinstance(SCORES.get(name), COMBINED)}
             best = max(single, key=lambda name: single[name]["auroc"])
             seen = pick(oracle, attack=attack)
             cells += [f"{single[best]['auroc']:.3f} `{best}`"]
@@ -170,6 +172,12 @@ def flagged(data: str, corruption: str) -> str:
     return percent(pick(rows, what=corruption, statistic=results(data)["statistic"])["flagged_at_0.01"])
 
 
+def other(run: str, what: str, statistic: str = "") -> str:
+    """The share of images of another data set that is flagged at a promised 1 %, by the detector's own statistic."""
+    rows = results(run)["other_data"]
+    return percent(pick(rows, what=what, statistic=statistic or results(run)["statistic"])["flagged_at_0.01"])
+
+
 def success(run: str, attack: str) -> str:
     """The share of correctly classified images with which an attack on the classifier succeeds."""
     row = next(row for row in results(run)["rows"] if row["attack"] == attack)
@@ -206,6 +214,7 @@ BLOCKS: tuple[Callable[..., str], ...] = (
     evasion_adversarial,
     evasion_rate,
     flagged,
+    other,
     success,
     gap,
     leaderboard,

@@ -130,7 +130,7 @@ def test_outputs_that_cannot_be_written_are_refused_before_the_work(refused, det
 
 
 def test_other_refusals(refused, detector, clean):
-    refused("screen", clean, "--detector", "nope", names="cifar10, fashion-mnist")
+    refused("screen", clean, "--detector", "nope", names="cifar10, cifar10-jpeg, fashion-mnist")
     refused("screen", clean, "--detector", detector, "--workers", "2", names="--engine ray")
     refused("screen", clean, "--engine", "ray", names="--output")
     refused("screen", clean, "--engine", "ray", "--timing", names="--engine ray")
