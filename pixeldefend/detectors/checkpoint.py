@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..densities import Density, restored
 from ..errors import ModelError, ParameterError
+from ..scores import LearnedScore, Score
 from ..scores.likelihood_ratio import LikelihoodRatio
 
 
@@ -49,6 +50,22 @@ def ratio_of(path: str | os.PathLike[str], tensors: dict[str, Tensor], meta: dic
 
 
 def part_of(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
-    """Returns the tensors of one part of a detector's file, by their names without the name of the part."""
+    """Returns the tensors of one part of a detector's file, by their names without that of the part.
+
+    Args:
+        tensors: The tensors in the file.
+        part: Such as "density", "ratio" or "learned".
+    """
     prefix = f"{part}."
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def learned(score: Score) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Returns the tensors and the plain JSON values that a statistic has learned, by name.
+
+    Args:
+        score: A statistic.
+    """
+    state = score.state() if isinstance(score, LearnedScore) else {}
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    return tensors, {name: value for name, value in state.items() if name not in tensors}

@@ -23,9 +23,9 @@ from ..preprocessing import Identity, Preprocessor, TileBatch, aggregated, build
 from ..scores import LearnedScore, bits_per_dim, make_score
 from .backends import PRECISION, check_backend, on_backend
 from .base import ConformalDetector, check_corruptions
-from .checkpoint import density_of, part_of
+from .checkpoint import density_of, learned, part_of
 from .samples import Samples, is_images, learning_images, uint8_image
-from .scoring import Statistic, checked, over_tiles, stitched, surprisal_of_pixels, to_numbers
+from .scoring import Statistic, checked, joined, over_tiles, stitched, surprisal_of_pixels, to_numbers
 
 ROLES = ("density", "alternative")  # of the densities of a detector
 
@@ -278,9 +278,8 @@ class Detector(ConformalDetector):
         samples = samples.take(index)
         self._check_calibration(samples)
         if isinstance(score, LearnedScore) and learn is not None:
-            clean = learn
-            if score.learns_corruptions:
-                clean, score.corruptions = learn.mixed(corruptions), len(corruptions)
+            score.corruptions = len(corruptions) if score.learns_corruptions else 0
+            clean = learn.mixed(corruptions[: score.corruptions])
             score.fit(self._features(score, clean), *(self._features(score, learn.changed(c)) for c in score.copies))
         # one calibration for each precision, made by the detector's own backend if it has that precision
         makers = {PRECISION[check_backend(name)]: name for name in (*backends, self.backend)}
@@ -320,9 +319,7 @@ class Detector(ConformalDetector):
             return (np.zeros(len(x)),)
 
         self._each(batch, samples)
-        if len({part.shape[1:] for part in found}) > 1:
-            raise ParameterError(f"{self.statistic} learns from images of one size: give such images (X_fit)")
-        return torch.cat(found)
+        return joined(found, self.statistic)
 
     def _on_backend(self, backend: str, role: str) -> Density | None:
         """Returns the density of a role on a backend, which is made once; None for the reference, or no density."""
@@ -368,12 +365,8 @@ class Detector(ConformalDetector):
         return detector
 
     def _tensors(self) -> dict[str, Tensor]:
-        parts = {role: density.state_dict() for role, density in self._roles()}
-        parts["learned"] = {name: value for name, value in self._learned().items() if isinstance(value, Tensor)}
+        parts = {**{role: density.state_dict() for role, density in self._roles()}, "learned": learned(self.score_)[0]}
         return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
-
-    def _learned(self) -> dict[str, Any]:
-        return self.score_.state() if isinstance(self.score_, LearnedScore) else {}
 
     def _roles(self) -> list[tuple[str, Density]]:
         """Returns the densities that there are, with their roles."""
@@ -386,7 +379,7 @@ class Detector(ConformalDetector):
             raise ModelError("the density has no config, so a saved file could not be loaded")
         if self.preprocessor is not None:
             notes["preprocessor"] = self.preprocessor.config()
-        return {**notes, "learned": {n: value for n, value in self._learned().items() if not isinstance(value, Tensor)}}
+        return {**notes, "learned": learned(self.score_)[1]}
 
     @classmethod
     def _restore(cls, path: Any, tensors: dict[str, Tensor], meta: dict[str, Any], given: dict[str, Any]) -> Self:

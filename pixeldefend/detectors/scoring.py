@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..densities import Density
-from ..errors import ModelError
+from ..errors import ModelError, ParameterError
 from ..preprocessing import TileBatch
 from ..scores import Evidence
 
@@ -75,6 +75,21 @@ def stitched(maps: Tensor, tiles: TileBatch, n: int, height: int, width: int) ->
 def surprisal_of_pixels(evidence: Evidence) -> Tensor:
     """Returns (N, H, W) nats, summed over channels; of rows (N, D)."""
     return evidence.surprisal.sum(1) if evidence.surprisal.ndim == 4 else evidence.surprisal
+
+
+def joined(features: Sequence[Tensor], statistic: str) -> Tensor:
+    """Returns the features of all images, (N, ...), from which a statistic learns.
+
+    Args:
+        features: (n, ...) each, of a batch.
+        statistic: Its name in messages.
+
+    Raises:
+        ParameterError: If the shapes differ.
+    """
+    if len({part.shape[1:] for part in features}) > 1:
+        raise ParameterError(f"{statistic} learns from images of one size: give such images (X_fit)")
+    return torch.cat(list(features))
 
 
 def to_numbers(tensor: Tensor) -> np.ndarray:
