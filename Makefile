@@ -9,7 +9,7 @@ PHOTO_TEST ?= photos/imagenet-sample
 PHOTO_LEARN ?= photos/imagenet-learn
 ATTACKS = fgsm-8,bim-8,pgd-2,pgd-4,pgd-8,pgd-l2-0.25,pgd-l2-0.5,deepfool-linf,deepfool-l2,cw-l2,fmn-l0,salt-and-pepper
 # attacks that CIFAR-10 alone is measured with
-MORE_ATTACKS = $(ATTACKS),pgd-1,square-8,square-4,ead-l1,ddn,apgd-ce-4,mi-fgsm-4,ti-fgsm-4
+MORE_ATTACKS = $(ATTACKS),pgd-1,square-8,square-4,ead-l1,ddn,mi-fgsm-4,ti-fgsm-4
 # the corruptions that the detector of compressed images is calibrated for
 CORRUPTIONS = jpeg-95 jpeg-85 jpeg-75 jpeg-50 webp-80 rescale-0.5 rescale-2 darker-10% brighter-10%
 # all that an installation is made of

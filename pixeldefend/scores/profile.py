@@ -188,7 +188,8 @@ def _spectrum(values: Tensor) -> Tensor:
     n, c, h, w = values.shape
     h, w = h // BLOCK, w // BLOCK
     blocks = values[..., : BLOCK * h, : BLOCK * w].reshape(n, c, h, BLOCK, w, BLOCK).transpose(3, 4)
-    frequency, place = torch.arange(BLOCK, device=values.device)[:, None], torch.arange(BLOCK, device=values.device)
+    place = torch.arange(BLOCK, device=values.device, dtype=values.dtype)
+    frequency = place[:, None]
     cosines = torch.cos(math.pi * frequency * (2 * place + 1) / (2 * BLOCK)) / 2
     cosines[0] *= math.sqrt(0.5)
     return (cosines @ blocks @ cosines.T).square().sum((2, 3))

@@ -206,6 +206,7 @@ class ResidualRatio(LearnedScore):
             self.limit_ = torch.quantile(torch.cat(held_out), 1 - RARE / (1 + self.corruptions))
         return self
 
+    @torch_defaults()
     def evaluate(self, features: Tensor) -> Tensor:
         """Computes the statistic from (N, 3C, H, W) features: (N,), in nats."""
         network = self.network_.to(features.device)
@@ -244,11 +245,11 @@ class ResidualRatio(LearnedScore):
             shape = {"filters": filters, "layers": layers, "hidden": len(weights["hidden.bias"])}
             network = ResidualNetwork(inputs // 5, **shape)
             network.load_state_dict(weights)
-            features = len(network.mean)
-            if [tuple(rest[name].shape) for name in GUARD] != [(features,), (features, features), ()]:
-                raise ValueError("the guard has another size")
         except (KeyError, AttributeError, TypeError, ValueError, RuntimeError) as error:
             raise ModelError(f"the network of residual_ratio is damaged or of another version ({error})") from None
+        size = len(network.mean)
+        if [tuple(rest[name].shape) for name in GUARD] != [(size,), (size, size), ()]:
+            raise ModelError("the guard of residual_ratio is damaged or of another version")
         self.network_ = network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
         vars(self).update(rest)
         return self
