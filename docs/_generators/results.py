@@ -6,8 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pixeldefend.markdown import table
-from pixeldefend.scores import SCORES, Combined, Fused
-from pixeldefend.scores.residual_ratio import ResidualRatio
+from pixeldefend.scores import SCORES, Combined, Fused, ResidualRatio
 
 from .sources import ROOT, attack_title, load, percent, pick, query, results
 
@@ -130,9 +129,9 @@ def evasion() -> str:
     return table(["attack", *(f"{title}, {eps}/255" for title, eps in columns)], rows)
 
 
-def evasion_photographs() -> str:
-    """Evasion rates on photographs at 5 % false alarms of attacks that know the detector, by budget."""
-    found = _adaptive("photographs")
+def evasion_of(data: str) -> str:
+    """Evasion rates of one detector at 5 % false alarms of attacks that know it, by budget."""
+    found = _adaptive(data)
     budgets = sorted({row["eps"] for row in found["adaptive"]["rows"]})
     names = list(dict.fromkeys(row["attack"] for row in found["adaptive"]["rows"]))
     rows = [[ADAPTIVE_TITLES[name], *(_rate(found, name, eps) for eps in budgets)] for name in names]
@@ -209,7 +208,7 @@ BLOCKS: tuple[Callable[..., str], ...] = (
     corruptions,
     classes,
     evasion,
-    evasion_photographs,
+    evasion_of,
     evasion_expensive,
     evasion_adversarial,
     evasion_rate,

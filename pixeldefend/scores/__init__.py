@@ -146,6 +146,7 @@ __all__ = [
     "LearnedScore",
     "NoiseContrast",
     "Pooled",
+    "ResidualRatio",
     "Score",
     "bits_per_dim",
     "make_score",
