@@ -17,7 +17,8 @@ from pixeldefend.training.ratio import fit_ratio
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photographs")
+    folder = tmp_path_factory.mktemp("photographs") / "folder"  # the name decides to which part a photograph belongs
+    folder.mkdir()
     rng = np.random.default_rng(0)
     for number in range(20):
         small = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8))
