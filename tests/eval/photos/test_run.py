@@ -24,10 +24,9 @@ def photographs(folder, classifier):
 
 @pytest.fixture(scope="module")
 def some_histories():
-    with mock.patch.dict(
-        HISTORIES, dict(list(HISTORIES.items())[:2]), clear=True
-    ):  # keeps the order, unlike monkeypatch
-        yield list(HISTORIES)
+    some = dict(list(HISTORIES.items())[:2])
+    with mock.patch.dict(HISTORIES, some, clear=True):  # which restores their order too, unlike monkeypatch
+        yield list(some)
 
 
 @pytest.fixture(scope="module")
