@@ -46,7 +46,7 @@ docs: .venv/developed
 figures: .venv/developed
 	$(BIN)/python docs/generate.py
 
-# every shipped file, made again from nothing (about eight hours on 2 cores)
+# every shipped file, made again from nothing (about nine hours on 2 cores)
 weights: .venv/developed
 	$(BIN)/pixeldefend train density --data fashion-mnist --out runs/density \
 	    --set filters=32 --set blocks=1 --set mixtures=5 --epochs 6 --learning-rate 2e-3 --clip 20
@@ -95,7 +95,9 @@ benchmark: .venv/developed
 	$(BIN)/pixeldefend benchmark --detector cifar10-jpeg --classifier cifar10 --data cifar10 \
 	    --attacks pgd-1,pgd-2,pgd-4,cw-l2,square-8 --statistics bits_per_dim --limit 1000 --clean 2500 --corruptions \
 	    --cache runs/cache --out eval/results/cifar10-jpeg
-	$(BIN)/python benchmarks/residual_ablation.py cifar10 --data cifar10 --cache runs/cache
+	$(BIN)/pixeldefend benchmark --detector cifar10 --classifier cifar10 --data cifar10 \
+	    --attacks pgd-2 --statistics bits_per_dim --limit 100 --adaptive blind-pgd,joint-pgd,selective-pgd --eps 2,4 \
+	    --adaptive-limit 20 --steps 100 --cache runs/cache --out eval/results/cifar10-residual-adaptive
 	$(BIN)/pixeldefend benchmark --detector cifar10 --classifier cifar10 --data cifar10 \
 	    --attacks deepfool-l2,cw-l2 --statistics fused,purified_disagreement,fused_with_classifier \
 	    --limit 1000 --clean 1000 --cache runs/cache --out eval/results/cifar10-classifier

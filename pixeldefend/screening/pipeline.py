@@ -37,6 +37,7 @@ class Statistics:
         skipped: The paths that were skipped in folders, by reason, a key of `pixeldefend.images.files.SKIP_REASONS`.
         martingales: With `screen(drift=True)`, by the names of detectors, tests of whether the images still look like
             the calibration images.
+        not_tested: The detectors that judged images but are calibrated for corruptions, which allows no such test.
     """
 
     seconds: dict[str, float] = field(default_factory=lambda: {"decoding": 0.0, "scoring": 0.0})
