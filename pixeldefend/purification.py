@@ -42,7 +42,8 @@ def purify(
         density: A density of 8-bit images, a detector that has one, the name of a shipped detector, or the path of a
             saved one; None for the shipped detector that takes the images.
         adaptive: Whether images that the detector does not flag are left unchanged (the paper's adaptive eps).
-        method: How the fixed point is computed, as `densities.sampling.solve` takes it. All methods agree bit for bit.
+        method: How the fixed point is computed, as `densities.sampling.solve` takes it. All methods agree, up to
+            rounding, and for small images bit for bit.
         batch_size: The number of images at once. A batch that does not fit into memory is split, with a warning.
 
     Returns:

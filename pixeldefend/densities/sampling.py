@@ -50,7 +50,7 @@ def solve(
     """Finds the x with x_i = rule(p(. | x_<i)) for every site i.
 
     For convolutional models of images all methods agree bit for bit, if the net rounds each part of a batch in the same
-    way. For other models "cached" may differ where rounding decides between two values.
+    way. For other models, and where a part has several sites, they may differ where rounding decides between two values.
 
     Args:
         density: The density that gives the conditionals.
@@ -71,9 +71,9 @@ def solve(
     if method not in METHODS:
         raise ParameterError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     shape = tuple(x.shape[1:])
+    one_by_one = len(density.parts(shape)) == math.prod(shape)
     if method == "auto":
         few = len(x) <= FIXED_POINT_IMAGES or x.device.type != "cpu"
-        one_by_one = len(density.parts(shape)) == math.prod(shape)
         method = "fixed_point" if density.rows_at_once and few and one_by_one else "cached"
     x = density.blank(len(x), shape).copy_(x)
     with modes_kept(density):
@@ -89,8 +89,9 @@ def solve(
             for where, conditional in zip(progress(parts), steps, strict=True):
                 x[where] = rule(conditional, where)
             _check_numbers(x)
-        if method != "sequential" and density.rows_at_once and len(x):
-            # a part of an image may be rounded differently than the whole: passes over whole tiles decide
+        if method != "sequential" and density.rows_at_once and one_by_one and len(x):
+            # a part of an image may be rounded differently than the whole: passes over whole images decide. A photograph
+            # has more sites than passes could settle: one that is rounded differently changes nearly all after it
             _whole(density, x, rule)
     return x.contiguous()
 
