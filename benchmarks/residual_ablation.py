@@ -23,7 +23,8 @@ from pixeldefend.data import Images, load_dataset
 from pixeldefend.densities import Autoregressive
 from pixeldefend.eval import Cache, attack_all
 from pixeldefend.eval.detection import detection_rates
-from pixeldefend.images import from_uint8, perturbations
+from pixeldefend.images import from_uint8
+from pixeldefend.images.perturbations import PATTERNS
 from pixeldefend.scores import Evidence, residual_ratio, with_noise
 from pixeldefend.scores.residual_ratio import ResidualNetwork, ResidualRatio
 from pixeldefend.zoo import load_classifier, load_density
@@ -49,25 +50,24 @@ class ConvolutionsOnly(ResidualNetwork):
         return super().forward(planes, self.mean.expand_as(profiles))
 
 
+EVERY = FIRST, SECOND, FAINT, SQUARES, EXTREME = ResidualRatio.copies
+
+
 def without(pattern: str) -> Copies:
     """Returns the copies of `ResidualRatio`, none of which has perturbations of one pattern."""
-
-    def made(x: Tensor, copy: Callable[[Tensor], Tensor]) -> Tensor:
-        with mock.patch.dict(perturbations.PATTERNS, {pattern: 0}):
-            return copy(x)
-
-    return [partial(made, copy=copy) for copy in ResidualRatio.copies]
+    patterns = {**PATTERNS, pattern: 0}
+    various = [partial(copy, patterns=patterns) for copy in (FIRST, SECOND, FAINT)]
+    return [*various, EXTREME] if pattern == "squares" else [*various, SQUARES, EXTREME]
 
 
-EVERY = ResidualRatio.copies
 # name -> copies that the network learns from, its class, and the steepness of the guard
 VARIANTS: dict[str, tuple[Copies, type[ResidualNetwork], float]] = {
     "all": (EVERY, ResidualNetwork, residual_ratio.STEEP),
     "without the guard": (EVERY, ResidualNetwork, 0.0),
     "the profile alone": (EVERY, ProfileOnly, 0.0),
     "convolutions alone": (EVERY, ConvolutionsOnly, 0.0),
-    "without extreme pixels": (EVERY[:3], ResidualNetwork, 0.0),
-    "without the faintest perturbations": ([*EVERY[:2], EVERY[3]], ResidualNetwork, 0.0),
+    "without extreme pixels": ([FIRST, SECOND, FAINT, SQUARES], ResidualNetwork, 0.0),
+    "without the faintest perturbations": ([FIRST, SECOND, SQUARES, EXTREME], ResidualNetwork, 0.0),
     "without stripes and squares": (without("squares"), ResidualNetwork, 0.0),
     "without strided convolutions": (without("strided"), ResidualNetwork, 0.0),
     "noise of one step alone": ([with_noise], ResidualNetwork, 0.0),

@@ -50,7 +50,7 @@ def solve(
     """Finds the x with x_i = rule(p(. | x_<i)) for every site i.
 
     For convolutional models of images all methods agree bit for bit, if the net rounds each part of a batch in the same
-    way. For other models, and where a part has several sites, they may differ where rounding decides between two values.
+    way. For other models, and where a part has several sites, they may differ where rounding decides between values.
 
     Args:
         density: The density that gives the conditionals.
@@ -90,8 +90,8 @@ def solve(
                 x[where] = rule(conditional, where)
             _check_numbers(x)
         if method != "sequential" and density.rows_at_once and one_by_one and len(x):
-            # a part of an image may be rounded differently than the whole: passes over whole images decide. A photograph
-            # has more sites than passes could settle: one that is rounded differently changes nearly all after it
+            # a part of an image may be rounded differently than the whole: passes over whole images decide. For a
+            # photograph that could take thousands: one site that is rounded differently changes nearly all after it
             _whole(density, x, rule)
     return x.contiguous()
 

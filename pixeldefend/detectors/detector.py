@@ -279,7 +279,7 @@ class Detector(ConformalDetector):
         self._check_calibration(samples)
         if isinstance(score, LearnedScore) and learn is not None:
             score.corruptions = len(corruptions)
-            clean = learn.mixed(corruptions) if score.learns_corruptions else learn
+            clean = learn.with_corrupted(corruptions) if score.learns_corruptions else learn
             score.fit(self._features(score, clean), *(self._features(score, learn.changed(c)) for c in score.copies))
         # one calibration for each precision, made by the detector's own backend if it has that precision
         makers = {PRECISION[check_backend(name)]: name for name in (*backends, self.backend)}

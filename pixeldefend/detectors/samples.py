@@ -137,21 +137,21 @@ class Samples:
         """Returns the images after a benign corruption, a key of `images.corruptions.CORRUPTIONS`."""
         return self.changed(lambda x: corrupt(x, name))
 
-    def mixed(self, names: Sequence[str]) -> Samples:
-        """Returns the images, of which every second one goes through one of several benign corruptions, in turn.
+    def with_corrupted(self, names: Sequence[str]) -> Samples:
+        """Returns the images, and then each of them again after one of several benign corruptions, in turn.
 
         Args:
-            names: Keys of `images.corruptions.CORRUPTIONS`; without any, all images are untouched.
+            names: Keys of `images.corruptions.CORRUPTIONS`; without any, the images are returned once.
         """
-        groups = []
-        for places, x in self.groups:
-            changed = _floating(x).clone() if names else x
+        corrupted = []
+        for places, x in self.groups if names else []:
+            changed = _floating(x).clone()
             for turn, name in enumerate(names):
-                here = torch.from_numpy((places % 2 == 1) & (places // 2 % len(names) == turn))
+                here = torch.from_numpy(places % len(names) == turn)
                 if here.any():
                     changed[here] = corrupt(changed[here], name)
-            groups.append((places, changed))
-        return Samples(groups)
+            corrupted.append((len(self) + places, changed))
+        return Samples([*self.groups, *corrupted])
 
     def each(
         self, function: Callable[[Tensor], tuple[np.ndarray, ...]], batch_size: int, *, floating: bool = True

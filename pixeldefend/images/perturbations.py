@@ -22,20 +22,25 @@ from ..ambient import torch_defaults
 
 SIZES = {1: 0.3, 1.5: 0.1, 2: 0.25, 3: 0.1, 4: 0.1, 8: 0.1, 16: 0.05}  # in grey levels -> how often
 FAINT_SIZES = {0.5: 0.25, 0.7: 0.25, 1: 0.3, 1.5: 0.2}  # the same; rounding undoes much of such perturbations
+LARGE_SIZES = {2: 0.2, 4: 0.3, 8: 0.3, 16: 0.2}  # the same; attacks that see no gradient need such perturbations
 PATTERNS = {"independent": 1, "smooth": 1, "shared": 1, "rough": 1, "squares": 1, "strided": 3}  # how often, relatively
+SQUARES = {"squares": 1}
 LARGEST_SHARE = 1 / 12  # of the pixels of an image, which get other values
 SMALLER = 0.25  # the share of perturbations that are made as if the classifier saw a smaller image
 SCALES = (1.05, 6.0)  # how much smaller
 
 
 @torch_defaults()
-def perturbed(x: Tensor, *, seed: int, sizes: Mapping[float, float] = SIZES) -> Tensor:
+def perturbed(
+    x: Tensor, *, seed: int, sizes: Mapping[float, float] = SIZES, patterns: Mapping[str, float] = PATTERNS
+) -> Tensor:
     """Perturbs each image in a way of its own; a few stay as they are.
 
     Args:
         x: (N, C, H, W) uint8, with sides of at least 8.
         seed: The seed of all random numbers.
         sizes: The sizes of perturbations in grey levels, and how often each occurs; the shares sum to 1.
+        patterns: The patterns, keys of `PATTERNS`, and how often each occurs, relatively.
 
     Returns:
         (N, C, H, W) uint8.
@@ -48,7 +53,7 @@ def perturbed(x: Tensor, *, seed: int, sizes: Mapping[float, float] = SIZES) -> 
         # of grey images that are stored in colour, half the perturbations are grey too
         is_grey = len(image) > 1 and bool((image == image[:1]).all()) and rng.random() < 0.5
         image = image[:1] if is_grey else image
-        moved = image + _perturbation(image, _view(image, views), sizes, rng, generator)
+        moved = image + _perturbation(image, _view(image, views), sizes, patterns, rng, generator)
         images.append(moved.round().clamp(0, 255).expand(x.shape[1:]))
     return torch.stack(images).to(torch.uint8) if len(images) else x
 
@@ -93,11 +98,18 @@ class View:
     scale: float = 1.0
     margins: tuple[int, int, int, int] = (0, 0, 0, 0)
 
-    def pattern(self, shape: torch.Size, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+    def pattern(
+        self,
+        shape: torch.Size,
+        patterns: Mapping[str, float],
+        rng: np.random.Generator,
+        generator: torch.Generator,
+    ) -> Tensor:
         """Returns a random pattern that reaches an image as a gradient does, from what the classifier sees of it.
 
         Args:
             shape: (C, H, W), of the image.
+            patterns: As for `perturbed`.
             rng: The source of choices.
             generator: The source of the pattern.
 
@@ -107,7 +119,7 @@ class View:
         left, right, top, bottom = self.margins
         size = shape[1] - top - bottom, shape[2] - left - right
         small = torch.Size([shape[0], *(max(8, round(side / self.scale)) for side in size)])
-        pattern = _pattern(small, rng, generator)
+        pattern = _pattern(small, patterns, rng, generator)
         if small == shape:
             return pattern
         # bilinear interpolation is the gradient of the antialiased shrinking of `imagenet.resized_and_cropped`
@@ -127,11 +139,16 @@ def _view(image: Tensor, rng: np.random.Generator) -> View:
 
 
 def _perturbation(
-    image: Tensor, view: View, sizes: Mapping[float, float], rng: np.random.Generator, generator: torch.Generator
+    image: Tensor,
+    view: View,
+    sizes: Mapping[float, float],
+    patterns: Mapping[str, float],
+    rng: np.random.Generator,
+    generator: torch.Generator,
 ) -> Tensor:
     """Returns (C, H, W) in grey levels."""
     size = float(rng.choice(list(sizes), p=list(sizes.values())))
-    pattern = view.pattern(image.shape, rng, generator)
+    pattern = view.pattern(image.shape, patterns, rng, generator)
     form = rng.choice(["signs", "clipped", "steps", "normal"], p=[0.4, 0.2, 0.2, 0.2])
     if form == "signs":
         moved = size * pattern.sign()
@@ -140,7 +157,7 @@ def _perturbation(
     elif form == "steps":  # an iterative attack takes many small steps, not all in the same direction
         total = pattern.sign()
         for _ in range(rng.integers(1, 4)):
-            total = total + rng.uniform(0.3, 1) * view.pattern(image.shape, rng, generator).sign()
+            total = total + rng.uniform(0.3, 1) * view.pattern(image.shape, patterns, rng, generator).sign()
         moved = (size * rng.uniform(0.5, 1) * total).clamp(-size, size)
     else:
         moved = 0.6 * size * pattern
@@ -151,14 +168,16 @@ def _perturbation(
     return moved
 
 
-def _pattern(shape: torch.Size, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+def _pattern(
+    shape: torch.Size, patterns: Mapping[str, float], rng: np.random.Generator, generator: torch.Generator
+) -> Tensor:
     """Returns a random pattern, (C, H, W), of variance 1."""
 
     def normal(*size: int) -> Tensor:
         return torch.randn(size, generator=generator)
 
     c, h, w = shape
-    kind = rng.choice(list(PATTERNS), p=[count / sum(PATTERNS.values()) for count in PATTERNS.values()])
+    kind = rng.choice(list(patterns), p=[count / sum(patterns.values()) for count in patterns.values()])
     if kind == "independent":
         pattern = normal(c, h, w)
     elif kind == "smooth":

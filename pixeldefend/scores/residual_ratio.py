@@ -21,7 +21,7 @@ from ..batching import in_batches
 from ..densities.logistic_mixture import DiscretizedLogisticMixture
 from ..errors import CalibrationError, ModelError, ParameterError
 from ..images import from_uint8, to_uint8
-from ..images.perturbations import FAINT_SIZES, perturbed, with_extreme_pixels
+from ..images.perturbations import FAINT_SIZES, LARGE_SIZES, SQUARES, perturbed, with_extreme_pixels
 from .evidence import Evidence
 from .learned import LearnedScore, check_state
 from .profile import BLOCK, EXPECTED, profile_of, residuals, size_of_profile
@@ -150,6 +150,7 @@ class ResidualRatio(LearnedScore):
         partial(_perturbed, seed=1),
         partial(_perturbed, seed=2),
         partial(_perturbed, seed=3, sizes=FAINT_SIZES),  # the smallest ones are the hardest to find
+        partial(_perturbed, seed=5, sizes=LARGE_SIZES, patterns=SQUARES),
         partial(_with_extreme_pixels, seed=4),
     )
 
@@ -178,7 +179,8 @@ class ResidualRatio(LearnedScore):
         """Learns the ratio, and what clean images are like.
 
         Args:
-            features: (N, 3C, H, W), the features of clean images.
+            features: (M, 3C, H, W), the features of N clean images; if they are corrupted too, then M = 2N, and the
+                second half are those of the corrupted images.
             *copies: (N, 3C, H, W), the features of `copies` of these images before any corruption.
 
         Returns:
@@ -188,20 +190,20 @@ class ResidualRatio(LearnedScore):
             CalibrationError: If N is below `LEAST_IMAGES`.
             ParameterError: If copies are missing.
         """
-        if len(features) < self.LEAST_IMAGES:
-            raise CalibrationError(
-                f"residual_ratio learns from at least {self.LEAST_IMAGES} clean images, got {len(features)}: give more "
-                "(X_fit), or use another statistic"
-            )
         if len(copies) != len(self.copies):
             raise ParameterError(f"residual_ratio needs the features of {len(self.copies)} copies, got {len(copies)}")
+        if len(copies[0]) < self.LEAST_IMAGES:
+            raise CalibrationError(
+                f"residual_ratio learns from at least {self.LEAST_IMAGES} clean images, got {len(copies[0])}: give "
+                "more (X_fit), or use another statistic"
+            )
         with torch.inference_mode(False), torch.enable_grad():
             planes = [part.clone().float() if part.is_inference() else part.float() for part in (features, *copies)]
             profiles = [_profiles(part) for part in planes]
             self.network_ = _trained(planes, profiles)
             z = self.network_.standardised(profiles[0]).cpu()
             self.center_, self.whitening_ = _center_and_whitening(z)
-            fold = torch.arange(len(z)) % FOLDS
+            fold = torch.arange(len(z)) % len(planes[-1]) % FOLDS
             held_out = [_distance(z[fold == k], *_center_and_whitening(z[fold != k])) for k in range(FOLDS)]
             self.limit_ = torch.quantile(torch.cat(held_out), 1 - RARE / (1 + self.corruptions))
         return self
@@ -290,19 +292,28 @@ def _profiles(planes: Tensor) -> Tensor:
 
 @torch_defaults(seed=0)
 def _trained(planes: list[Tensor], profiles: list[Tensor]) -> ResidualNetwork:
-    """Trains a network to tell clean images, the first of both lists, from perturbed ones, the others."""
+    """Trains a network to tell clean images, the first of both lists, from perturbed ones, the others.
+
+    It compares images with perturbed copies of the same images, which differ in nothing else.
+    """
+
+    def drawn(parts: list[Tensor]) -> Tensor:
+        copies = [parts[copy][image] for copy, image in zip(kinds.tolist(), (chosen % n).tolist(), strict=True)]
+        return torch.cat([parts[0][chosen], torch.stack(copies)])
+
     network = ResidualNetwork(planes[0].shape[1] // 3).to(memory_format=torch.channels_last)
     everything = torch.cat(profiles)
     network.mean.copy_(everything.mean(0))
     network.deviation.copy_(everything.std(0) + 1e-3)
-    steps = min(STEPS, len(planes[0]))
+    n = len(planes[-1])
+    steps = min(STEPS, n)
     optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.05)
     is_perturbed = torch.cat([torch.zeros(BATCH), torch.ones(BATCH)])
     for _ in range(steps):
         chosen = torch.randint(len(planes[0]), (BATCH,))
-        copy = 1 + int(torch.randint(len(planes) - 1, ()))
-        found = network(*(torch.cat([parts[0][chosen], parts[copy][chosen]]) for parts in (planes, profiles)))
+        kinds = torch.randint(1, len(planes), (BATCH,))  # one for each image: of one kind alone, it could be guessed
+        found = network(drawn(planes), drawn(profiles))
         loss = F.binary_cross_entropy_with_logits(found, is_perturbed)
         optimizer.zero_grad()
         loss.backward()

@@ -8,21 +8,25 @@ from pixeldefend.detectors.samples import Samples
 from pixeldefend.images.corruptions import corrupt
 
 
-def test_every_second_image_goes_through_one_of_the_corruptions_in_turn():
+def test_images_come_again_after_one_of_the_corruptions_in_turn():
     x = torch.from_numpy(noise(9))[:, None]
-    mixed = Samples.of(x).mixed(["darker-10%", "blur-1"]).groups[0][1]
-    clean = x / 255
-    torch.testing.assert_close(mixed[::2], clean[::2])
-    torch.testing.assert_close(mixed[[1, 5]], corrupt(clean[[1, 5]], "darker-10%"))
-    torch.testing.assert_close(mixed[[3, 7]], corrupt(clean[[3, 7]], "blur-1"))
-    assert Samples.of(x).mixed([]).groups[0][1] is x
+    found = Samples.of(x).with_corrupted(["darker-10%", "blur-1"])
+    assert len(found) == 18
+    (first, clean), (second, corrupted) = found.groups
+    assert [*first, *second] == list(range(18))
+    assert torch.equal(clean, x)
+    torch.testing.assert_close(corrupted[::2], corrupt(x[::2] / 255, "darker-10%"))
+    torch.testing.assert_close(corrupted[1::2], corrupt(x[1::2] / 255, "blur-1"))
+    assert len(Samples.of(x).with_corrupted([])) == 9
 
 
-def test_images_of_several_sizes_are_mixed_by_their_positions():
+def test_images_of_several_sizes_are_corrupted_by_their_positions():
     images = [noise(1)[0] if k % 3 else np.zeros((16, 16), np.uint8) for k in range(8)]
-    mixed = Samples.of_images(images).mixed(["brighter-10%"])
-    for places, x in mixed.groups:
-        for place, image in zip(places, x, strict=True):
+    found = Samples.of_images(images).with_corrupted(["brighter-10%", "darker-10%"])
+    places = []
+    for group, x in found.groups[2:]:
+        places += group.tolist()
+        for place, image in zip(group - 8, x, strict=True):
             clean = torch.from_numpy(images[place])[None] / 255
-            expected = corrupt(clean[None], "brighter-10%")[0] if place % 2 else clean
-            torch.testing.assert_close(image, expected)
+            torch.testing.assert_close(image, corrupt(clean[None], ["brighter-10%", "darker-10%"][place % 2])[0])
+    assert sorted(places) == list(range(8, 16))

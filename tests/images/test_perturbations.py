@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pixeldefend.images.perturbations import View, perturbed, with_extreme_pixels
+from pixeldefend.images.perturbations import PATTERNS, SQUARES, View, perturbed, with_extreme_pixels
 
 
 def test_half_the_perturbations_of_grey_images_are_grey():
@@ -36,7 +36,7 @@ def test_perturbations_are_small_various_and_reproducible():
 
 def test_the_pattern_of_a_view_is_a_gradient_through_cropping_and_shrinking():
     drawn = [np.random.default_rng(0), torch.Generator().manual_seed(0)]
-    pattern = View(2.0, (6, 10, 4, 8)).pattern(torch.Size([3, 60, 80]), *drawn)
+    pattern = View(2.0, (6, 10, 4, 8)).pattern(torch.Size([3, 60, 80]), PATTERNS, *drawn)
     assert pattern.shape == (3, 60, 80)
     x = torch.zeros(3, 60, 80, requires_grad=True)
     seen = F.interpolate(x[None, :, 4:52, 6:70], (24, 32), mode="bilinear", antialias=True)
@@ -54,7 +54,7 @@ def test_the_pattern_of_a_view_is_a_gradient_through_cropping_and_shrinking():
     outside = torch.ones(60, 80, dtype=torch.bool)
     outside[4:52, 6:70] = False
     assert (pattern[:, outside] == 0).all()
-    assert View().pattern(torch.Size([3, 60, 80]), *drawn).std() == pytest.approx(1, abs=1e-3)
+    assert View().pattern(torch.Size([3, 60, 80]), PATTERNS, *drawn).std() == pytest.approx(1, abs=1e-3)
 
 
 def test_a_quarter_of_the_perturbations_are_made_for_a_smaller_view():
@@ -69,6 +69,13 @@ def test_the_sizes_are_those_that_are_asked_for():
     x = torch.full((40, 3, 32, 32), 128, dtype=torch.uint8)
     assert (perturbed(x, seed=0, sizes={1: 1.0}).int() - 128).abs().max() <= 3
     assert (perturbed(x, seed=0, sizes={16: 1.0}).int() - 128).abs().amax((1, 2, 3)).median() >= 16
+
+
+def test_the_patterns_are_those_that_are_asked_for():
+    x = torch.full((20, 3, 32, 32), 128, dtype=torch.uint8)
+    moved = perturbed(x, seed=0, sizes={8: 1.0}, patterns=SQUARES).int() - 128
+    rows, columns = (moved.diff(dim=axis).ne(0).double().mean((1, 2, 3)) for axis in (2, 3))
+    assert torch.minimum(rows, columns).median() < 0.4  # stripes lie along one of the axes
 
 
 def test_few_pixels_become_extreme():
