@@ -43,6 +43,25 @@ def p_values(scores: Array, calibration_scores: Array) -> Array:
     return (1 + at_least_as_high) / (len(ordered) + 1)
 
 
+def over_kinds(scores: Array, confidence: float | None = None) -> Array:
+    """Joins the calibration scores of several kinds of clean images into one calibration, which holds for each kind.
+
+    Without confidence, the k-th highest joint score is the highest of the k-th highest scores of all kinds, so the
+    p-value of a score is the highest of its p-values among the kinds. It is valid for every kind, and so for every
+    mixture of them. With confidence the threshold must be high enough for all kinds at once, so each image counts with
+    its highest score.
+
+    Args:
+        scores: (K, n), of n images of each of K kinds.
+        confidence: In (0, 1), or None, as `rank` takes it.
+
+    Returns:
+        (n,), in the order of the images if there is one kind.
+    """
+    joint: Array = scores.max(0) if len(scores) == 1 or confidence is not None else np.sort(scores, axis=1).max(0)
+    return joint
+
+
 def images_needed(fpr: float, confidence: float | None = None) -> int:
     """Computes the smallest number of calibration images that allows a rate of false alarms.
 

@@ -41,8 +41,10 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         batch_size: The number of images that are scored at once, at least 1.
 
     Attributes:
-        calibration_scores_: (n,) anomaly scores of the calibration images.
-        calibrations_: These scores by precision, for detectors that run on several backends.
+        calibration_scores_: (n,) anomaly scores of the calibration images; of several corruptions they are joined
+            (`conformal.over_kinds`).
+        calibrations_: Scores by precision, for detectors that run on several backends: (K, n), uncorrupted and after
+            each of the corruptions.
         calibration_index_: (n,), the positions of the calibration images among the images given to `fit`.
         corruptions_: The names of the benign corruptions that the detector is calibrated for.
         rank_: An image is flagged if its score is above the rank_-th highest calibration score.
@@ -128,9 +130,9 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
             X: Clean images like those that will be screened.
             y: Ignored.
             corruptions: Names in `pixeldefend.images.corruptions.CORRUPTIONS` of corruptions that future clean images
-                may have undergone. Each calibration image then counts with its highest score, uncorrupted or after any
-                one of them. The rate then holds for every mixture of these corruptions. Attacks are detected only if
-                they stand out from all of them.
+                may have undergone. The p-value is then the highest of those among images uncorrupted and after each of
+                them, so the rate holds for every mixture of these corruptions. Attacks are detected only if they stand
+                out from all of them.
 
         Returns:
             The detector.
@@ -172,7 +174,7 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
             raise CalibrationError(
                 f"all {len(scores)} scores are {scores[0]:.4g}: a calibration needs different scores"
             )
-        return self._with()._calibrated({self.precision: scores}, np.arange(len(scores)), ())
+        return self._with()._calibrated({self.precision: scores[None]}, np.arange(len(scores)), ())
 
     def drift_monitor(self, *, random_state: int = 0) -> ConformalMartingale:
         """Returns a test of whether a stream of images still looks like the calibration images.
@@ -288,11 +290,11 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         detector = cls._restore(path, tensors, {**meta, "parameters": parameters}, given)
         # copies, not views of the file: whoever overwrites it would end the process
         calibrations = {
-            name.removeprefix(CALIBRATION).lstrip(".") or "float32": scores.numpy().copy()
+            name.removeprefix(CALIBRATION).lstrip(".") or "float32": np.atleast_2d(scores.numpy().copy())
             for name, scores in tensors.items()
             if name.startswith(CALIBRATION)
         }
-        index = np.arange(max(map(len, calibrations.values())))
+        index = np.arange(max(scores.shape[1] for scores in calibrations.values()))
         return detector._calibrated(calibrations, index, meta.get("corruptions", meta.get("transformations", ())))
 
     # -- inside ----------------------------------------------------------------------------------------------------
@@ -320,13 +322,11 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     def _calibration_scores(
         self, samples: Samples, corruptions: Sequence[str], scores_of: Callable[[Samples], Array]
     ) -> Array:
-        """Returns each image's highest score, uncorrupted or after any one of the corruptions."""
-        scores = scores_of(samples)
-        for name in corruptions:
-            scores = np.maximum(scores, scores_of(samples.corrupted(name)))
-        if len(scores) > 1 and np.ptp(scores) == 0:
+        """Returns the scores of the images, (K, n), uncorrupted and after each of the corruptions."""
+        scores = np.stack([scores_of(samples), *(scores_of(samples.corrupted(name)) for name in corruptions)])
+        if scores.shape[1] > 1 and (np.ptp(scores, axis=1) == 0).all():
             raise CalibrationError(
-                f"all {len(scores)} calibration images have the score {scores[0]:.4g}: the images are constant, or "
+                f"all {len(samples)} calibration images have the score {scores[0, 0]:.4g}: the images are constant, or "
                 "the statistic does not vary over them; calibrate on real images, or take another statistic"
             )
         return scores
@@ -337,7 +337,7 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
                 f"this detector has no calibration for the precision {self.precision}, whose scores differ; it has one "
                 f"for {', '.join(calibrations)}. Calibrate it for that backend too: fit(..., backends=[...])"
             )
-        scores = calibrations[self.precision]
+        scores = conformal.over_kinds(calibrations[self.precision], self.confidence)
         rank = conformal.rank(self.fpr, len(scores), self.confidence)
         offset = -conformal.threshold(scores, self.fpr, self.confidence)
         self.calibrations_, self.calibration_index_, self.corruptions_ = calibrations, index, list(corruptions)

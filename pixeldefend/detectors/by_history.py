@@ -131,7 +131,7 @@ class HistoryDetector(ConformalDetector):
         other = type(self)(**self.get_params(deep=False))  # so that too few images leave this detector as it was
         scores, other.calibration_histories_ = self._scored_both_ways(profiles, origins)
         other.calibration_own_ = np.zeros(len(scores), dtype=bool)
-        self.__dict__.update(vars(other._calibrated({self.precision: scores}, np.arange(len(scores)), ())))
+        self.__dict__.update(vars(other._calibrated({self.precision: scores[None]}, np.arange(len(scores)), ())))
         return self
 
     def adapted(self, profiles: Array, origins: Origins = None) -> Self:
@@ -177,7 +177,7 @@ class HistoryDetector(ConformalDetector):
         other.calibration_histories_ = np.concatenate([self.calibration_histories_[kept], histories])
         other.calibration_own_ = np.concatenate([self.calibration_own_[kept], np.ones(len(scores), dtype=bool)])
         scores = np.concatenate([self.calibration_scores_[kept], scores])
-        return other._calibrated({self.precision: scores}, np.arange(len(scores)), ())
+        return other._calibrated({self.precision: scores[None]}, np.arange(len(scores)), ())
 
     def _calibrated(self, calibrations: dict[str, Array], index: np.ndarray, corruptions: Sequence[str]) -> Self:
         super()._calibrated(calibrations, index, corruptions)

@@ -34,6 +34,7 @@ class ClassConditional(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     Attributes:
         detector_: The fitted detector.
         classes_: (K,) the labels.
+        calibration_scores_: (n,) the anomaly scores of the calibration images, joined over corruptions in each class.
         calibration_labels_: (n,) the labels of the calibration images.
         thresholds_: (K,) the anomaly score above which an image of each class is flagged.
 
@@ -109,7 +110,7 @@ class ClassConditional(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         scores, labels = -self.score_samples(X), self._known_labels(X, y)
-        return conformal.class_p_values(scores, labels, self.detector_.calibration_scores_, self.calibration_labels_)
+        return conformal.class_p_values(scores, labels, self.calibration_scores_, self.calibration_labels_)
 
     def is_adversarial(self, X: Any, y: Any = None) -> np.ndarray:
         """Returns (N,) bool: whether each image is flagged within its class; arguments as for `decision_function`."""
@@ -150,14 +151,17 @@ class ClassConditional(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return cls(detector, classifier)._calibrated(detector, np.array(labels))
 
     def _calibrated(self, detector: Detector, labels: np.ndarray) -> Self:
-        thresholds = []
+        thresholds, scores = [], np.empty(len(labels))
         for label in np.unique(labels):
-            scores = detector.calibration_scores_[labels == label]
+            same = labels == label
+            scores[same] = conformal.over_kinds(
+                detector.calibrations_[detector.precision][:, same], detector.confidence
+            )
             try:
-                thresholds.append(conformal.threshold(scores, detector.fpr, detector.confidence))
+                thresholds.append(conformal.threshold(scores[same], detector.fpr, detector.confidence))
             except CalibrationError as error:
                 raise CalibrationError(f"class {label}: {error}") from None
-        self.detector_, self.calibration_labels_ = detector, labels
+        self.detector_, self.calibration_scores_, self.calibration_labels_ = detector, scores, labels
         self.classes_, self.thresholds_ = np.unique(labels), np.array(thresholds)
         return self
 

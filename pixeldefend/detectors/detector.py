@@ -252,8 +252,8 @@ class Detector(ConformalDetector):
             X_fit: Further clean images, for a statistic that learns. Without them the statistic learns from a fifth of
                 X, drawn with a fixed seed, and the rest calibrates, since no image may do both.
             corruptions: Names in `pixeldefend.images.corruptions.CORRUPTIONS` of corruptions that future clean images
-                may have undergone. `residual_ratio` also learns from them. Each calibration image counts with its
-                highest score, uncorrupted or after any one of them. The rate then holds for every mixture of these
+                may have undergone. `residual_ratio` also learns from them. The p-value is then the highest of
+                those among images uncorrupted and after each of them, so the rate holds for every mixture of these
                 corruptions. Attacks are detected only if they stand out from all of them.
             backends: Further backends to calibrate for, so that `with_backend` and `load` can change to them.
 

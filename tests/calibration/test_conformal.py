@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from scipy.stats import betabinom, binom, kstest
 
 from pixeldefend.calibration.conformal import (
     class_p_values,
     discoveries,
     images_needed,
+    over_kinds,
     p_values,
     rank,
     threshold,
@@ -19,6 +21,7 @@ from pixeldefend.calibration.conformal import (
 from pixeldefend.errors import CalibrationError, ParameterError
 
 scores = st.lists(st.integers(-5, 5), min_size=1, max_size=60).map(lambda values: np.array(values, float))
+tables = arrays(float, st.tuples(st.integers(1, 4), st.integers(1, 40)), elements=st.integers(-5, 5).map(float))
 
 
 @given(calibration=scores, new=scores)
@@ -26,6 +29,14 @@ scores = st.lists(st.integers(-5, 5), min_size=1, max_size=60).map(lambda values
 def test_p_value_is_the_permutation_p_value(calibration, new):
     expected = [(1 + sum(c >= s for c in calibration)) / (len(calibration) + 1) for s in new]
     assert p_values(new, calibration) == pytest.approx(expected)
+
+
+@given(table=tables, new=scores)
+@settings(max_examples=50, deadline=None)
+def test_over_kinds_the_p_value_is_the_highest_of_the_p_values(table, new):
+    expected = np.max([p_values(new, row) for row in table], axis=0)
+    assert p_values(new, over_kinds(table)) == pytest.approx(expected)
+    assert np.array_equal(over_kinds(table, 0.9), table.max(0))
 
 
 @given(calibration=scores, new=scores, fpr=st.floats(0.001, 0.999))

@@ -9,6 +9,7 @@ from scipy.stats import binom
 from pixeldefend import FunctionDetector
 from pixeldefend.detectors import ConformalDetector, Detector
 from pixeldefend.errors import CalibrationError, ModelError, ParameterError
+from pixeldefend.images.corruptions import corrupt
 
 
 class Roughness(ConformalDetector):
@@ -49,9 +50,17 @@ def test_a_subclass_that_only_scores_has_everything_else(tmp_path):
 
 def test_calibration_is_for_corruptions_too():
     clean = photographs(99)
-    plain, wide = Roughness(fpr=0.1).fit(clean), Roughness(fpr=0.1).fit(clean, corruptions=["noise-4"])
-    assert (wide.calibration_scores_ >= plain.calibration_scores_).all()
-    assert wide.offset_ < plain.offset_
+    plain, wide = Roughness(fpr=0.1).fit(clean), Roughness(fpr=0.1).fit(clean, corruptions=["darker-10%"])
+    darker = Roughness(fpr=0.1).fit(
+        [corrupt(torch.from_numpy(x).movedim(2, 0)[None] / 255, "darker-10%") for x in clean]
+    )
+    new = photographs(30, seed=1)
+    np.testing.assert_array_equal(wide.p_value(new), np.maximum(plain.p_value(new), darker.p_value(new)))
+    assert wide.offset_ == min(plain.offset_, darker.offset_)
+    # a promise with confidence holds for both kinds at once, so an image counts with the higher score
+    sure = Roughness(fpr=0.1, confidence=0.9).fit(clean, corruptions=["darker-10%"])
+    expected = np.maximum(plain.calibration_scores_, darker.calibration_scores_)
+    np.testing.assert_array_equal(sure.calibration_scores_, expected)
 
 
 def test_a_function_is_a_detector(tmp_path):

@@ -6,6 +6,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from pixeldefend.detectors import ClassConditional, Detector
+from pixeldefend.images.corruptions import corrupt
 
 
 def two_classes(n, seed):
@@ -52,6 +53,19 @@ def test_classes_by_a_classifier(tiny_density):
         detector.p_value(new, np.zeros(len(new), int))
     with pytest.raises(ValueError, match="may change the predicted class"):
         detector.fit(x, corruptions=["jpeg-75"])
+
+
+def test_classes_are_calibrated_for_corruptions(tiny_density):
+    x, y = two_classes(60, seed=1)
+    new, labels = two_classes(30, seed=2)
+    base = Detector(tiny_density, fpr=0.1)
+    found = ClassConditional(base).fit(x, y, corruptions=["darker-10%"])
+    for label in (3, 7):
+        p = found.p_value(new[labels == label], labels[labels == label])
+        of_class = torch.from_numpy(x[y == label])[:, None] / 255
+        alone = [base.fit(kind).p_value(new[labels == label]) for kind in (of_class, corrupt(of_class, "darker-10%"))]
+        np.testing.assert_allclose(p, np.maximum(*alone))
+    assert np.array_equal(found.is_adversarial(new, labels), found.p_value(new, labels) <= 0.1 + 1e-9)
 
 
 def test_classes_are_refused_that_cannot_be_calibrated(tiny_density):
