@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="the data set, by name or as a file")
     parser.add_argument("--data-dir", default="data")
     parser.add_argument("--statistic", default="residual_ratio", help="the detector's")
-    parser.add_argument("--fit-images", type=int, default=10_000, help="that the statistic learns from")
+    parser.add_argument("--fit-images", type=int, default=20_000, help="that the statistic learns from")
     parser.add_argument("--corruption", action="append", default=[], help="that the detector is calibrated for")
     parser.add_argument("--threads", type=int, help="that torch uses")
     arguments = parser.parse_args()
