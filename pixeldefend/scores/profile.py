@@ -41,6 +41,19 @@ def size_of_profile(channels: int) -> int:
     return channels * (SCALES * (STATISTICS + 1) + 2 * BLOCK**2)
 
 
+def without_spectra(profiles: Tensor, channels: int) -> Tensor:
+    """Returns the features of profiles, (N, F), that are means over sites and not spectra.
+
+    Args:
+        profiles: (N, `size_of_profile(channels)`).
+        channels: The number of channels of the images.
+
+    Returns:
+        (N, channels * SCALES * (STATISTICS + 1)).
+    """
+    return profiles[:, : channels * SCALES * (STATISTICS + 1)]
+
+
 @dataclass
 class Examined:
     """What a local density says about N images of one size.

@@ -24,9 +24,9 @@ from ..images import from_uint8, to_uint8
 from ..images.perturbations import FAINT_SIZES, LARGE_SIZES, SQUARES, perturbed, with_extreme_pixels
 from .evidence import Evidence
 from .learned import LearnedScore, check_state
-from .profile import BLOCK, EXPECTED, profile_of, residuals, size_of_profile
+from .profile import BLOCK, EXPECTED, profile_of, residuals, size_of_profile, without_spectra
 
-RARE = 2e-3  # the share of clean images beyond the guard's limit; with K corruptions it is divided by K + 1
+RARE = 3e-3  # the share of clean images beyond the guard's limit; with K corruptions it is divided by K + 1
 FOLDS = 5  # new images are further from the mean than those it was computed from, so the limit is that of held-out ones
 STEEP = 100.0  # nats for each unit beyond the guard's limit: what is much stranger is flagged, whatever the ratio
 BATCH = 64  # clean images, and as many perturbed ones
@@ -78,7 +78,7 @@ class ResidualNetwork(nn.Module):
 
     def __init__(self, channels: int, *, filters: int = 32, layers: int = 4, hidden: int = 256) -> None:
         super().__init__()
-        features = size_of_profile(channels)
+        self.channels, features = channels, size_of_profile(channels)
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("deviation", torch.ones(features))
         self.first = nn.Conv2d(5 * channels, filters, 3, padding=1)
@@ -130,8 +130,8 @@ class ResidualRatio(LearnedScore):
 
     Attributes:
         network_: The network.
-        center_: (F,), the mean of the standardised profiles of clean images.
-        whitening_: (F, F), which makes their covariance the identity.
+        center_: (G,), the mean of the standardised profiles of clean images, without spectra.
+        whitening_: (G, G), which makes their covariance the identity.
         limit_: The distance above which the guard raises the score.
 
     Reference:
@@ -201,7 +201,7 @@ class ResidualRatio(LearnedScore):
             planes = [part.clone().float() if part.is_inference() else part.float() for part in (features, *copies)]
             profiles = [_profiles(part) for part in planes]
             self.network_ = _trained(planes, profiles)
-            z = self.network_.standardised(profiles[0]).cpu()
+            z = self._guarded(profiles[0]).cpu()
             self.center_, self.whitening_ = _center_and_whitening(z)
             fold = torch.arange(len(z)) % len(planes[-1]) % FOLDS
             held_out = [_distance(z[fold == k], *_center_and_whitening(z[fold != k])) for k in range(FOLDS)]
@@ -215,9 +215,13 @@ class ResidualRatio(LearnedScore):
         planes = features.to(network.mean.dtype)
         profiles = profile_of(*planes.chunk(3, 1))
         center, whitening, limit = (part.to(profiles) for part in (self.center_, self.whitening_, self.limit_))
-        beyond = (_distance(network.standardised(profiles), center, whitening) - limit).clamp(min=0)
+        beyond = (_distance(self._guarded(profiles), center, whitening) - limit).clamp(min=0)
         ratio: Tensor = network(planes, profiles)
         return ratio + STEEP * beyond
+
+    def _guarded(self, profiles: Tensor) -> Tensor:
+        """Returns what the guard sees of (N, F) profiles: all but the spectra, which say little about other images."""
+        return without_spectra(self.network_.standardised(profiles), self.network_.channels)
 
     def state(self) -> dict[str, Any]:
         """Returns the learned values, tensors by name."""
@@ -249,7 +253,7 @@ class ResidualRatio(LearnedScore):
             network.load_state_dict(weights)
         except (KeyError, AttributeError, TypeError, ValueError, RuntimeError) as error:
             raise ModelError(f"the network of residual_ratio is damaged or of another version ({error})") from None
-        size = len(network.mean)
+        size = without_spectra(network.mean[None], network.channels).shape[1]
         if [tuple(rest[name].shape) for name in GUARD] != [(size,), (size, size), ()]:
             raise ModelError("the guard of residual_ratio is damaged or of another version")
         self.network_ = network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
@@ -258,14 +262,14 @@ class ResidualRatio(LearnedScore):
 
 
 def _center_and_whitening(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the mean of (N, F) profiles, and (F, F), which makes their covariance the identity."""
+    """Returns the mean of (N, G) features, and (G, G), which makes their covariance the identity."""
     covariance = LedoitWolf().fit(z.numpy())
     values, vectors = np.linalg.eigh(covariance.covariance_)
     return torch.from_numpy(covariance.location_).float(), torch.from_numpy(vectors / np.sqrt(values)).float()
 
 
 def _distance(z: Tensor, center: Tensor, whitening: Tensor) -> Tensor:
-    """Returns (N,): how far standardised profiles, (N, F), are from the center, about 1 for clean images."""
+    """Returns (N,): how far features, (N, G), are from the center, about 1 for clean images."""
     return ((z - center) @ whitening).square().mean(1).sqrt()
 
 
