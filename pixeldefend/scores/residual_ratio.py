@@ -28,12 +28,14 @@ from .profile import BLOCK, EXPECTED, profile_of, residuals, size_of_profile, wi
 
 RARE = 3e-3  # the share of clean images beyond the guard's limit; with K corruptions it is divided by K + 1
 FOLDS = 5  # new images are further from the mean than those it was computed from, so the limit is that of held-out ones
+FURTHEST = 10  # directions: an image of another kind is far from clean ones in some, not in all
+CLIPPED = 4.0  # standardised features, so that a rare outlier does not decide
 STEEP = 100.0  # nats for each unit beyond the guard's limit: what is much stranger is flagged, whatever the ratio
 BATCH = 64  # clean images, and as many perturbed ones
 STEPS = 5000  # of training; fewer if there are few images
 LEARNING_RATE, WEIGHT_DECAY = 3e-3, 0.02
 IMAGES_AT_ONCE = 256
-GUARD = ("center_", "whitening_", "limit_")
+GUARD = ("center_", "deviation_", "whitening_", "limit_")
 
 
 class Dropout(nn.Module):
@@ -126,12 +128,14 @@ class ResidualRatio(LearnedScore):
 
     A network learns the ratio from clean images and synthetically perturbed ones. It says little about images unlike
     both, such as noise, or flat images, which are too probable. The guard raises the score of an image whose profile
-    is further from those of clean images, by Mahalanobis's distance, than nearly all of them are.
+    is further from those of clean images than nearly all of them are. The distance is Mahalanobis's, but only in the
+    directions in which the image is furthest away.
 
     Attributes:
         network_: The network.
-        center_: (G,), the mean of the standardised profiles of clean images, without spectra.
-        whitening_: (G, G), which makes their covariance the identity.
+        center_: (G,), the mean of the profiles of clean images, without spectra.
+        deviation_: (G,), their standard deviation.
+        whitening_: (G, G), which makes the covariance of these standardised features the identity.
         limit_: The distance above which the guard raises the score.
 
     Reference:
@@ -141,6 +145,7 @@ class ResidualRatio(LearnedScore):
 
     network_: ResidualNetwork
     center_: Tensor
+    deviation_: Tensor
     whitening_: Tensor
     limit_: Tensor
 
@@ -201,10 +206,10 @@ class ResidualRatio(LearnedScore):
             planes = [part.clone().float() if part.is_inference() else part.float() for part in (features, *copies)]
             profiles = [_profiles(part) for part in planes]
             self.network_ = _trained(planes, profiles)
-            z = self._guarded(profiles[0]).cpu()
-            self.center_, self.whitening_ = _center_and_whitening(z)
-            fold = torch.arange(len(z)) % len(planes[-1]) % FOLDS
-            held_out = [_distance(z[fold == k], *_center_and_whitening(z[fold != k])) for k in range(FOLDS)]
+            clean = without_spectra(profiles[0], self.network_.channels).cpu()
+            self.center_, self.deviation_, self.whitening_ = _guard(clean)
+            fold = torch.arange(len(clean)) % len(planes[-1]) % FOLDS
+            held_out = [_distance(clean[fold == k], *_guard(clean[fold != k])) for k in range(FOLDS)]
             self.limit_ = torch.quantile(torch.cat(held_out), 1 - RARE / (1 + self.corruptions))
         return self
 
@@ -214,19 +219,15 @@ class ResidualRatio(LearnedScore):
         network = self.network_.to(features.device)
         planes = features.to(network.mean.dtype)
         profiles = profile_of(*planes.chunk(3, 1))
-        center, whitening, limit = (part.to(profiles) for part in (self.center_, self.whitening_, self.limit_))
-        beyond = (_distance(self._guarded(profiles), center, whitening) - limit).clamp(min=0)
+        *guard, limit = (getattr(self, name).to(profiles) for name in GUARD)
+        beyond = (_distance(without_spectra(profiles, network.channels), *guard) - limit).clamp(min=0)
         ratio: Tensor = network(planes, profiles)
         return ratio + STEEP * beyond
-
-    def _guarded(self, profiles: Tensor) -> Tensor:
-        """Returns what the guard sees of (N, F) profiles: all but the spectra, which say little about other images."""
-        return without_spectra(self.network_.standardised(profiles), self.network_.channels)
 
     def state(self) -> dict[str, Any]:
         """Returns the learned values, tensors by name."""
         weights = {f"network_.{name}": tensor for name, tensor in self.network_.state_dict().items()}
-        return {**weights, "center_": self.center_, "whitening_": self.whitening_, "limit_": self.limit_}
+        return {**weights, **{name: getattr(self, name) for name in GUARD}}
 
     def restore(self, state: dict[str, Any]) -> ResidualRatio:
         """Takes over the learned values of another statistic.
@@ -254,23 +255,29 @@ class ResidualRatio(LearnedScore):
         except (KeyError, AttributeError, TypeError, ValueError, RuntimeError) as error:
             raise ModelError(f"the network of residual_ratio is damaged or of another version ({error})") from None
         size = without_spectra(network.mean[None], network.channels).shape[1]
-        if [tuple(rest[name].shape) for name in GUARD] != [(size,), (size, size), ()]:
+        if [tuple(rest[name].shape) for name in GUARD] != [(size,), (size,), (size, size), ()]:
             raise ModelError("the guard of residual_ratio is damaged or of another version")
         self.network_ = network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
         vars(self).update(rest)
         return self
 
 
-def _center_and_whitening(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the mean of (N, G) features, and (G, G), which makes their covariance the identity."""
-    covariance = LedoitWolf().fit(z.numpy())
-    values, vectors = np.linalg.eigh(covariance.covariance_)
-    return torch.from_numpy(covariance.location_).float(), torch.from_numpy(vectors / np.sqrt(values)).float()
+def _guard(clean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns what the guard learns from (N, G) features of clean images: center, deviation and whitening."""
+    center, deviation = clean.mean(0), clean.std(0) + 1e-3
+    covariance = LedoitWolf(assume_centered=True).fit(_standardised(clean, center, deviation).numpy()).covariance_
+    values, vectors = np.linalg.eigh(covariance)
+    return center, deviation, torch.from_numpy(vectors / np.sqrt(values)).float()
 
 
-def _distance(z: Tensor, center: Tensor, whitening: Tensor) -> Tensor:
-    """Returns (N,): how far features, (N, G), are from the center, about 1 for clean images."""
-    return ((z - center) @ whitening).square().mean(1).sqrt()
+def _standardised(features: Tensor, center: Tensor, deviation: Tensor) -> Tensor:
+    return ((features - center) / deviation).clamp(-CLIPPED, CLIPPED)
+
+
+def _distance(features: Tensor, center: Tensor, deviation: Tensor, whitening: Tensor) -> Tensor:
+    """Returns (N,): how far (N, G) features are from those of clean images, where they are furthest."""
+    away = (_standardised(features, center, deviation) @ whitening).abs()
+    return away.topk(FURTHEST).values.mean(1)
 
 
 def _inputs(planes: Tensor) -> Tensor:
