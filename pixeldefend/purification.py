@@ -43,7 +43,7 @@ def purify(
             saved one; None for the shipped detector that takes the images.
         adaptive: Whether images that the detector does not flag are left unchanged (the paper's adaptive eps).
         method: How the fixed point is computed, as `densities.sampling.solve` takes it. All methods agree, up to
-            rounding, and for small images bit for bit.
+            rounding, and bit for bit unless the density is a NeLLoC.
         batch_size: The number of images at once. A batch that does not fit into memory is split, with a warning.
 
     Returns:

@@ -187,6 +187,7 @@ def discoveries(p: Array, fdr: float) -> np.ndarray:
 
     On average, at most a share fdr of the flagged images are clean. Conformal p-values share their calibration images
     and so depend on each other; the second reference proves in theorem 2 that the procedure holds for them.
+    It does not cover a calibration for corruptions.
 
     Args:
         p: (N,) in (0, 1], the p-values of one batch from one calibration.

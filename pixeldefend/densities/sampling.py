@@ -1,7 +1,7 @@
 """Computes samples and purified images, whose values are determined one site after another.
 
 A sample, or a purified image, is the only x with x_i = rule(p(. | x_<i)) for every site i. Computed literally, that
-takes one pass of the net for every site. Two faster ways give the same x:
+takes one pass of the net for every site. Two faster ways give the same x, up to rounding:
 
 - as a fixed point (Song et al. 2021, arXiv:2002.03629; Wiggers & Hoogeboom 2020, arXiv:2002.09928): all sites are
   computed in parallel from the last iterate, until nothing changes. Every pass settles at least one more site, and in
@@ -49,8 +49,8 @@ def solve(
 ) -> Tensor:
     """Finds the x with x_i = rule(p(. | x_<i)) for every site i.
 
-    For convolutional models of images all methods agree bit for bit, if the net rounds each part of a batch in the same
-    way. For other models, and where a part has several sites, they may differ where rounding decides between values.
+    For convolutional models of images whose parts are single sites, all methods agree bit for bit, if the net rounds
+    each part of a batch in the same way. For other models they may differ from where rounding decides between values.
 
     Args:
         density: The density that gives the conditionals.

@@ -41,8 +41,8 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         batch_size: The number of images that are scored at once, at least 1.
 
     Attributes:
-        calibration_scores_: (n,) anomaly scores of the calibration images; of several corruptions they are joined
-            (`conformal.over_kinds`).
+        calibration_scores_: (n,) anomaly scores of the calibration images; with corruptions they are joined, and in no
+            order (`conformal.over_kinds`).
         calibrations_: Scores by precision, for detectors that run on several backends: (K, n), uncorrupted and after
             each of the corruptions.
         calibration_index_: (n,), the positions of the calibration images among the images given to `fit`.
@@ -130,9 +130,10 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
             X: Clean images like those that will be screened.
             y: Ignored.
             corruptions: Names in `pixeldefend.images.corruptions.CORRUPTIONS` of corruptions that future clean images
-                may have undergone. The p-value is then the highest of those among images uncorrupted and after each of
-                them, so the rate holds for every mixture of these corruptions. Attacks are detected only if they stand
-                out from all of them.
+                may have undergone. An image is then compared with uncorrupted calibration images and with those after
+                each corruption, and the highest p-value counts. So the rate holds for every mixture of these
+                corruptions. With `confidence`, each calibration image counts with its highest score instead. Attacks
+                are detected only if they stand out from all of them.
 
         Returns:
             The detector.
@@ -186,8 +187,8 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
             random_state: The seed of the random numbers that break ties.
 
         Raises:
-            CalibrationError: If the detector is calibrated for corruptions: no stream looks like the most anomalous of
-                several variants of each image.
+            CalibrationError: If the detector is calibrated for corruptions: the joined scores are those of no kind of
+                images.
         """
         check_is_fitted(self)
         if self.corruptions_:
@@ -232,7 +233,10 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         )
 
     def p_value(self, X: Any) -> Array:
-        """Returns (N,) in [1 / (n + 1), 1]: the share of clean images that are at least as anomalous."""
+        """Returns (N,) in [1 / (n + 1), 1]: the share of clean images that are at least as anomalous.
+
+        With corruptions it is the highest of these shares.
+        """
         return conformal.p_values(-self.score_samples(X), self.calibration_scores_)
 
     def is_adversarial(self, X: Any) -> np.ndarray:
@@ -294,8 +298,12 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
             for name, scores in tensors.items()
             if name.startswith(CALIBRATION)
         }
+        corruptions = meta.get("corruptions", meta.get("transformations", ()))
+        # files before 0.2 hold the joined scores alone
+        if any(scores.ndim != 2 or len(scores) not in (1, 1 + len(corruptions)) for scores in calibrations.values()):
+            raise ModelError(f"the calibration in {path} is damaged or of another version")
         index = np.arange(max(scores.shape[1] for scores in calibrations.values()))
-        return detector._calibrated(calibrations, index, meta.get("corruptions", meta.get("transformations", ())))
+        return detector._calibrated(calibrations, index, corruptions)
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
@@ -324,9 +332,10 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     ) -> Array:
         """Returns the scores of the images, (K, n), uncorrupted and after each of the corruptions."""
         scores = np.stack([scores_of(samples), *(scores_of(samples.corrupted(name)) for name in corruptions)])
-        if scores.shape[1] > 1 and (np.ptp(scores, axis=1) == 0).all():
+        joined = conformal.over_kinds(scores, self.confidence)
+        if len(joined) > 1 and np.ptp(joined) == 0:
             raise CalibrationError(
-                f"all {len(samples)} calibration images have the score {scores[0, 0]:.4g}: the images are constant, or "
+                f"all {len(joined)} calibration images have the score {joined[0]:.4g}: the images are constant, or "
                 "the statistic does not vary over them; calibrate on real images, or take another statistic"
             )
         return scores

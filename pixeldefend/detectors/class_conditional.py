@@ -101,6 +101,8 @@ class ClassConditional(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def p_value(self, X: Any, y: Any = None) -> Array:
         """Returns (N,): the share of clean images of the same class that are at least as anomalous.
 
+        With corruptions it is the highest of these shares.
+
         Args:
             X: Images.
             y: (N,) their labels; None with a classifier.

@@ -26,7 +26,9 @@ from .evidence import Evidence
 from .learned import LearnedScore, check_state
 from .profile import BLOCK, EXPECTED, profile_of, residuals, size_of_profile, without_spectra
 
-RARE = 3e-3  # the share of clean images beyond the guard's limit; with K corruptions it is divided by K + 1
+# the share of clean images beyond the guard's limit; with K corruptions it is divided by K + 1, since all of these
+# images may be of one kind
+RARE = 3e-3
 FOLDS = 5  # new images are further from the mean than those it was computed from, so the limit is that of held-out ones
 FURTHEST = 10  # directions: an image of another kind is far from clean ones in some, not in all
 CLIPPED = 4.0  # standardised features, so that a rare outlier does not decide
@@ -128,8 +130,8 @@ class ResidualRatio(LearnedScore):
 
     A network learns the ratio from clean images and synthetically perturbed ones. It says little about images unlike
     both, such as noise, or flat images, which are too probable. The guard raises the score of an image whose profile
-    is further from those of clean images than nearly all of them are. The distance is Mahalanobis's, but only in the
-    directions in which the image is furthest away.
+    is further from those of clean images than nearly all of them are: in the directions in which it is furthest away,
+    each in units of the standard deviation of clean images, as in Mahalanobis's distance.
 
     Attributes:
         network_: The network.
@@ -305,7 +307,7 @@ def _profiles(planes: Tensor) -> Tensor:
 def _trained(planes: list[Tensor], profiles: list[Tensor]) -> ResidualNetwork:
     """Trains a network to tell clean images, the first of both lists, from perturbed ones, the others.
 
-    It compares images with perturbed copies of the same images, which differ in nothing else.
+    It compares images with perturbed copies of the same images. Clean images may be corrupted, perturbed ones are not.
     """
 
     def drawn(parts: list[Tensor]) -> Tensor:
@@ -323,7 +325,7 @@ def _trained(planes: list[Tensor], profiles: list[Tensor]) -> ResidualNetwork:
     is_perturbed = torch.cat([torch.zeros(BATCH), torch.ones(BATCH)])
     for _ in range(steps):
         chosen = torch.randint(len(planes[0]), (BATCH,))
-        kinds = torch.randint(1, len(planes), (BATCH,))  # one for each image: of one kind alone, it could be guessed
+        kinds = torch.randint(1, len(planes), (BATCH,))  # several in a batch, whose statistics would tell a single one
         found = network(drawn(planes), drawn(profiles))
         loss = F.binary_cross_entropy_with_logits(found, is_perturbed)
         optimizer.zero_grad()

@@ -18,8 +18,8 @@ STRETCH = 100_000  # images; then a new stretch begins, which bounds the memory
 class DriftMonitors:
     """The tests of all detectors of whether their images still look like the calibration images.
 
-    A detector that is calibrated for corruptions has no monitor, because no traffic looks like the most anomalous of
-    several variants of each image.
+    A detector that is calibrated for corruptions has no monitor, because its joined scores are those of no kind
+    of traffic.
 
     Args:
         detectors: Detectors by their names in metrics and reports.

@@ -37,6 +37,7 @@ def test_over_kinds_the_p_value_is_the_highest_of_the_p_values(table, new):
     expected = np.max([p_values(new, row) for row in table], axis=0)
     assert p_values(new, over_kinds(table)) == pytest.approx(expected)
     assert np.array_equal(over_kinds(table, 0.9), table.max(0))
+    assert np.array_equal(over_kinds(table[:1]), table[0])  # in the order of the images
 
 
 @given(calibration=scores, new=scores, fpr=st.floats(0.001, 0.999))

@@ -48,7 +48,7 @@ def test_a_subclass_that_only_scores_has_everything_else(tmp_path):
         Detector.load(tmp_path / "d.safetensors")
 
 
-def test_calibration_is_for_corruptions_too():
+def test_calibration_is_for_corruptions_too(tmp_path):
     clean = photographs(99)
     plain, wide = Roughness(fpr=0.1).fit(clean), Roughness(fpr=0.1).fit(clean, corruptions=["darker-10%"])
     darker = Roughness(fpr=0.1).fit(
@@ -61,6 +61,9 @@ def test_calibration_is_for_corruptions_too():
     sure = Roughness(fpr=0.1, confidence=0.9).fit(clean, corruptions=["darker-10%"])
     expected = np.maximum(plain.calibration_scores_, darker.calibration_scores_)
     np.testing.assert_array_equal(sure.calibration_scores_, expected)
+    wide.save(tmp_path / "d.safetensors")
+    again = Roughness.load(tmp_path / "d.safetensors", confidence=0.9)
+    np.testing.assert_array_equal(again.calibration_scores_, expected)
 
 
 def test_a_function_is_a_detector(tmp_path):

@@ -11,7 +11,7 @@ from pixeldefend.errors import CalibrationError, ModelError, ParameterError
 from pixeldefend.images import to_uint8
 from pixeldefend.images.perturbations import perturbed
 from pixeldefend.scores import Evidence, make_score
-from pixeldefend.scores.residual_ratio import ResidualNetwork, ResidualRatio
+from pixeldefend.scores.residual_ratio import GUARD, ResidualNetwork, ResidualRatio
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_what_it_cannot_learn_from_is_refused(density, samples):
         score.features(Evidence(categorical, torch.zeros(1, 1, 8, 8)))
 
 
-@pytest.mark.parametrize("name", ["network_.first.weight", "network_.hidden.bias", "center_", "limit_"])
+@pytest.mark.parametrize("name", ["network_.first.weight", "network_.hidden.bias", *GUARD])
 @pytest.mark.parametrize(
     "value", [None, 3.0, torch.tensor(1.0), torch.zeros(3)], ids=["none", "number", "0-d", "short"]
 )
