@@ -50,7 +50,7 @@ def solve(
     """Finds the x with x_i = rule(p(. | x_<i)) for every site i.
 
     For convolutional models of images whose parts are single sites, all methods agree bit for bit, if the net rounds
-    each part of a batch in the same way. For other models they may differ from where rounding decides between values.
+    each part of a batch in the same way. For other models they may differ after a site where rounding decides.
 
     Args:
         density: The density that gives the conditionals.

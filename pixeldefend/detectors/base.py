@@ -41,8 +41,8 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         batch_size: The number of images that are scored at once, at least 1.
 
     Attributes:
-        calibration_scores_: (n,) anomaly scores of the calibration images; with corruptions they are joined, and in no
-            order (`conformal.over_kinds`).
+        calibration_scores_: (n,) anomaly scores of the calibration images; with corruptions they are joined by
+            `conformal.over_kinds`, and are not in the order of `calibration_index_`.
         calibrations_: Scores by precision, for detectors that run on several backends: (K, n), uncorrupted and after
             each of the corruptions.
         calibration_index_: (n,), the positions of the calibration images among the images given to `fit`.
@@ -187,7 +187,7 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
             random_state: The seed of the random numbers that break ties.
 
         Raises:
-            CalibrationError: If the detector is calibrated for corruptions: the joined scores are those of no kind of
+            CalibrationError: If the detector is calibrated for corruptions: its joined scores match no single kind of
                 images.
         """
         check_is_fitted(self)

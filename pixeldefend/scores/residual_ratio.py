@@ -325,7 +325,7 @@ def _trained(planes: list[Tensor], profiles: list[Tensor]) -> ResidualNetwork:
     is_perturbed = torch.cat([torch.zeros(BATCH), torch.ones(BATCH)])
     for _ in range(steps):
         chosen = torch.randint(len(planes[0]), (BATCH,))
-        kinds = torch.randint(1, len(planes), (BATCH,))  # several in a batch, whose statistics would tell a single one
+        kinds = torch.randint(1, len(planes), (BATCH,))  # mixed: batch normalisation would reveal a batch of one kind
         found = network(drawn(planes), drawn(profiles))
         loss = F.binary_cross_entropy_with_logits(found, is_perturbed)
         optimizer.zero_grad()

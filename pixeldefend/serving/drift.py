@@ -18,7 +18,7 @@ STRETCH = 100_000  # images; then a new stretch begins, which bounds the memory
 class DriftMonitors:
     """The tests of all detectors of whether their images still look like the calibration images.
 
-    A detector that is calibrated for corruptions has no monitor, because its joined scores are those of no kind
+    A detector that is calibrated for corruptions has no monitor, because its joined scores match no single kind
     of traffic.
 
     Args:
