@@ -10,6 +10,7 @@ from pixeldefend import FunctionDetector
 from pixeldefend.detectors import ConformalDetector, Detector
 from pixeldefend.errors import CalibrationError, ModelError, ParameterError
 from pixeldefend.images.corruptions import corrupt
+from pixeldefend.serialization import load_tensors, save_tensors
 
 
 class Roughness(ConformalDetector):
@@ -64,6 +65,21 @@ def test_calibration_is_for_corruptions_too(tmp_path):
     wide.save(tmp_path / "d.safetensors")
     again = Roughness.load(tmp_path / "d.safetensors", confidence=0.9)
     np.testing.assert_array_equal(again.calibration_scores_, expected)
+
+
+def test_a_calibration_of_the_wrong_shape_is_refused(tmp_path):
+    detector = Roughness(fpr=0.1).fit(photographs(20))
+    detector.save(tmp_path / "d.safetensors")
+    tensors, meta = load_tensors(tmp_path / "d.safetensors")
+    name = next(name for name in tensors if name.startswith("calibration_scores"))
+    scores = tensors[name].clone()
+    save_tensors(tmp_path / "old.safetensors", {name: scores[0]}, meta)  # before 0.2
+    loaded = Roughness.load(tmp_path / "old.safetensors")
+    np.testing.assert_array_equal(loaded.calibration_scores_, detector.calibration_scores_)
+    for damaged in (scores[:0], scores.repeat(2, 1), scores[None]):
+        save_tensors(tmp_path / "damaged.safetensors", {name: damaged}, meta)
+        with pytest.raises(ModelError, match="damaged or of another version"):
+            Roughness.load(tmp_path / "damaged.safetensors")
 
 
 def test_a_function_is_a_detector(tmp_path):
