@@ -50,6 +50,13 @@ ATTACKS = [
     "deepfool-l2",
     "cw-l2",
     "fmn-l0",
+    "salt-and-pepper",
+    "square-8",
+    "ead-l1",
+    "ddn",
+    "apgd-ce-4",
+    "mi-fgsm-4",
+    "ti-fgsm-4",
 ]
 DETECTOR_AWARE = ["blind-pgd", "joint-pgd", "selective-pgd", "orthogonal-pgd"]
 EXPENSIVE = ["spsa", "bpda-pgd", "bpda-joint-pgd"]

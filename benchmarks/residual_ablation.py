@@ -36,18 +36,25 @@ BATCH = 64
 Copies = Sequence[Callable[[Tensor], Tensor]]
 
 
-class ProfileOnly(ResidualNetwork):
-    """A network whose convolutions see nothing."""
+class Partial(ResidualNetwork):
+    """A network that does not see everything."""
+
+    sees: tuple[str, ...] = ()
 
     def forward(self, planes: Tensor, profiles: Tensor) -> Tensor:
-        return super().forward(torch.ones_like(planes), profiles)
+        *predictions, values = planes.chunk(4, 1)
+        if "residuals" not in self.sees:
+            predictions = [torch.ones_like(part) for part in predictions]
+        if "histogram" not in self.sees:
+            values = torch.zeros_like(values)
+        if "profile" not in self.sees:
+            profiles = self.mean.expand_as(profiles)
+        return super().forward(torch.cat([*predictions, values], 1), profiles)
 
 
-class ConvolutionsOnly(ResidualNetwork):
-    """A network that does not see the profile."""
-
-    def forward(self, planes: Tensor, profiles: Tensor) -> Tensor:
-        return super().forward(planes, self.mean.expand_as(profiles))
+def seeing(*sees: str) -> type[ResidualNetwork]:
+    """Returns a network that sees only some of "residuals", "profile" and "histogram"."""
+    return type("Seeing", (Partial,), {"sees": sees})
 
 
 EVERY = FIRST, SECOND, FAINT, SQUARES, EXTREME = ResidualRatio.copies
@@ -64,8 +71,10 @@ def without(pattern: str) -> Copies:
 VARIANTS: dict[str, tuple[Copies, type[ResidualNetwork], float]] = {
     "all": (EVERY, ResidualNetwork, residual_ratio.STEEP),
     "without the guard": (EVERY, ResidualNetwork, 0.0),
-    "the profile alone": (EVERY, ProfileOnly, 0.0),
-    "convolutions alone": (EVERY, ConvolutionsOnly, 0.0),
+    "residuals and profile": (EVERY, seeing("residuals", "profile"), 0.0),
+    "residuals alone": (EVERY, seeing("residuals"), 0.0),
+    "the profile alone": (EVERY, seeing("profile"), 0.0),
+    "the histogram alone": (EVERY, seeing("histogram"), 0.0),
     "without extreme pixels": ([FIRST, SECOND, FAINT, SQUARES], ResidualNetwork, 0.0),
     "without the faintest perturbations": ([FIRST, SECOND, SQUARES, EXTREME], ResidualNetwork, 0.0),
     "without stripes and squares": (without("squares"), ResidualNetwork, 0.0),

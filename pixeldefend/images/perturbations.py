@@ -4,7 +4,7 @@ No attack is run and no trained network is asked. Every perturbation is random: 
 space or between channels, of high frequencies, of stripes and squares, or spread by a random strided convolution, as
 the gradient of a network is), its scale (of the image, or coarser, as if a classifier saw the image smaller), its form
 (signs, clipped, several signed steps, normal), its size (0.5 to 16 grey levels) and its place (everywhere, in a region,
-in textured or in flat areas, at few sub-pixels).
+in textured or in flat areas, at few sub-pixels, off a black or white background).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ SQUARES = {"squares": 1}
 LARGEST_SHARE = 1 / 12  # of the pixels of an image, which get other values
 SMALLER = 0.25  # the share of perturbations that are made as if the classifier saw a smaller image
 SCALES = (1.05, 6.0)  # how much smaller
+FLAT = 0.25  # half the perturbations of images of which so many sub-pixels are black or white leave these as they are
 
 
 @torch_defaults()
@@ -47,13 +48,17 @@ def perturbed(
     """
     rng = np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
-    views = np.random.default_rng([seed, 1])
+    views, boxes = (np.random.default_rng([seed, stream]) for stream in (1, 2))
     images = []
     for image in x.float():
         # of grey images that are stored in colour, half the perturbations are grey too
         is_grey = len(image) > 1 and bool((image == image[:1]).all()) and rng.random() < 0.5
         image = image[:1] if is_grey else image
-        moved = image + _perturbation(image, _view(image, views), sizes, patterns, rng, generator)
+        moved = _perturbation(image, _view(image, views), sizes, patterns, rng, generator)
+        value = image / 255
+        if ((value == 0) | (value == 1)).float().mean() > FLAT and boxes.random() < 0.5:
+            moved = moved * 4 * value * (1 - value)  # as attacks do that search among the arctanh of the values
+        moved = image + moved
         images.append(moved.round().clamp(0, 255).expand(x.shape[1:]))
     return torch.stack(images).to(torch.uint8) if len(images) else x
 

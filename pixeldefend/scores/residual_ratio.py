@@ -18,11 +18,13 @@ from torch.nn import functional as F
 
 from ..ambient import torch_defaults
 from ..batching import in_batches
+from ..densities.distributions import BYTE_LEVELS
 from ..densities.logistic_mixture import DiscretizedLogisticMixture
 from ..errors import CalibrationError, ModelError, ParameterError
 from ..images import from_uint8, to_uint8
 from ..images.perturbations import FAINT_SIZES, LARGE_SIZES, SQUARES, perturbed, with_extreme_pixels
 from .evidence import Evidence
+from .histograms import HistogramNetwork
 from .learned import LearnedScore, check_state
 from .profile import BLOCK, EXPECTED, profile_of, residuals, size_of_profile, without_spectra
 
@@ -61,8 +63,9 @@ class Dropout(nn.Module):
 class ResidualNetwork(nn.Module):
     """A network that computes the log likelihood ratio, perturbed against clean, of images given their residuals.
 
-    Convolutions find local patterns. Their means, root mean squares and highest values over the image, and the image's
-    profile (`scores.profile`), go to a layer that is the same for images of all sizes.
+    Convolutions find local patterns. Their means, root mean squares and highest values over the image, the image's
+    profile (`scores.profile`) and what another network finds in its histogram (`scores.histograms`) go to a layer that
+    is the same for images of all sizes.
 
     Args:
         channels: The number C of channels of an image.
@@ -87,27 +90,29 @@ class ResidualNetwork(nn.Module):
         self.register_buffer("deviation", torch.ones(features))
         self.first = nn.Conv2d(5 * channels, filters, 3, padding=1)
         self.others = nn.ModuleList(nn.Conv2d(filters, filters, 3, padding=1) for _ in range(layers - 1))
-        self.norm = nn.BatchNorm1d(3 * filters)
+        self.histogram = HistogramNetwork(channels, filters=filters)
+        self.norm = nn.BatchNorm1d(5 * filters)
         self.drop_profile, self.drop_hidden = Dropout(0.1), Dropout(0.3)
-        self.hidden = nn.Linear(3 * filters + features, hidden)
+        self.hidden = nn.Linear(5 * filters + features, hidden)
         self.last = nn.Linear(hidden, 1)
 
     def forward(self, planes: Tensor, profiles: Tensor) -> Tensor:
         """Evaluates images.
 
         Args:
-            planes: (N, 3C, H, W): residuals, predicted deviations and relative log-probabilities of all sites, as
-                `profile.residuals` returns them.
+            planes: (N, 4C, H, W), as `ResidualRatio.features` returns them.
             profiles: (N, F), the profiles of the images.
 
         Returns:
             (N,), the log likelihood ratio in nats.
         """
-        h = F.silu(self.first(_inputs(planes)))
+        *predictions, values = planes.chunk(4, 1)
+        h = F.silu(self.first(_inputs(*predictions)))
         for layer in self.others:
             h = h + F.silu(layer(h))
         highest = h.flatten(2).topk(min(self.HIGHEST, h[0, 0].numel())).values.mean(2)
         pooled = torch.cat([h.mean((2, 3)), (h.square().mean((2, 3)) + 1e-4).sqrt(), highest], 1)
+        pooled = torch.cat([pooled, self.histogram(values)], 1)
         together = torch.cat([self.norm(pooled), self.drop_profile(self.standardised(profiles))], 1)
         found: Tensor = self.last(self.drop_hidden(F.silu(self.hidden(together))))
         return found[:, 0]
@@ -162,13 +167,14 @@ class ResidualRatio(LearnedScore):
     )
 
     def features(self, evidence: Evidence) -> Tensor:
-        """Computes the residuals, predicted deviations and relative log-probabilities of all sites.
+        """Computes the residuals, predicted deviations and relative log-probabilities of all sites, and their values.
 
         Args:
             evidence: The evidence about N images.
 
         Returns:
-            (N, 3C, H, W), as `profile.residuals` returns them. `fit` needs images of one size.
+            (N, 4C, H, W): what `profile.residuals` returns, and the grey levels of the images, in [0, 255]. `fit`
+            needs images of one size.
 
         Raises:
             ParameterError: If the density is not one of 8-bit images with sides of at least 8 whose sites are mixtures
@@ -180,15 +186,15 @@ class ResidualRatio(LearnedScore):
                 f"residual_ratio is for densities of images with sides of at least {BLOCK} whose sub-pixels are "
                 "discretized mixtures of logistics"
             )
-        return torch.cat(residuals(evidence.conditionals, x), 1)
+        return torch.cat([*residuals(evidence.conditionals, x), (BYTE_LEVELS - 1) * x], 1)
 
     def fit(self, features: Tensor, *copies: Tensor) -> ResidualRatio:
         """Learns the ratio, and what clean images are like.
 
         Args:
-            features: (M, 3C, H, W), the features of N clean images; if they are corrupted too, then M = 2N, and the
+            features: (M, 4C, H, W), the features of N clean images; if they are corrupted too, then M = 2N, and the
                 second half are those of the corrupted images.
-            *copies: (N, 3C, H, W), the features of `copies` of these images before any corruption.
+            *copies: (N, 4C, H, W), the features of `copies` of these images before any corruption.
 
         Returns:
             Itself.
@@ -217,10 +223,10 @@ class ResidualRatio(LearnedScore):
 
     @torch_defaults()
     def evaluate(self, features: Tensor) -> Tensor:
-        """Computes the statistic from (N, 3C, H, W) features: (N,), in nats."""
+        """Computes the statistic from (N, 4C, H, W) features: (N,), in nats."""
         network = self.network_.to(features.device)
         planes = features.to(network.mean.dtype)
-        profiles = profile_of(*planes.chunk(3, 1))
+        profiles = profile_of(*planes.chunk(4, 1)[:3])
         *guard, limit = (getattr(self, name).to(profiles) for name in GUARD)
         beyond = (_distance(without_spectra(profiles, network.channels), *guard) - limit).clamp(min=0)
         ratio: Tensor = network(planes, profiles)
@@ -282,9 +288,8 @@ def _distance(features: Tensor, center: Tensor, deviation: Tensor, whitening: Te
     return away.topk(FURTHEST).values.mean(1)
 
 
-def _inputs(planes: Tensor) -> Tensor:
+def _inputs(residual: Tensor, deviation: Tensor, relative: Tensor) -> Tensor:
     """Returns (N, 5C, H, W), what the convolutions see, of about unit variance."""
-    residual, deviation, relative = planes.chunk(3, 1)
     z = residual / deviation
     return torch.cat(
         [
@@ -300,7 +305,7 @@ def _inputs(planes: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _profiles(planes: Tensor) -> Tensor:
-    return torch.cat(list(in_batches(lambda part: profile_of(*part.chunk(3, 1)), planes, IMAGES_AT_ONCE)))
+    return torch.cat(list(in_batches(lambda part: profile_of(*part.chunk(4, 1)[:3]), planes, IMAGES_AT_ONCE)))
 
 
 @torch_defaults(seed=0)
@@ -314,7 +319,7 @@ def _trained(planes: list[Tensor], profiles: list[Tensor]) -> ResidualNetwork:
         copies = [parts[copy][image] for copy, image in zip(kinds.tolist(), (chosen % n).tolist(), strict=True)]
         return torch.cat([parts[0][chosen], torch.stack(copies)])
 
-    network = ResidualNetwork(planes[0].shape[1] // 3).to(memory_format=torch.channels_last)
+    network = ResidualNetwork(planes[0].shape[1] // 4).to(memory_format=torch.channels_last)
     everything = torch.cat(profiles)
     network.mean.copy_(everything.mean(0))
     network.deviation.copy_(everything.std(0) + 1e-3)

@@ -16,6 +16,15 @@ def test_half_the_perturbations_of_grey_images_are_grey():
     assert (moved != x).flatten(1).any(1).all()
 
 
+def test_half_the_perturbations_leave_a_black_background_as_it_is():
+    x = torch.randint(60, 196, (60, 1, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    x[..., :12] = 0
+    moved = perturbed(x, seed=1, sizes={8: 1.0})
+    is_kept = (moved == x)[..., :12].flatten(1).all(1)
+    assert 18 < is_kept.sum() < 46
+    assert (moved != x).flatten(1).any(1).all()
+
+
 def test_perturbations_are_small_various_and_reproducible():
     x = torch.randint(30, 226, (100, 3, 64, 72), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     moved = perturbed(x, seed=1)

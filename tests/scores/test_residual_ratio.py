@@ -133,5 +133,5 @@ def test_images_of_several_sizes_cannot_teach_it(samples):
 def test_the_network_takes_images_of_all_sizes():
     network = ResidualNetwork(3, filters=4, layers=2, hidden=8).eval()
     for size in ((8, 8), (32, 40)):
-        planes = torch.rand(2, 9, *size) + 0.5
+        planes = torch.rand(2, 12, *size) + 0.5
         assert network(planes, torch.zeros(2, len(network.mean))).shape == (2,)
