@@ -44,6 +44,7 @@ CORRUPTIONS = (
     "darker-10%",
     "brighter-10%",
 )
+CLEAN = 2000  # untouched images
 CORRUPTED = 500  # clean images, after each corruption
 PLAIN = dict(accelerator="cpu", precision="32-true", progress=False)
 LogDensity = Callable[[Tensor], Tensor]
@@ -61,9 +62,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     data = load_dataset(arguments.data, arguments.data_dir)
-    clean, victims = data.validation[:-ATTACKED], data.validation[-ATTACKED:]
-    attacked = attack_validation(arguments, data, victims)
-    untouched = from_uint8(clean.x)
+    attacked = attack_validation(arguments, data, data.validation[-ATTACKED:])
+    untouched = from_uint8(data.validation.x[:-ATTACKED][:CLEAN])
     benign = {name: corrupt(untouched[:CORRUPTED], name) for name in CORRUPTIONS}
     images = {"": untouched, **attacked, **benign}
     pairs = {**started(arguments, data), **conditioned(arguments, data)}
