@@ -1,6 +1,7 @@
 """Measures what the ratio of two densities, log q(x) - log p(x), owes to its parts.
 
-    python benchmarks/ratio_ablation.py cifar10 --data cifar10 --out runs/ratio --cache runs/cache
+    python benchmarks/ratio_ablation.py cifar10 --data cifar10 --corruption jpeg-75 --corruption darker-10% \
+        --out runs/ratio --cache runs/cache
 
 The first rows ask which density should know benign corruptions: p, of clean images, or q, of perturbed ones. All
 densities start from the shipped one. The last rows ask whether one network can be both densities, told by a condition
@@ -33,17 +34,6 @@ from pixeldefend.training.models import train_density
 from pixeldefend.zoo import load_density
 
 RESULTS = Path(__file__).parent / "results" / "ratio_ablation.json"
-CORRUPTIONS = (
-    "jpeg-95",
-    "jpeg-85",
-    "jpeg-75",
-    "jpeg-50",
-    "webp-80",
-    "rescale-0.5",
-    "rescale-2",
-    "darker-10%",
-    "brighter-10%",
-)
 CLEAN = 2000  # untouched images
 CORRUPTED = 500  # clean images, after each corruption
 PLAIN = dict(accelerator="cpu", precision="32-true", progress=False)
@@ -56,6 +46,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="the data set, by name or as a file")
     parser.add_argument("--data-dir", default="data")
     parser.add_argument("--images", type=int, default=20_000, help="that each density learns from")
+    parser.add_argument("--corruption", action="append", required=True, help="that images may have undergone")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True, help="the folder for the densities")
     parser.add_argument("--cache", type=Path)
@@ -64,7 +55,7 @@ def main() -> None:
     data = load_dataset(arguments.data, arguments.data_dir)
     attacked = attack_validation(arguments, data, data.validation[-ATTACKED:])
     untouched = from_uint8(data.validation.x[:-ATTACKED][:CLEAN])
-    benign = {name: corrupt(untouched[:CORRUPTED], name) for name in CORRUPTIONS}
+    benign = {name: corrupt(untouched[:CORRUPTED], name) for name in arguments.corruption}
     images = {"": untouched, **attacked, **benign}
     pairs = {**started(arguments, data), **conditioned(arguments, data)}
     known: dict[int, dict[str, np.ndarray]] = {}
@@ -87,7 +78,7 @@ def started(arguments: argparse.Namespace, data: DataSet) -> dict[str, tuple[Log
     """Returns pairs (log p, log q) of densities that start from the shipped one."""
     shipped = load_density(arguments.name)
     found: dict[tuple[bool, bool], LogDensity] = {(False, False): shipped.log_prob}
-    for perturb, corruptions in ((True, ()), (False, CORRUPTIONS), (True, CORRUPTIONS)):
+    for perturb, corruptions in ((True, ()), (False, arguments.corruption), (True, arguments.corruption)):
         words = [word for word, is_said in (("perturbed", perturb), ("corrupted", bool(corruptions))) if is_said]
         density = trained(
             arguments.out / "-".join(words),

@@ -28,7 +28,7 @@ SQUARES = {"squares": 1}
 LARGEST_SHARE = 1 / 12  # of the pixels of an image, which get other values
 SMALLER = 0.25  # the share of perturbations that are made as if the classifier saw a smaller image
 SCALES = (1.05, 6.0)  # how much smaller
-FLAT = 0.25  # half the perturbations of images of which so many sub-pixels are black or white leave these as they are
+FLAT = 0.25  # above this share of black and white sub-pixels, half the perturbations leave these as they are
 
 
 @torch_defaults()
@@ -48,7 +48,7 @@ def perturbed(
     """
     rng = np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
-    views, boxes = (np.random.default_rng([seed, stream]) for stream in (1, 2))
+    views, backgrounds = (np.random.default_rng([seed, stream]) for stream in (1, 2))
     images = []
     for image in x.float():
         # of grey images that are stored in colour, half the perturbations are grey too
@@ -56,7 +56,7 @@ def perturbed(
         image = image[:1] if is_grey else image
         moved = _perturbation(image, _view(image, views), sizes, patterns, rng, generator)
         value = image / 255
-        if ((value == 0) | (value == 1)).float().mean() > FLAT and boxes.random() < 0.5:
+        if ((value == 0) | (value == 1)).float().mean() > FLAT and backgrounds.random() < 0.5:
             moved = moved * 4 * value * (1 - value)  # as attacks do that search among the arctanh of the values
         moved = image + moved
         images.append(moved.round().clamp(0, 255).expand(x.shape[1:]))

@@ -111,8 +111,8 @@ class ResidualNetwork(nn.Module):
         for layer in self.others:
             h = h + F.silu(layer(h))
         highest = h.flatten(2).topk(min(self.HIGHEST, h[0, 0].numel())).values.mean(2)
-        pooled = torch.cat([h.mean((2, 3)), (h.square().mean((2, 3)) + 1e-4).sqrt(), highest], 1)
-        pooled = torch.cat([pooled, self.histogram(values)], 1)
+        root_mean_square = (h.square().mean((2, 3)) + 1e-4).sqrt()
+        pooled = torch.cat([h.mean((2, 3)), root_mean_square, highest, self.histogram(values)], 1)
         together = torch.cat([self.norm(pooled), self.drop_profile(self.standardised(profiles))], 1)
         found: Tensor = self.last(self.drop_hidden(F.silu(self.hidden(together))))
         return found[:, 0]
