@@ -11,7 +11,8 @@ ATTACKS = fgsm-8,bim-8,pgd-2,pgd-4,pgd-8,pgd-l2-0.25,pgd-l2-0.5,deepfool-linf,de
 # attacks that CIFAR-10 alone is measured with
 MORE_ATTACKS = $(ATTACKS),pgd-1,square-8,square-4,ead-l1,ddn,mi-fgsm-4,ti-fgsm-4
 # the corruptions that the detector of compressed images is calibrated for
-CORRUPTIONS = jpeg-95 jpeg-85 jpeg-75 jpeg-50 webp-80 rescale-0.5 rescale-2 darker-10% brighter-10%
+CORRUPTIONS = jpeg-95 jpeg-85 jpeg-75 jpeg-50 webp-80 rescale-0.5 rescale-2 darker-10% brighter-10% \
+	brightness-20% contrast-20% gamma-20%
 # all that an installation is made of
 SOURCES = $(shell find pixeldefend attacks eval -type f -not -path '*/__pycache__/*')
 

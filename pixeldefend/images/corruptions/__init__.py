@@ -3,7 +3,19 @@
 Neither is an attack, but detectors may flag both.
 """
 
-from .batches import CORRUPTIONS, Corruption, blur, brightness, check_corruption, corrupt, jpeg, noise, rescale, webp
+from .batches import (
+    CORRUPTIONS,
+    Corruption,
+    blur,
+    brightness,
+    check_corruption,
+    corrupt,
+    jpeg,
+    noise,
+    rescale,
+    tone,
+    webp,
+)
 from .histories import HISTORIES, History, through_history
 
 __all__ = [
@@ -19,5 +31,6 @@ __all__ = [
     "noise",
     "rescale",
     "through_history",
+    "tone",
     "webp",
 ]

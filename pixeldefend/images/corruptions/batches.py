@@ -11,6 +11,7 @@ rounds them.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -116,6 +117,33 @@ def brightness(x: Tensor, generator: torch.Generator, *, factor: float) -> Tenso
     return x * factor
 
 
+def tone(
+    x: Tensor, generator: torch.Generator, *, brightness: float = 1.0, contrast: float = 1.0, gamma: float = 1.0
+) -> Tensor:
+    """Changes the tone of each image by random factors, as photo editors do.
+
+    A factor is log-uniform between 1 / limit and limit. Each image has factors of its own.
+
+    Args:
+        x: (N, C, H, W) in [0, 1], C = 1 or 3.
+        generator: The source of the factors.
+        brightness: The limit of the factor of all pixel values, at least 1.
+        contrast: The limit of the factor of the differences from the image's mean, at least 1.
+        gamma: The limit of the exponent of all pixel values, at least 1.
+
+    Returns:
+        (N, C, H, W), not clipped.
+    """
+
+    def factors(limit: float) -> Tensor:
+        uniform = torch.rand((len(x), 1, 1, 1), generator=generator, dtype=torch.float32, device="cpu").to(x)
+        return torch.exp((2 * uniform - 1) * math.log(limit))
+
+    y = x.clamp(0, 1) ** factors(gamma)
+    mean = y.mean((1, 2, 3), keepdim=True)
+    return factors(brightness) * (mean + factors(contrast) * (y - mean))
+
+
 CORRUPTIONS: dict[str, Corruption] = {
     "jpeg-95": partial(jpeg, quality=95),
     "jpeg-85": partial(jpeg, quality=85),
@@ -130,6 +158,9 @@ CORRUPTIONS: dict[str, Corruption] = {
     "rescale-2": partial(rescale, factor=2.0),
     "darker-10%": partial(brightness, factor=0.9),
     "brighter-10%": partial(brightness, factor=1.1),
+    "brightness-20%": partial(tone, brightness=1.2),
+    "contrast-20%": partial(tone, contrast=1.2),
+    "gamma-20%": partial(tone, gamma=1.2),
 }
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pixeldefend.errors import ImageError, ParameterError
 from pixeldefend.images import quantize
-from pixeldefend.images.corruptions import CORRUPTIONS, blur, corrupt
+from pixeldefend.images.corruptions import CORRUPTIONS, blur, corrupt, tone
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
@@ -26,7 +26,10 @@ def test_images_stay_images(name, channels):
     assert corrupt(x[:0], name).shape == (0, channels, 11, 8)
 
 
-@pytest.mark.parametrize("name", sorted(set(CORRUPTIONS) - {"noise-1", "noise-4", "darker-10%", "brighter-10%"}))
+@pytest.mark.parametrize(
+    "name",
+    sorted(set(CORRUPTIONS) - {"noise-1", "noise-4", "darker-10%", "brighter-10%", "brightness-20%", "gamma-20%"}),
+)
 def test_a_flat_image_is_left_alone(name):
     x = torch.full((1, 3, 16, 16), 120 / 255)
     assert (corrupt(x, name) - x).abs().max() <= 1 / 255 + 1e-6
@@ -60,3 +63,29 @@ def test_what_is_no_corruption_and_what_are_no_images():
         corrupt(torch.zeros(1, 1, 8, 8), "sepia")
     with pytest.raises(ImageError, match=r"\(2, 8\)"):
         corrupt(torch.zeros(2, 8), "jpeg-75")
+
+
+@given(seed=st.integers(0, 1000), limit=st.floats(1, 2))
+@settings(max_examples=30, deadline=None)
+def test_a_tone_stays_within_its_limits(seed, limit):
+    x = grid_images(3, 3, 8, 8)
+    generator = torch.Generator().manual_seed(seed)
+    mean = x.mean((1, 2, 3), keepdim=True)
+
+    def factors(numerator, denominator):
+        """Returns (N,): the one factor of each image."""
+        ratio = torch.where(denominator.abs() > 0.02, numerator / denominator, torch.nan).flatten(1)
+        found = ratio.nanmedian(1).values
+        assert (ratio.isnan() | torch.isclose(ratio, found[:, None], rtol=1e-3)).all()
+        return found
+
+    inside = x.clamp(0.02, 0.95)
+    for found in (
+        factors(tone(x, generator, brightness=limit), x),
+        factors(tone(x, generator, contrast=limit) - mean, x - mean),
+        factors(torch.log(tone(inside, generator, gamma=limit)), torch.log(inside)),
+    ):
+        assert (found >= 1 / limit - 1e-3).all()
+        assert (found <= limit + 1e-3).all()
+        assert limit < 1.01 or len(found.unique()) == 3
+    torch.testing.assert_close(tone(x, generator), x)
