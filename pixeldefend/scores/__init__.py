@@ -16,6 +16,7 @@ from .evidence import Evidence, Score
 from .learned import LearnedScore, SurprisalGiven, Typicality, with_noise
 from .perturbation import PurifiedDisagreement, gradient_norm, likeliest_gain, smoothing_gain
 from .pit import PitLag, pit_tails, pit_uniformity
+from .ratio_and_excess import RatioAndExcess
 from .residual_ratio import ResidualRatio
 from .surprisal import (
     BandExcess,
@@ -105,6 +106,7 @@ EXPENSIVE: dict[str, Score] = {
     "likeliest_gain": likeliest_gain,
     "gradient_norm": gradient_norm,
     "residual_ratio": ResidualRatio(),
+    "ratio_and_excess": RatioAndExcess(),
 }
 SCORES |= EXPENSIVE
 
