@@ -88,8 +88,8 @@ class RatioAndExcess(LearnedScore):
 
     def evaluate(self, features: Tensor) -> Tensor:
         """Computes the statistic from (N, 4C + 1, H, W) features: (N,), float64, in nats."""
-        pairs = zip(self._members(features), self.quantiles_, strict=True)
-        return sum((-torch.special.log_ndtr(-to_standard_normal(*pair)) for pair in pairs), torch.zeros(()))
+        z = [to_standard_normal(*pair) for pair in zip(self._members(features), self.quantiles_, strict=True)]
+        return -torch.special.log_ndtr(-torch.stack(z)).sum(0)
 
     def _members(self, features: Tensor) -> tuple[Tensor, Tensor]:
         return self.ratio.evaluate(features[:, :-1]), features[:, -1, 0, 0]
