@@ -246,7 +246,7 @@ def test_every_statistic(ours, name):
     score, x = make_score(name), ours.images[:2]
     if isinstance(score, LearnedScore):
         detector = Detector(ours.density, statistic=name, fpr=0.1, classifier=ours.classifier)
-        X_fit = clean_images(150, seed=2) if name == "ratio_and_excess" else ours.both[20:]  # it needs 100
+        X_fit = clean_images(600, seed=2) if name == "ratio_and_excess" else ours.both[20:]  # it needs 500
         score = detector.fit(ours.both[:20], X_fit=X_fit).score_
     detector = Detector(ours.density, classifier=ours.classifier)
     slow = name in EXPENSIVE or name in CLASSIFIER_SCORES

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from pixeldefend.markdown import table
-from pixeldefend.scores import SCORES, Combined, Fused, ResidualRatio
+from pixeldefend.scores import SCORES, Combined, Fused, RatioAndExcess, ResidualRatio
 
 from .sources import ROOT, attack_title, load, percent, pick, query, results
 
-COMBINED = (Combined, Fused, ResidualRatio)
+COMBINED = (Combined, Fused, RatioAndExcess, ResidualRatio)
 TITLES = {"fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
 # a few attacks from the easiest to the hardest
 SUMMARY = ("fgsm-8", "pgd-2", "cw-l2", "deepfool-l2", "fmn-l0")

@@ -148,6 +148,7 @@ __all__ = [
     "LearnedScore",
     "NoiseContrast",
     "Pooled",
+    "RatioAndExcess",
     "ResidualRatio",
     "Score",
     "bits_per_dim",

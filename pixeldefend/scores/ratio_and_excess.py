@@ -1,8 +1,9 @@
-"""Fisher's combination of two statistics: the learned ratio of residuals, and the excess surprisal of sure predictions.
+"""Fisher's combination of the learned ratio of residuals and the excess surprisal of sites with low entropy.
 
-The network of `residual_ratio` sees the mean and the standard deviation of each prediction. Where an image is flat next
-to an edge, the density may be almost sure of a value and still leave a little to values far away. The standard
-deviation is large there, the entropy is low, and only the latter says how surprising another value is.
+The network of `residual_ratio` sees the log-probability of each sub-pixel relative to the predicted standard deviation.
+It does not see the entropy. Beside an edge of a flat area, the density may give one value nearly all of the
+probability, and distant values the rest. The standard deviation is then large, though the entropy is low. A surprising
+value looks ordinary there to the network. The excess surprisal compares it with the entropy.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CalibrationError
-from .combined import clean_quantiles, to_standard_normal
+from .combined import Combined, clean_quantiles, to_standard_normal
 from .evidence import Evidence
 from .learned import LearnedScore, check_state
 from .residual_ratio import ResidualRatio
@@ -21,14 +22,16 @@ from .surprisal import low_entropy_excess_surprisal
 
 
 class RatioAndExcess(LearnedScore):
-    """The sum of -log p-value of two statistics, `residual_ratio` and `low_entropy_excess_surprisal`.
+    """The sum of -log p of two statistics, `residual_ratio` and `low_entropy_excess_surprisal`.
 
-    Both p-values are those of the normal distribution, after a transform that makes the statistics standard normal over
-    clean images. An image that one of them finds unremarkable is still detected by the other one.
+    Each statistic is transformed to standard normal by its quantiles over clean images, and p is the upper tail of the
+    normal distribution. Beyond the outermost quantiles the transform is logarithmic, so p is only nominal there. An
+    image is detected if either statistic is high enough.
 
     Attributes:
-        ratio: The first of the two, which has the learned values of its own.
-        quantiles_: The quantiles of both over clean images that `ratio` has not learned from.
+        ratio: The statistic `residual_ratio`, with its learned values.
+        quantiles_: The quantiles of each statistic at `QUANTILE_LEVELS`, over clean images that `ratio` has not
+            learned from.
 
     Reference:
         Fisher 1932, "Statistical methods for research workers", section 21.1.
@@ -36,8 +39,8 @@ class RatioAndExcess(LearnedScore):
 
     quantiles_: list[list[float]]
 
-    HELD_OUT = 10  # one of so many images is kept for the quantiles
-    LEAST_IMAGES = 100
+    HELD_OUT = 10  # of this many clean images, one gives quantiles and the others teach the ratio
+    LEAST_IMAGES = HELD_OUT * Combined.LEAST_IMAGES  # those held out are enough for the outermost quantiles
     learns_corruptions = True
     copies = ResidualRatio.copies
 
@@ -54,18 +57,20 @@ class RatioAndExcess(LearnedScore):
             (N, 4C + 1, H, W): what `ResidualRatio.features` returns, and a constant plane.
 
         Raises:
-            ParameterError: As `ResidualRatio.features` does.
+            ParameterError: If the density is not one of 8-bit images with sides of at least 8 whose sites are mixtures
+                of logistics.
         """
         planes = self.ratio.features(evidence)
         excess = evidence.once(low_entropy_excess_surprisal).to(planes)
         return torch.cat([planes, excess[:, None, None, None].expand(-1, 1, *planes.shape[2:])], 1)
 
     def fit(self, features: Tensor, *copies: Tensor) -> RatioAndExcess:
-        """Learns the ratio from nine tenths of the clean images, and the quantiles of both statistics from the others.
+        """Learns the ratio from nine tenths of the clean images, and the quantiles from the other tenth.
 
         Args:
-            features: (M, 4C + 1, H, W), as for `ResidualRatio.fit`.
-            *copies: (N, 4C + 1, H, W), as for `ResidualRatio.fit`.
+            features: (M, 4C + 1, H, W), the features of N clean images; if they are corrupted too, then M = 2N, and the
+                second half are those of the corrupted images.
+            *copies: (N, 4C + 1, H, W), the features of each of `copies` of the uncorrupted images.
 
         Returns:
             Itself.
@@ -80,7 +85,9 @@ class RatioAndExcess(LearnedScore):
                 f"ratio_and_excess learns from at least {self.LEAST_IMAGES} clean images, got {n}: give more (X_fit), "
                 "or use another statistic"
             )
-        held_out = torch.arange(len(features)) % n % self.HELD_OUT == 0
+        # the corruptions take turns: whole turns are held out, so that no corruption is missing anywhere
+        turn = torch.arange(len(features)) % n // max(1, self.corruptions)
+        held_out = turn % self.HELD_OUT == 0
         self.ratio.corruptions = self.corruptions
         self.ratio.fit(*(part[:, :-1][~held_out[: len(part)]] for part in (features, *copies)))
         self.quantiles_ = [clean_quantiles(values) for values in self._members(features[held_out])]

@@ -14,7 +14,7 @@ from pixeldefend.scores.surprisal import excess_surprisal
 @pytest.mark.parametrize("name", SCORES)
 def test_one_score_an_image_alone_as_in_a_batch_and_finite(name, density, fitted):
     score = make_score(name)
-    fitted(score, density, grid_images(100 if name == "ratio_and_excess" else 60, 1, 8, 8))
+    fitted(score, density, grid_images(500 if name == "ratio_and_excess" else 60, 1, 8, 8))
     x = grid_images(6, 1, 8, 8)
     together, alone = score(Evidence(density, x)), score(Evidence(density, x[:1]))
     assert together.shape == (6,)

@@ -6,6 +6,7 @@ import torch
 from helpers import clean_images, grid_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import kstest, uniform
 
 from pixeldefend.errors import ImageError, ParameterError
 from pixeldefend.images import quantize
@@ -89,3 +90,10 @@ def test_a_tone_stays_within_its_limits(seed, limit):
         assert (found <= limit + 1e-3).all()
         assert limit < 1.01 or len(found.unique()) == 3
     torch.testing.assert_close(tone(x, generator), x)
+
+
+def test_the_factors_of_a_tone_are_log_uniform():
+    x = torch.full((2000, 1, 1, 1), 0.5)
+    y = tone(x, torch.Generator().manual_seed(0), brightness=1.2)
+    share = torch.log(y / x).flatten().numpy() / np.log(1.2)
+    assert kstest(share, uniform(-1, 2).cdf).pvalue > 0.01
