@@ -47,7 +47,7 @@ docs: .venv/developed
 figures: .venv/developed
 	$(BIN)/python docs/generate.py
 
-# every shipped file, made again from nothing (about nine hours on 2 cores)
+# every shipped file, made again from nothing (about eleven hours on 2 cores with 16 GB of memory)
 weights: .venv/developed
 	$(BIN)/pixeldefend train density --data fashion-mnist --out runs/density \
 	    --set filters=32 --set blocks=1 --set mixtures=5 --epochs 6 --learning-rate 2e-3 --clip 20

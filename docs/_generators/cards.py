@@ -36,7 +36,7 @@ DATA = {
         "intended": "32 x 32 colour photographs that were scaled down like those of CIFAR-10",
         "flags": "images whose residuals look like those of perturbed images, and images unlike nearly all of CIFAR-10",
         "untouched": "Most clean images are flagged after JPEG or WebP compression or a change of brightness, and "
-        "nearly all after noise of one 8-bit step. `cifar10-jpeg` takes compressed and brightened images.",
+        "nearly all after noise of one 8-bit step. `cifar10-jpeg` takes such images, except noisy ones.",
         "corrupted": "It finds fewer of the smallest perturbations than `cifar10` does.",
         "limits": [
             "Images of other sizes are refused.",

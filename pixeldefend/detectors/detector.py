@@ -252,9 +252,9 @@ class Detector(ConformalDetector):
             X_fit: Further clean images, for a statistic that learns. Without them the statistic learns from a fifth of
                 X, drawn with a fixed seed, and the rest calibrates, since no image may do both.
             corruptions: Names in `pixeldefend.images.corruptions.CORRUPTIONS` of corruptions that future clean images
-                may have undergone. `residual_ratio` also learns from them. An image is then compared with
-                uncorrupted calibration images and with those after each corruption, as in the base class: the rate
-                holds for every mixture of these corruptions. Attacks are detected only if they stand out from all.
+                may have undergone. `residual_ratio` and `ratio_and_excess` also learn from them. An image is then
+                compared with uncorrupted calibration images and with those after each corruption, as in the base class:
+                the rate holds for every mixture of these. Attacks are detected only if they stand out from all.
             backends: Further backends to calibrate for, so that `with_backend` and `load` can change to them.
 
         Returns:

@@ -120,28 +120,28 @@ def brightness(x: Tensor, generator: torch.Generator, *, factor: float) -> Tenso
 def tone(
     x: Tensor, generator: torch.Generator, *, brightness: float = 1.0, contrast: float = 1.0, gamma: float = 1.0
 ) -> Tensor:
-    """Changes the tone of each image by random factors, as photo editors do.
+    """Changes the brightness, contrast and gamma of each image by random amounts.
 
-    A factor is log-uniform between 1 / limit and limit. Each image has factors of its own.
+    Each amount is log-uniform between 1 / limit and limit, and drawn for each image.
 
     Args:
         x: (N, C, H, W) in [0, 1], C = 1 or 3.
-        generator: The source of the factors.
-        brightness: The limit of the factor of all pixel values, at least 1.
-        contrast: The limit of the factor of the differences from the image's mean, at least 1.
-        gamma: The limit of the exponent of all pixel values, at least 1.
+        generator: The source of the amounts.
+        brightness: The limit of the number that pixel values are multiplied by, at least 1.
+        contrast: The limit of the number that differences from the image's mean are multiplied by, at least 1.
+        gamma: The limit of the exponent of pixel values, at least 1.
 
     Returns:
         (N, C, H, W), not clipped.
     """
 
-    def factors(limit: float) -> Tensor:
+    def amounts(limit: float) -> Tensor:
         uniform = torch.rand((len(x), 1, 1, 1), generator=generator, dtype=torch.float32, device="cpu").to(x)
         return torch.exp((2 * uniform - 1) * math.log(limit))
 
-    y = x.clamp(0, 1) ** factors(gamma)
+    y = x.clamp(0, 1) ** amounts(gamma)
     mean = y.mean((1, 2, 3), keepdim=True)
-    return factors(brightness) * (mean + factors(contrast) * (y - mean))
+    return amounts(brightness) * (mean + amounts(contrast) * (y - mean))
 
 
 CORRUPTIONS: dict[str, Corruption] = {
@@ -158,6 +158,7 @@ CORRUPTIONS: dict[str, Corruption] = {
     "rescale-2": partial(rescale, factor=2.0),
     "darker-10%": partial(brightness, factor=0.9),
     "brighter-10%": partial(brightness, factor=1.1),
+    # at random, from 1 / 1.2 to 1.2
     "brightness-20%": partial(tone, brightness=1.2),
     "contrast-20%": partial(tone, contrast=1.2),
     "gamma-20%": partial(tone, gamma=1.2),
