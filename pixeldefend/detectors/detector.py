@@ -46,7 +46,7 @@ class Detector(ConformalDetector):
         fpr: The share of clean images that may be flagged, in (0, 1).
         confidence: None for a rate that holds on average over the draw of the calibration images. A number in (0, 1),
             such as 0.95, for a rate that this very calibration keeps with that probability.
-        batch_size: The number of images, and of tiles, that are scored at once, at least 1.
+        batch_size: The number of images, and of tiles, that are scored at once: as for `ConformalDetector`.
         classifier: A module, (N, C, H, W) in [0, 1] -> logits, for statistics that use it.
         backend: A key of `pixeldefend.detectors.backends.PRECISION`, which runs the density.
         alternative: A density of perturbed images, for statistics that compare the density with it.
@@ -67,7 +67,7 @@ class Detector(ConformalDetector):
         aggregate: str = "max",
         fpr: float = 0.01,
         confidence: float | None = None,
-        batch_size: int = 64,
+        batch_size: int = 16,
         classifier: nn.Module | None = None,
         backend: str = "float32",
         alternative: Density | None = None,

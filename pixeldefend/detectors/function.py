@@ -34,7 +34,7 @@ class FunctionDetector(ConformalDetector):
         name: str = "function",
         fpr: float = 0.01,
         confidence: float | None = None,
-        batch_size: int = 64,
+        batch_size: int = 16,
         device: str = "cpu",
     ) -> None:
         super().__init__(fpr=fpr, confidence=confidence, batch_size=batch_size)

@@ -207,7 +207,7 @@ def test_who_watches(tiny_density, tmp_path):
 
 def test_too_large_a_batch_for_the_memory_is_split(tiny_density, monkeypatch):
     x = clean_images(120)
-    detector = Detector(tiny_density, fpr=0.05).fit(x[:99])
+    detector = Detector(tiny_density, fpr=0.05, batch_size=64).fit(x[:99])
     expected = detector.judge(x)
     conditionals = type(tiny_density).conditionals
 
