@@ -1,4 +1,4 @@
-"""Names of files. They are bytes, and the file system limits their number."""
+"""Folders, and names of files. Names are bytes, and the file system limits their number."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ from pathlib import Path
 
 NAME_MAX = 255  # bytes; what nearly every file system takes
 SUFFIX_MAX = 40  # bytes of a suffix that a derived name keeps
+
+
+def cache_folder() -> Path:
+    """Returns the folder of what is measured once and remembered; it may be missing.
+
+    It is `pixeldefend` in the folder that the environment variable XDG_CACHE_HOME names, by default `~/.cache`.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pixeldefend"
 
 
 def name_max(folder: str | os.PathLike[str]) -> int:

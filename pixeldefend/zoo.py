@@ -18,6 +18,7 @@ from .ambient import torch_defaults
 from .classifier import ResNet
 from .densities import Density
 from .detectors import ConformalDetector, Detector, PhotoDetector, density_of
+from .detectors.backends import AUTO
 from .detectors.samples import uint8_image
 from .devices import check_device
 from .errors import CalibrationError, ModelError, NoDetectorError, ParameterError
@@ -82,8 +83,8 @@ def load_detector(
         name: A shipped detector, such as "fashion-mnist", or the path of a file that a detector's `save` wrote.
         device: Where its density runs.
         classifier: The classifier that its statistic uses, if it needs one.
-        backend: A key of `pixeldefend.detectors.backends.PRECISION`, which runs the density; None for the backend that
-            the detector was saved with.
+        backend: A key of `pixeldefend.detectors.backends.PRECISION`, which runs the density, or "auto" for the fastest
+            on this machine; None for the backend that the detector was saved with.
 
     Returns:
         The fitted detector; its density is `.density`.
@@ -151,8 +152,8 @@ class DetectorSet:
         fpr: The rate of false alarms; None for the detectors' own.
         device: Where densities run.
         classifier: The classifier that the statistic uses, if it needs one.
-        backend: A key of `pixeldefend.detectors.backends.PRECISION`, for the detectors that have backends; None for the
-            detectors' own.
+        backend: A key of `pixeldefend.detectors.backends.PRECISION`, or "auto" for the fastest on this machine, for the
+            detectors that have backends; None for the detectors' own.
 
     Raises:
         CalibrationError: If a detector has too few calibration images for fpr, or is not calibrated for the backend.
@@ -271,7 +272,7 @@ class DetectorSet:
             if backend is not None:
                 if isinstance(made, Detector):
                     made = made.with_backend(backend)
-                elif len(self.names) == 1:  # with several, those that have backends use this one
+                elif len(self.names) == 1 and backend != AUTO:  # with several, those that have backends use this one
                     raise ParameterError(f"a {type(made).__name__} cannot run on another backend")
             if classifier is not None:
                 made = copy.copy(made)

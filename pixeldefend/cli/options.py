@@ -178,8 +178,8 @@ Fpr = Annotated[
 Backend = Annotated[
     str | None,
     typer.Option(
-        help="The backend that runs the density: {backends}. The default is the backend of the detector. "
-        "Detectors of photographs have one only."
+        help="The backend that runs the density: {backends}, or auto for the fastest on this machine. The default is "
+        "the backend of the detector. Detectors of photographs have one only."
     ),
 ]
 FramesOfAnimations = Annotated[

@@ -21,7 +21,7 @@ from ..errors import ModelError, ParameterError
 from ..images import match_channels
 from ..preprocessing import Identity, Preprocessor, TileBatch, aggregated, build
 from ..scores import LearnedScore, bits_per_dim, make_score
-from .backends import PRECISION, check_backend, on_backend
+from .backends import PRECISION, check_backend, chosen_backend, on_backend
 from .base import ConformalDetector, check_corruptions
 from .checkpoint import density_of, learned, part_of
 from .samples import Samples, is_images, learning_images, uint8_image
@@ -294,14 +294,15 @@ class Detector(ConformalDetector):
         """Returns a detector whose density is run by another backend.
 
         Args:
-            backend: A key of `pixeldefend.detectors.backends.PRECISION`.
+            backend: A key of `pixeldefend.detectors.backends.PRECISION`, or "auto" for the fastest on this machine.
 
         Raises:
             CalibrationError: If there is no calibration for the backend's precision; `fit(..., backends=...)` makes it.
             ParameterError: If the backend is unknown or cannot run the density.
             MissingExtraError: If the backend is not installed.
         """
-        other = self._with(backend=check_backend(backend))
+        backend = chosen_backend(backend, self._density(), self.calibrations_)
+        other = self._with(backend=backend)
         for role in ROLES:
             other._on_backend(backend, role)  # what cannot run it is refused now
         return other
@@ -357,8 +358,7 @@ class Detector(ConformalDetector):
             FileNotFoundError: If the file is missing.
         """
         given = {name: value for name, value in given.items() if value is not None}
-        if "backend" in given:
-            check_backend(given["backend"])
+        check_backend(given.get("backend", "float32"))
         detector = super().load(path, **given)
         for _, density in detector._roles():
             density.to(check_device(device))

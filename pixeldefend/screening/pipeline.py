@@ -128,7 +128,7 @@ def screen(
         maps: Whether to compute the surprisal of every pixel, too.
         drift: Whether to update `statistics.martingales`.
         classifier: The classifier that the detector's statistic uses, if it needs one.
-        backend: A key of `pixeldefend.detectors.backends.PRECISION`; None for the detector's own.
+        backend: As for `pixeldefend.zoo.DetectorSet`.
         frames: Which frames of an animation are judged, "first" or "all"; None refuses animations.
         convert: Whether images that need a conversion are converted, or refused.
         statistics: The object that counts images, errors and seconds.

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..detectors.backends import AUTO
 from ..errors import MissingExtraError, ParameterError
 from ..images import SUFFIXES, Frames
 from .parquet import ParquetFolder, key_of
@@ -108,6 +109,8 @@ def screen_on_ray(
         raise ParameterError("there is nothing to screen")
     if detector is not None and Path(detector).is_file():
         detector = os.path.abspath(detector)
+    if backend == AUTO:  # and two backends may give different verdicts
+        raise ParameterError("the machines of a cluster may differ in their fastest backend: name one, not 'auto'")
     settings = Settings(detector, fpr, backend, device, frames, convert)
     # a wrong detector is refused here, not by workers
     made_by = _described(Screener(detector, fpr=fpr, backend=backend, frames=frames, convert=convert))

@@ -56,6 +56,7 @@ class Record:
         bits_per_dim: The bits that the density needs for a sub-pixel.
         score: The anomaly score, higher = more anomalous.
         detector: The name of the detector.
+        backend: The backend that ran its density; None if there is no verdict, or if the detector has no backends.
         sha256: The hash of the file's bytes, in hexadecimal.
         width: The width in pixels.
         height: The height in pixels.
@@ -73,6 +74,7 @@ class Record:
     bits_per_dim: float | None = _titled("bits/dim", ".3f", default=None)
     score: float | None = _titled("score", ".2f", default=None)
     detector: str | None = None
+    backend: str | None = None
     sha256: str | None = None
     width: int | None = None
     height: int | None = None

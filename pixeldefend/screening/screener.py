@@ -62,7 +62,7 @@ class Screener:
         fpr: The rate of false alarms, in (0, 1); None for the detector's own.
         device: Where the detector runs, as torch names it.
         classifier: The classifier that the detector's statistic uses, if it needs one.
-        backend: A key of `pixeldefend.detectors.backends.PRECISION`; None for the detector's own.
+        backend: As for `pixeldefend.zoo.DetectorSet`.
         frames: Which frames of an animation are judged, "first" or "all"; None refuses animations. Of all frames, the
             most suspicious one gives the verdict.
         convert: Whether images that need a conversion are converted, as `decode_image` does, or refused.
@@ -226,6 +226,7 @@ def _judge(group: list[Screened], detector: Detector, maps: bool) -> None:
     for i, result in enumerate(group):
         result.record.verdict = "adversarial" if verdicts.is_adversarial[i] else "clean"
         result.record.p_value = float(verdicts.p_value[i])
+        result.record.backend = getattr(detector, "backend", None)
         result.record.score = float(verdicts.score[i])
         bits = float(verdicts.bits_per_dim[i])
         result.record.bits_per_dim = None if math.isnan(bits) else bits  # some detectors have no density of pixels
