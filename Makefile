@@ -13,6 +13,8 @@ MORE_ATTACKS = $(ATTACKS),pgd-1,square-8,square-4,ead-l1,ddn,mi-fgsm-4,ti-fgsm-4
 # the corruptions that the detector of compressed images is calibrated for
 CORRUPTIONS = jpeg-95 jpeg-85 jpeg-75 jpeg-50 webp-80 rescale-0.5 rescale-2 darker-10% brighter-10% \
 	brightness-20% contrast-20% gamma-20%
+# images unlike those of CIFAR-10, which benchmarks/make_other_images.py makes
+OTHER = mnist fashion-mnist noise saturated constant
 # all that an installation is made of
 SOURCES = $(shell find pixeldefend attacks eval -type f -not -path '*/__pycache__/*')
 
@@ -47,7 +49,7 @@ docs: .venv/developed
 figures: .venv/developed
 	$(BIN)/python docs/generate.py
 
-# every shipped file, made again from nothing (about eleven hours on 2 cores with 16 GB of memory)
+# every shipped file, made again from nothing (about 15 hours on 2 cores with 16 GB of memory)
 weights: .venv/developed
 	$(BIN)/pixeldefend train density --data fashion-mnist --out runs/density \
 	    --set filters=32 --set blocks=1 --set mixtures=5 --epochs 6 --learning-rate 2e-3 --clip 20
@@ -88,10 +90,10 @@ benchmark: .venv/developed
 	    --cache runs/cache --out eval/results/fashion-mnist
 	$(BIN)/pixeldefend benchmark --detector fashion-mnist --classifier fashion-mnist --data fashion-mnist \
 	    --attacks cw-l2-slow --limit 100 --clean 1000 --cache runs/cache --out eval/results/fashion-mnist-cw-slow
-	$(BIN)/python benchmarks/make_rgb_mnist.py
+	$(BIN)/python benchmarks/make_other_images.py
 	$(BIN)/pixeldefend benchmark --detector cifar10 --classifier cifar10 --data cifar10 \
 	    --attacks $(MORE_ATTACKS) --limit 1000 --clean 2500 --corruptions --oracle --by-class \
-	    --other data/mnist-32x32-rgb.npz --other data/fashion-mnist-32x32-rgb.npz \
+	    $(OTHER:%=--other data/%-32x32-rgb.npz) \
 	    --cache runs/cache --out eval/results/cifar10
 	$(BIN)/pixeldefend benchmark --detector cifar10-jpeg --classifier cifar10 --data cifar10 \
 	    --attacks pgd-1,pgd-2,pgd-4,cw-l2,square-8 --statistics bits_per_dim --limit 1000 --clean 2500 --corruptions \

@@ -20,10 +20,12 @@ DATA = {
         "source": "<https://github.com/zalandoresearch/fashion-mnist> (Xiao, Rasul & Vollgraf 2017)",
         "terms": "MIT licence, by Zalando SE",
         "intended": "28 x 28 grey images like those of Fashion-MNIST: one centred piece of clothing on black",
+        "flags": "images whose residuals and histograms look like those of perturbed images",
         "limits": [
             "Images of other sizes are refused.",
-            "It is not made to find other content: handwritten digits are hardly flagged more often than clothes.",
-            "Nearly every clean image is flagged after JPEG or WebP compression, blur or noise.",
+            "It is not made to find other content: few handwritten digits are flagged.",
+            "Nearly every clean image is flagged after JPEG or WebP compression, blur or noise, and more than promised "
+            "after a change of brightness, contrast or gamma.",
         ],
     },
     "cifar10": {
@@ -37,7 +39,7 @@ DATA = {
         "flags": "images whose residuals look like those of perturbed images, and images unlike nearly all of CIFAR-10",
         "untouched": "Most clean images are flagged after JPEG or WebP compression or a change of brightness, and "
         "nearly all after noise of one 8-bit step. `cifar10-jpeg` takes such images, except noisy ones.",
-        "corrupted": "It finds fewer of the smallest perturbations than `cifar10` does.",
+        "corrupted": "It does not flag uniform grey images. It may miss an attacked image that was compressed afterwards.",
         "limits": [
             "Images of other sizes are refused.",
             "On the whole CIFAR-10 the figures differ, because its images are split differently from those of the "
@@ -112,9 +114,10 @@ def _parameters(stem: str) -> str:
 
     name, _, kind = stem.rpartition("-")
     found = load_detector(name) if kind == "detector" else None
-    learned = getattr(found, "ratio", getattr(getattr(found, "score_", None), "network_", None))
-    modules = [load_classifier(name)] if found is None else [found.density, learned]
-    return f"{sum(p.numel() for module in modules if module is not None for p in module.parameters()):,}"
+    learned = getattr(found, "ratio", getattr(found, "score_", None))  # the likelihood ratio, or what combines it
+    learned = getattr(learned, "ratio", learned)
+    modules = [load_classifier(name)] if found is None else [found.density, getattr(learned, "network_", learned)]
+    return f"{sum(p.numel() for module in modules for p in module.parameters()):,}"
 
 
 def models() -> str:
@@ -159,7 +162,7 @@ def card(stem: str) -> str:
         "",
     ]
     if detector:
-        lines += [f"- It takes {data['intended']}. It flags {data.get('flags', 'improbable images')}."]
+        lines += [f"- It takes {data['intended']}. It flags {data['flags']}."]
         lines += [
             "- It serves to measure how well detection works, and as a starting point for your own detector. It is "
             "not a product."
