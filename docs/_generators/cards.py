@@ -39,7 +39,8 @@ DATA = {
         "flags": "images whose residuals look like those of perturbed images, and images unlike nearly all of CIFAR-10",
         "untouched": "Most clean images are flagged after JPEG or WebP compression or a change of brightness, and "
         "nearly all after noise of one 8-bit step. `cifar10-jpeg` takes such images, except noisy ones.",
-        "corrupted": "It does not flag uniform grey images. It may miss an attacked image that was compressed afterwards.",
+        "corrupted": "It does not flag uniform grey images. It may miss an attacked image that was compressed "
+        "afterwards.",
         "limits": [
             "Images of other sizes are refused.",
             "On the whole CIFAR-10 the figures differ, because its images are split differently from those of the "
