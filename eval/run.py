@@ -209,6 +209,7 @@ def run_benchmark(
         "seed": seed,
         "sha256": {
             "detector": scores_digest(detector) if scorer.density is None else digest(scorer.density),
+            "calibration_scores": scores_digest(detector),  # they also depend on the statistic, and what it learned
             "classifier": digest(classifier),
             "calibration_images": data.calibration.digest(),
             "test_images": data.test.digest(),
