@@ -90,6 +90,9 @@ benchmark: .venv/developed
 	    --cache runs/cache --out eval/results/fashion-mnist
 	$(BIN)/pixeldefend benchmark --detector fashion-mnist --classifier fashion-mnist --data fashion-mnist \
 	    --attacks cw-l2-slow --limit 100 --clean 1000 --cache runs/cache --out eval/results/fashion-mnist-cw-slow
+	$(BIN)/pixeldefend benchmark --detector fashion-mnist --classifier fashion-mnist --data fashion-mnist \
+	    --attacks pgd-2 --statistics bits_per_dim --limit 100 --adaptive blind-pgd,joint-pgd,selective-pgd --eps 2,4,8 \
+	    --adaptive-limit 20 --steps 100 --cache runs/cache --out eval/results/fashion-mnist-ratio-adaptive
 	$(BIN)/python benchmarks/make_other_images.py
 	$(BIN)/pixeldefend benchmark --detector cifar10 --classifier cifar10 --data cifar10 \
 	    --attacks $(MORE_ATTACKS) --limit 1000 --clean 2500 --corruptions --oracle --by-class \
