@@ -23,7 +23,7 @@ from ..errors import ParameterError
 from .base import Density
 from .distributions import SiteDistribution, at_least_float32
 from .heads import HEADS, Head
-from .sampling import Progress, solve
+from .sampling import Progress, Quantile, Rule, solve
 from .sites import at, from_row, raster_order, to_row
 
 
@@ -204,7 +204,7 @@ class Autoregressive(Density):
                 sharpen it.
             length: The length of the events, at least 1, for models of sequences.
             size: Height and width of the images, at least 1, for models of images of any size, which need it.
-            method: "auto", "fixed_point" or "cached", as for `sampling.solve`; the samples are the same.
+            method: As for `sampling.solve`; the samples are the same.
 
         Returns:
             (n, *event).
@@ -227,13 +227,24 @@ class Autoregressive(Density):
         if not temperature > 0:
             raise ParameterError(f"temperature must be positive, got {temperature}")
         u = torch.rand(x.shape, generator=generator, device=self.device, dtype=self.dtype)
-        fixed, everywhere = x, known.expand(x.shape)
-
-        def rule(conditionals: SiteDistribution, where: tuple[Any, ...]) -> Tensor:
-            drawn = conditionals.quantile(u[where], temperature).to(fixed)
-            return torch.where(everywhere[where], fixed[where], drawn) if given is not None else drawn
-
+        rule = Quantile(u, temperature, known.expand(x.shape), x)
         return solve(self, x, rule, method=method, progress=progress)
+
+    def can_draft(self, x: Tensor, rule: Rule) -> bool:
+        """Returns whether `draft` can compute events such as x, (n, *event), by a rule."""
+        return False
+
+    def draft(self, rule: Rule, progress: Progress) -> Tensor:
+        """Computes events by a rule, up to rounding, faster than in passes of the net; see `drafts`.
+
+        Args:
+            rule: A rule for which `can_draft` is true.
+            progress: As for `sampling.solve`.
+
+        Returns:
+            (n, *event).
+        """
+        raise NotImplementedError
 
     def for_images(self, images: Tensor, n: int) -> Autoregressive:
         """Returns the density for some events of a batch, which is this one unless it treats events differently.

@@ -38,11 +38,12 @@ def can_run(*parameters: Tensor) -> bool:
     """Returns whether the kernel can compute with these tensors: float32 on the CPU, without gradients, with numba."""
     if torch.is_grad_enabled() and any(t.requires_grad for t in parameters):
         return False
-    return all(t.dtype == torch.float32 and t.device.type == "cpu" for t in parameters) and _has_numba()
+    return all(t.dtype == torch.float32 and t.device.type == "cpu" for t in parameters) and has_numba()
 
 
 @functools.cache
-def _has_numba() -> bool:
+def has_numba() -> bool:
+    """Returns whether numba is installed."""
     return importlib.util.find_spec("numba") is not None
 
 
@@ -79,14 +80,22 @@ def surprisal_moments(logits: Tensor, means: Tensor, log_scales: Tensor) -> tupl
 
 @functools.cache
 def _kernel() -> Callable[..., None]:
-    """Compiles the kernel, which takes seconds; numba keeps the result in a file if it can."""
+    return compiled(_surprisal_moments)
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiles a function when it is first called, which takes seconds; numba keeps the result in a file if it can.
+
+    Args:
+        function: A function that numba can compile.
+    """
     import numba
 
     options: dict[str, Any] = dict(fastmath=FAST, error_model="numpy", nogil=True)
     try:
-        return numba.njit(cache=True, **options)(_surprisal_moments)
+        return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # there is no folder that can be written to
-        return numba.njit(**options)(_surprisal_moments)
+        return numba.njit(**options)(function)
 
 
 def _surprisal_moments(

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ParameterError
+from . import kernels
 from .autoregressive import Autoregressive
 from .distributions import SiteDistribution, at_least_float32
 from .heads import Head, PixelCategoricalHead, PixelLogisticMixtureHead
 from .layers import MaskedConv2d, PointwiseConv2d, ShiftedConv2d, with_constant
 from .pixelcnnpp_blocks import Downsample, OneStreamBlock, StreamPair, Upsample, elu
-from .sampling import CachedConv2d
+from .sampling import CachedConv2d, MostProbable, Progress, Rule
 
 
 class PixelCNNPlusPlus(Autoregressive):
@@ -93,6 +94,22 @@ class PixelCNNPlusPlus(Autoregressive):
         for (i, j), parameters in zip(places, self.net.steps(x), strict=True):  # type: ignore[operator]
             for conditionals in self.head.by_channel(at_least_float32(parameters), x[:, :, i, j, None, None]):
                 yield conditionals.part((slice(None), 0, 0, 0))
+
+    def can_draft(self, x: Tensor, rule: Rule) -> bool:
+        """Returns whether there is a compiled kernel; see `Autoregressive.can_draft`."""
+        usual = isinstance(rule, MostProbable) or rule.temperature == 1
+        supported = isinstance(self.net, OneStreamNet) and isinstance(self.head, PixelLogisticMixtureHead)
+        return usual and supported and kernels.can_run(x)
+
+    def draft(self, rule: Rule, progress: Progress) -> Tensor:
+        """Runs the compiled kernel; see `Autoregressive.draft`."""
+        from .drafts import draft
+
+        assert isinstance(self.net, OneStreamNet)
+        if isinstance(rule, MostProbable):
+            return draft(self.net, rule.low, rule.high, progress=progress)
+        low, high = (rule.values.where(rule.known, float(end)) for end in (0, 1))
+        return draft(self.net, low, high, rule.u, progress)
 
     def sequential_steps(self, x: Tensor) -> Iterator[SiteDistribution]:
         """Computes everything again for every site; see `Autoregressive.sequential_steps`."""

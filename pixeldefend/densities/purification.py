@@ -11,13 +11,10 @@ detectors.
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from .autoregressive import Autoregressive
-from .distributions import GridDistribution, SiteDistribution
-from .sampling import solve
+from .sampling import MostProbable, solve
 
 
 def most_probable_within(density: Autoregressive, x: Tensor, eps: int, *, method: str = "auto") -> Tensor:
@@ -27,7 +24,7 @@ def most_probable_within(density: Autoregressive, x: Tensor, eps: int, *, method
         density: A density of 8-bit images.
         x: (N, C, H, W) in [0, 1], on the 8-bit grid.
         eps: How far a sub-pixel may move, in steps of the 8-bit grid, 0 to 255.
-        method: "auto", "fixed_point" or "cached", as for `sampling.solve`.
+        method: As for `sampling.solve`.
 
     Returns:
         (N, C, H, W), on the 8-bit grid. Among equally probable values the lowest is taken.
@@ -40,9 +37,4 @@ def most_probable_within(density: Autoregressive, x: Tensor, eps: int, *, method
         Song, Kim, Nowozin, Ermon & Kushman 2018, "PixelDefend", arXiv:1710.10766, algorithm 1.
     """
     low, high = (((255 * x).round() + move).clamp(0, 255) / 255 for move in (-eps, eps))
-
-    def rule(conditionals: SiteDistribution, where: tuple[Any, ...]) -> Tensor:
-        assert isinstance(conditionals, GridDistribution)
-        return conditionals.most_probable(low[where], high[where]).to(x)
-
-    return solve(density, x, rule, method=method)
+    return solve(density, x, MostProbable(low, high), method=method)

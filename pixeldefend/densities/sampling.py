@@ -7,6 +7,7 @@ takes one pass of the net for every site. Two faster ways give the same x, up to
   computed in parallel from the last iterate, until nothing changes. Every pass settles at least one more site, and in
   practice many. For images, a window of rows moves down: it leaves settled rows behind, and does not yet compute rows
   far ahead (`RowStream`).
+- as a draft by a compiled kernel, which passes of the whole net then check (`drafts`).
 - site after site, from caches of what the layers have computed before (`CachedConv2d`; Ramachandran et al. 2017,
   arXiv:1704.06001). A model whose pixels see little of the row above computes a site of every row at once
   (`NeLLoC.parts`; van den Oord et al. 2016, arXiv:1601.06759, compute the diagonal LSTM in this order).
@@ -17,6 +18,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,21 +27,62 @@ from torch.nn import functional as F
 
 from ..ambient import modes_kept, torch_defaults
 from ..errors import ModelError, ParameterError
-from .distributions import SiteDistribution, at_least_float32
+from .distributions import GridDistribution, SiteDistribution, at_least_float32
 from .layers import ShiftedConv2d
 from .sites import at
 
 if TYPE_CHECKING:
     from .autoregressive import Autoregressive
 
-# conditionals of some sites, and the index of these sites in x -> their values
-Rule = Callable[[SiteDistribution, tuple[Any, ...]], Tensor]
 Progress = Callable[[list[Any]], Iterable[Any]]
 # up to so many images the fixed point was measured to be faster on the CPU
 FIXED_POINT_IMAGES = 3
 # rows at a time: fewer need more passes; with more, most rows are computed in vain
 WINDOW_ROWS = 8
-METHODS = ("auto", "fixed_point", "cached", "sequential")
+METHODS = ("auto", "compiled", "fixed_point", "cached", "sequential")
+
+
+@dataclass(frozen=True)
+class MostProbable:
+    """The most probable of the allowed values.
+
+    Args:
+        low: (n, *event), the lowest allowed value of each site, on its grid.
+        high: (n, *event), the highest one.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __call__(self, conditionals: SiteDistribution, where: tuple[Any, ...]) -> Tensor:
+        """Returns the values of some sites of x, given their conditionals and their index in x."""
+        assert isinstance(conditionals, GridDistribution)
+        return conditionals.most_probable(self.low[where], self.high[where]).to(self.low)
+
+
+@dataclass(frozen=True)
+class Quantile:
+    """The quantile of the conditional at a random number, which is a random value.
+
+    Args:
+        u: (n, *event), uniform random numbers.
+        temperature: As for `Autoregressive.sample`.
+        known: (n, *event), which sites have a given value instead.
+        values: (n, *event), the given values.
+    """
+
+    u: Tensor
+    temperature: float
+    known: Tensor
+    values: Tensor
+
+    def __call__(self, conditionals: SiteDistribution, where: tuple[Any, ...]) -> Tensor:
+        """Returns the values of some sites of x, given their conditionals and their index in x."""
+        drawn = conditionals.quantile(self.u[where], self.temperature).to(self.values)
+        return torch.where(self.known[where], self.values[where], drawn)
+
+
+Rule = MostProbable | Quantile
 
 
 @torch_defaults()
@@ -55,29 +98,39 @@ def solve(
     Args:
         density: The density that gives the conditionals.
         x: (n, *event), the start of the search for a fixed point, which is shorter if the start is closer.
-        rule: A function of the conditionals of some sites and of their index in x, which returns the values of these
-            sites.
-        method: "fixed_point"; "cached", part after part with caches; "auto", the one of these two that was measured to
-            be faster; or "sequential", a whole pass for every site, for tests and benchmarks.
-        progress: Wraps the list of parts, or of rows, as tqdm does.
+        rule: What determines the value of a site.
+        method: "compiled", for densities that have `drafts`; "fixed_point"; "cached", part after part with caches;
+            "auto", the one of these that was measured to be fastest; or "sequential", a whole pass for every site, for
+            tests and benchmarks.
+        progress: Wraps the list of parts, of rows or of images, as tqdm does.
 
     Returns:
         (n, *event).
 
     Raises:
-        ParameterError: If there is no such method.
+        ParameterError: If there is no such method, or if it is "compiled" and the density has no kernel.
         ModelError: If a value is NaN.
     """
     if method not in METHODS:
         raise ParameterError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     shape = tuple(x.shape[1:])
     one_by_one = len(density.parts(shape)) == math.prod(shape)
-    if method == "auto":
+    can_draft = density.can_draft(x, rule)
+    if method == "compiled" and not can_draft:
+        raise ParameterError(
+            "method 'compiled' is for a PixelCNN++ with one stream and logistics, on the CPU in float32, with numba "
+            "(pip install 'pixeldefend[fast]'), at temperature 1: use method 'auto'"
+        )
+    if method == "auto" and can_draft:
+        method = "compiled"
+    elif method == "auto":
         few = len(x) <= FIXED_POINT_IMAGES or x.device.type != "cpu"
         method = "fixed_point" if density.rows_at_once and few and one_by_one else "cached"
     x = density.blank(len(x), shape).copy_(x)
     with modes_kept(density):
-        if method == "fixed_point" and density.rows_at_once:
+        if method == "compiled":
+            x.copy_(density.draft(rule, progress))
+        elif method == "fixed_point" and density.rows_at_once:
             _by_rows(density, x, rule, progress)
         elif method == "fixed_point":
             _whole(density, x, rule)

@@ -84,7 +84,7 @@ def test_the_table_is_for_gradients_and_for_double_precision():
 
 
 def test_without_numba_and_without_a_folder_for_compiled_code(monkeypatch):
-    monkeypatch.setattr(kernels, "_has_numba", lambda: False)
+    monkeypatch.setattr(kernels, "has_numba", lambda: False)
     assert not kernels.can_run(torch.zeros(1))
 
     import numba
