@@ -27,8 +27,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pixeldefend import load_detector
-from pixeldefend.densities import Autoregressive, GridDistribution, PixelCNNPlusPlus, pixelcnnpp, pixelcnnpp_blocks
+from pixeldefend import Detector, load_detector
+from pixeldefend.densities import (
+    Autoregressive,
+    GridDistribution,
+    PixelCNNPlusPlus,
+    logistic_mixture,
+    pixelcnnpp,
+    pixelcnnpp_blocks,
+)
 from pixeldefend.densities.layers import MaskedConv2d, ShiftedConv2d
 from pixeldefend.detectors.backends import PRECISION, on_backend
 from pixeldefend.markdown import table
@@ -132,9 +139,11 @@ def scoring(name: str, density: Autoregressive, n: int, turns: int) -> list[dict
     ]
 
 
-def peak(name: str, density: Autoregressive, n: int, turns: int) -> list[dict[str, Any]]:
-    """The share of the machine's own convolution peak that scoring reaches, both in the same precision. Returns a row
-    for every backend."""
+def peak(name: str, detector: Detector, n: int, turns: int) -> list[dict[str, Any]]:
+    """What the detector's own statistic costs, and the share of the machine's convolution peak that scoring reaches.
+
+    Both are in the same precision. Returns two rows for every backend.
+    """
     operations = 0
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -145,17 +154,21 @@ def peak(name: str, density: Autoregressive, n: int, turns: int) -> list[dict[st
         share = module.mask.float().mean().item() if isinstance(module, MaskedConv2d) else 1  # zeros are no use
         operations += int(2 * len(output) * places * module.in_channels * module.out_channels * kh * kw * share)
 
-    density = copy.deepcopy(density).eval()
+    density = detector.density
+    assert isinstance(density, Autoregressive)
+    score = getattr(detector.score_, "ratio", detector.score_)
+    networks = [density, *(value for value in [getattr(score, "network_", None)] if value is not None)]
     hooks = [
         module.register_forward_hook(count)  # type: ignore[arg-type]
-        for module in density.modules()
+        for network in networks
+        for module in network.modules()
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
     ]
     x = pixels(density, n)
     conv = nn.Conv2d(256, 256, 3, padding=1).to(density.device, memory_format=torch.channels_last)
     y = torch.rand(32, 256, 32, 32).to(density.device, memory_format=torch.channels_last)
     with torch.inference_mode():
-        density.log_prob(x)
+        detector.score_samples(x)
         for hook in hooks:
             hook.remove()
 
@@ -166,12 +179,20 @@ def peak(name: str, density: Autoregressive, n: int, turns: int) -> list[dict[st
         rows = []
         for backend in backends_for(density):
             precision = PRECISION[backend]
-            fast = on_backend(density, backend)
-            ours, theirs = seconds(
-                lambda fast=fast: excess_surprisal(Evidence(density, x, fast=fast)),  # type: ignore[misc]
+            runner, fast = detector.with_backend(backend), on_backend(density, backend)
+
+            def network(fast: Any = fast) -> None:
+                for part in x.split(detector.batch_size):
+                    fast.parameters_of_sites(part)
+
+            ours, net, theirs = seconds(
+                lambda runner=runner: runner.score_samples(x),  # type: ignore[misc]
+                network,
                 lambda precision=precision: best(precision),  # type: ignore[misc]
                 turns=turns,
             )
+            what = f"statistic {detector.statistic}, {name}, {backend}: time besides the network's"
+            rows.append(dict(name=what, ratio=(ours - net) / net, goal=0.5, unit="of the network's (at most)"))
             highest = 2 * 32 * 32 * 32 * 256 * 256 * 9 / theirs
             what = (
                 f"share of torch's convolution peak ({highest / 1e9:.0f} GFLOP/s in {precision}) that scoring reaches"
@@ -179,6 +200,22 @@ def peak(name: str, density: Autoregressive, n: int, turns: int) -> list[dict[st
             ratio = operations / ours / highest
             rows.append(dict(name=f"{what}, {name}, {backend}", ratio=ratio, goal=0.5, unit="of the peak"))
     return rows
+
+
+def moments(name: str, density: Autoregressive, n: int, turns: int) -> dict[str, Any]:
+    """The moments of the surprisal by a compiled kernel, against torch's tables."""
+    with torch.inference_mode():
+        conditionals = density.conditionals(pixels(density, n))
+        parameters = [conditionals.logits, conditionals.means, conditionals.log_scales]
+        flat = [t.expand(*conditionals.batch_shape, -1).flatten(0, -2) for t in parameters]
+
+        def tables() -> None:
+            for block in zip(*(t.split(conditionals.SITES_PER_BLOCK) for t in flat), strict=True):
+                logistic_mixture._surprisal_moments(*block)
+
+        ours, theirs = seconds(conditionals.surprisal_moments, tables, turns=turns)
+    what = f"mean and variance of the surprisal, {name}: compiled, against torch's tables"
+    return dict(name=what, ratio=theirs / ours, goal=2.0, unit="times as fast")
 
 
 def pixels(density: Autoregressive, n: int) -> Tensor:
@@ -301,7 +338,7 @@ def main() -> None:
         render()
         return
     torch.manual_seed(0)
-    shipped = {name: load_detector(name, device=arguments.device).density for name in ("fashion-mnist", "cifar10")}
+    shipped = {name: load_detector(name, device=arguments.device) for name in ("fashion-mnist", "cifar10")}
     turns = 1 if arguments.quick else 3
     rows: list[dict[str, Any]] = []
 
@@ -311,10 +348,13 @@ def main() -> None:
 
     for row in one_image(turns=20):
         add(row)
-    for name, density in shipped.items():
+    for name, detector in shipped.items():
+        assert isinstance(detector, Detector)
+        density = detector.density
         assert isinstance(density, Autoregressive)
-        for row in (*scoring(name, density, 64, turns), *peak(name, density, 64, turns)):
+        for row in (*scoring(name, density, 64, turns), *peak(name, detector, 64, turns)):
             add(row)
+        add(moments(name, density, 64, turns))
         add(purification(name, density, 1, turns, goal=30.0))
         add(sampling(name, density, 1, turns))
         if not arguments.quick:
@@ -324,7 +364,7 @@ def main() -> None:
     if not arguments.quick:
         large = PixelCNNPlusPlus((3, 32, 32), filters=160, blocks=5, mixtures=10).to(arguments.device)
         what = "160 filters, 5 blocks, 10 logistics"
-        for row in (*scoring(what, large, 4, 1), *peak(what, large, 4, 1)):
+        for row in scoring(what, large, 4, 1):
             add(row)
         for row in screened(arguments.files, arguments.files // 10, 10 * arguments.files):
             add(row)
