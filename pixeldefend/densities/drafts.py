@@ -94,8 +94,8 @@ def _bias(conv: nn.Conv2d) -> np.ndarray:
 
 
 @compiled
-def _silu(x: float) -> float:
-    return x / (np.float32(1) + math.exp(-x))
+def _elu(x: float) -> float:
+    return x if x > 0 else np.float32(math.exp(x)) - np.float32(1)
 
 
 @compiled
@@ -217,7 +217,7 @@ def _draft(
                     here = hidden[2 * block + half, i + ROWS - 1, j + COLUMNS // 2]
                     source = x if half else residual
                     for c in range(filters):
-                        here[c] = _silu(source[c])
+                        here[c] = _elu(source[c])
                     if half:
                         gated[:] = outer_bias[block]
                         _convolve(hidden[2 * block + 1], i, j, (ROWS, COLUMNS), outer_matrix[block], gated)
@@ -227,7 +227,7 @@ def _draft(
                 for c in range(filters):
                     residual[c] += gated[c] / (one + math.exp(-gated[c + filters]))
             for c in range(filters):
-                value = _silu(residual[c])
+                value = _elu(residual[c])
                 for k in range(len(parameters)):
                     parameters[k] += value * last_matrix[c, k]
             logits[:] = parameters[:mixtures]
