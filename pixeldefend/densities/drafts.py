@@ -94,7 +94,7 @@ def _bias(conv: nn.Conv2d) -> np.ndarray:
 
 
 @compiled
-def _elu(x: float) -> float:
+def _elu(x: float) -> Any:
     return x if x > 0 else np.float32(math.exp(x)) - np.float32(1)
 
 

@@ -29,7 +29,7 @@ from ..ambient import modes_kept, torch_defaults
 from ..errors import ModelError, ParameterError
 from .distributions import GridDistribution, SiteDistribution, at_least_float32
 from .layers import ShiftedConv2d
-from .sites import at
+from .sites import at, from_row, to_row
 
 if TYPE_CHECKING:
     from .autoregressive import Autoregressive
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 Progress = Callable[[list[Any]], Iterable[Any]]
 # up to so many images the fixed point was measured to be faster on the CPU
 FIXED_POINT_IMAGES = 3
+DRAFT_IMAGES = 64  # the same for drafts
 # rows at a time: fewer need more passes; with more, most rows are computed in vain
 WINDOW_ROWS = 8
 METHODS = ("auto", "compiled", "fixed_point", "cached", "sequential")
@@ -59,6 +60,10 @@ class MostProbable:
         assert isinstance(conditionals, GridDistribution)
         return conditionals.most_probable(self.low[where], self.high[where]).to(self.low)
 
+    def given(self, images: Tensor, known: Tensor, values: Tensor) -> MostProbable:
+        """Returns the rule for some images, (m,), in which the values of some sites, (m, *event), are known."""
+        return MostProbable(*(values.where(known, bound[images]) for bound in (self.low, self.high)))
+
 
 @dataclass(frozen=True)
 class Quantile:
@@ -80,6 +85,11 @@ class Quantile:
         """Returns the values of some sites of x, given their conditionals and their index in x."""
         drawn = conditionals.quantile(self.u[where], self.temperature).to(self.values)
         return torch.where(self.known[where], self.values[where], drawn)
+
+    def given(self, images: Tensor, known: Tensor, values: Tensor) -> Quantile:
+        """Returns the rule for some images, (m,), in which the values of more sites, (m, *event), are known."""
+        values = values.where(known, self.values[images])
+        return Quantile(self.u[images], self.temperature, self.known[images] | known, values)
 
 
 Rule = MostProbable | Quantile
@@ -121,7 +131,7 @@ def solve(
             "method 'compiled' is for a PixelCNN++ with one stream and logistics, on the CPU in float32, with numba "
             "(pip install 'pixeldefend[fast]'), at temperature 1: use method 'auto'"
         )
-    if method == "auto" and can_draft:
+    if method == "auto" and can_draft and len(x) <= DRAFT_IMAGES:
         method = "compiled"
     elif method == "auto":
         few = len(x) <= FIXED_POINT_IMAGES or x.device.type != "cpu"
@@ -129,7 +139,7 @@ def solve(
     x = density.blank(len(x), shape).copy_(x)
     with modes_kept(density):
         if method == "compiled":
-            x.copy_(density.draft(rule, progress))
+            _by_drafts(density, x, rule, progress)
         elif method == "fixed_point" and density.rows_at_once:
             _by_rows(density, x, rule, progress)
         elif method == "fixed_point":
@@ -142,27 +152,49 @@ def solve(
             for where, conditional in zip(progress(parts), steps, strict=True):
                 x[where] = rule(conditional, where)
             _check_numbers(x)
-        if method != "sequential" and density.rows_at_once and one_by_one and len(x):
+        if method not in ("sequential", "compiled") and density.rows_at_once and one_by_one and len(x):
             # a part of an image may be rounded differently than the whole: passes over whole images decide. For a
             # photograph that could take thousands: one site that is rounded differently changes nearly all after it
             _whole(density, x, rule)
     return x.contiguous()
 
 
+def _by_drafts(density: Autoregressive, x: Tensor, rule: Rule, progress: Progress) -> None:
+    """Drafts images, and drafts what follows again where torch rounds a site differently."""
+    x.copy_(density.draft(rule, progress))
+    active = torch.arange(len(x), device=x.device)
+    while len(active):
+        new = _pass(density, x, rule, active)
+        differs = to_row(new != x[active])
+        changed = differs.any(1)
+        active, new, differs = active[changed], new[changed], differs[changed]
+        if len(active):
+            # all sites before the first one that differs are right, and so is its new value
+            settled = torch.arange(differs.shape[1], device=x.device) <= differs.int().argmax(1, keepdim=True)
+            again = rule.given(active, from_row(settled, tuple(x.shape[1:])), new)
+            x[active] = density.draft(again, lambda steps: steps)
+
+
 def _whole(density: Autoregressive, x: Tensor, rule: Rule) -> None:
     """Iterates over whole events until none changes."""
     active = torch.arange(len(x), device=x.device)
     while len(active):
-        # an image alone may be rounded differently than in a batch
-        among = active if len(active) > 1 else active.repeat(min(2, len(x)))
-        new = torch.empty_like(x[among])
-        for (events, *where), conditionals, _ in density.for_images(among, len(x)).tiles(x[among]):
-            new[(events, *where)] = rule(conditionals, (among[events], *where))
-        new = new[: len(active)]
-        _check_numbers(new)
+        new = _pass(density, x, rule, active)
         changed = (new != x[active]).flatten(1).any(1)
         x[active] = new
         active = active[changed]
+
+
+def _pass(density: Autoregressive, x: Tensor, rule: Rule, active: Tensor) -> Tensor:
+    """Returns the new values of whole events, (m, *event), from the last ones, by one pass of the net."""
+    # an image alone may be rounded differently than in a batch
+    among = active if len(active) > 1 else active.repeat(min(2, len(x)))
+    new = torch.empty_like(x[among])
+    for (events, *where), conditionals, _ in density.for_images(among, len(x)).tiles(x[among]):
+        new[(events, *where)] = rule(conditionals, (among[events], *where))
+    new = new[: len(active)]
+    _check_numbers(new)
+    return new
 
 
 def _by_rows(density: Autoregressive, x: Tensor, rule: Rule, progress: Progress) -> None:

@@ -49,6 +49,33 @@ def test_samples_are_the_sequential_ones(density, given):
         assert torch.equal(samples(method), expected)
 
 
+@pytest.mark.parametrize("sampled", [False, True])
+def test_what_torch_rounds_differently_is_drafted_again_from_there(density, monkeypatch, sampled):
+    x = torch.randint(0, 256, (3, *density.event_shape)) / 255
+
+    def computed(method):
+        if sampled:
+            return density.sample(3, generator=torch.Generator().manual_seed(1), method=method)
+        return most_probable_within(density, x, 20, method=method)
+
+    expected, drafts, passes = computed("sequential"), [], []
+    draft, conditionals = density.draft, density.conditionals
+
+    def rounded_otherwise(rule, progress):
+        found = draft(rule, progress)
+        drafts.append(len(found))
+        if len(drafts) <= 2:  # all that follows in the first image is drafted from another value
+            found[0, 0, 2 * len(drafts), 3] = (found[0, 0, 2 * len(drafts), 3] + 0.5).remainder(1)
+            found[0, :, 5:] = 0.2
+        return found
+
+    monkeypatch.setattr(density, "draft", rounded_otherwise)
+    monkeypatch.setattr(density, "conditionals", lambda x: passes.append(len(x)) or conditionals(x))
+    assert torch.equal(computed("compiled"), expected)
+    assert drafts == [3, 1, 1]
+    assert passes == [3, 2, 2]  # an image alone may be rounded differently than in a batch
+
+
 def test_progress_counts_images(density):
     counted = []
     density.sample(3, progress=lambda steps: counted.append(len(steps)) or steps)
