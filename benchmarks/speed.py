@@ -157,7 +157,7 @@ def peak(name: str, detector: Detector, n: int, turns: int) -> list[dict[str, An
     density = detector.density
     assert isinstance(density, Autoregressive)
     score = getattr(detector.score_, "ratio", detector.score_)
-    networks = [density, *(value for value in [getattr(score, "network_", None)] if value is not None)]
+    networks = [density, *([score.network_] if hasattr(score, "network_") else [])]
     hooks = [
         module.register_forward_hook(count)  # type: ignore[arg-type]
         for network in networks

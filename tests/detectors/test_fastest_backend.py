@@ -5,11 +5,14 @@ import os
 
 import pytest
 from helpers import clean_images
+from PIL import Image
 
 from pixeldefend import Detector
 from pixeldefend.densities import OrderEnsemble, build
 from pixeldefend.detectors import backends, load
 from pixeldefend.detectors.backends import PRECISION, fastest_backend, on_backend
+from pixeldefend.screening import screen
+from pixeldefend.screening.ray import screen_on_ray
 from pixeldefend.zoo import DetectorSet
 
 SMALL = {"model": "pixelcnnpp", "event_shape": [1, 8, 8], "filters": 8, "blocks": 1, "mixtures": 3}
@@ -105,6 +108,22 @@ def test_detectors_resolve_auto(density, takes, tmp_path):
     assert [made.backend for made in there.detectors.values()] == ["bfloat16"]
     with pytest.raises(ValueError, match="load_detector and with_backend take 'auto'"):
         Detector(density, fpr=0.1, backend="auto").fit(images)
+
+
+def test_records_name_the_backend(density, takes, tmp_path):
+    takes(float32=2.0, bfloat16=1.0)
+    images = clean_images(100)
+    Detector(density, fpr=0.1).fit(images, backends=["bfloat16"]).save(tmp_path / "both.safetensors")
+    Image.fromarray(images[0]).save(tmp_path / "image.png")
+    for backend, named in ((None, "float32"), ("auto", "bfloat16")):
+        (result,) = screen([tmp_path / "image.png"], tmp_path / "both.safetensors", backend=backend)
+        assert (result.record.error, result.record.backend) == (None, named)
+
+
+def test_a_cluster_needs_a_named_backend(tmp_path):
+    pytest.importorskip("ray", reason="the extra 'scale' is not installed")
+    with pytest.raises(ValueError, match="name one, not 'auto'"):
+        screen_on_ray([tmp_path], tmp_path / "out", backend="auto")
 
 
 def test_detectors_of_photographs_stay_as_they_are(takes):
