@@ -10,7 +10,7 @@ import copy
 import math
 
 from ..errors import ParameterError
-from .alternative import likelihood_ratio
+from .alternative import likelihood_ratio, likelihood_ratio_map
 from .combined import Combined, Fused, NoiseContrast, Pooled
 from .evidence import Evidence, Score
 from .learned import LearnedScore, SurprisalGiven, Typicality, with_noise
@@ -152,6 +152,7 @@ __all__ = [
     "ResidualRatio",
     "Score",
     "bits_per_dim",
+    "likelihood_ratio_map",
     "make_score",
     "with_noise",
 ]

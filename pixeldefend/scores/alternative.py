@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..densities import Autoregressive
+from ..densities import Autoregressive, Density
 from ..errors import ParameterError
 from .evidence import Evidence
 
@@ -31,9 +31,33 @@ def likelihood_ratio(evidence: Evidence) -> Tensor:
         Neyman & Pearson 1933, "On the problem of the most efficient tests of statistical hypotheses"; compare Ren et
         al. 2019, "Likelihood ratios for out-of-distribution detection", arXiv:1906.02845.
     """
-    q = evidence.alternative
-    if q is None:
-        raise ParameterError("likelihood_ratio needs a density of perturbed images: Detector(density, alternative=...)")
+    q = _alternative(evidence)
     if isinstance(q, Autoregressive):  # on a faster backend it has conditionals only
         return q.conditionals(evidence.x).log_prob(evidence.x).flatten(1).sum(1) - evidence.log_prob
     return q.log_prob(evidence.x) - evidence.log_prob
+
+
+def likelihood_ratio_map(evidence: Evidence) -> Tensor:
+    """The log likelihood ratio of every sub-pixel given those before it; their sum is `likelihood_ratio`.
+
+    `Detector.evaluate({"map": likelihood_ratio_map}, X)` gives it for images.
+
+    Args:
+        evidence: The evidence about N images.
+
+    Returns:
+        (N, *sites), of images (N, C, H, W), in nats.
+
+    Raises:
+        ParameterError: If there is no alternative, or if either density has no conditionals.
+    """
+    q = _alternative(evidence)
+    if not isinstance(q, Autoregressive):
+        raise ParameterError(f"likelihood_ratio_map needs densities with conditionals, and {type(q).__name__} has none")
+    return q.conditionals(evidence.x).log_prob(evidence.x) + evidence.surprisal
+
+
+def _alternative(evidence: Evidence) -> Density:
+    if evidence.alternative is None:
+        raise ParameterError("likelihood_ratio needs a density of perturbed images: Detector(density, alternative=...)")
+    return evidence.alternative

@@ -8,7 +8,7 @@ from helpers import grid_images
 from pixeldefend import Detector, load_detector
 from pixeldefend.densities import OrderEnsemble, build
 from pixeldefend.errors import ParameterError
-from pixeldefend.scores import Evidence, make_score
+from pixeldefend.scores import Evidence, likelihood_ratio_map, make_score
 
 SMALL = {"model": "pixelcnnpp", "event_shape": [1, 8, 8], "filters": 4, "blocks": 1, "scales": 1, "mixtures": 2}
 
@@ -40,6 +40,22 @@ def test_densities_without_conditionals_have_a_ratio_too():
     x = (grid_images(4, 1, 2, 3).flatten(1) > 0.5).float()
     ratio = make_score("likelihood_ratio")(Evidence(p, x, alternative=q))
     torch.testing.assert_close(ratio, q.log_prob(x) - p.log_prob(x))
+
+
+def test_its_map_shows_every_sub_pixel_and_sums_to_it(pair):
+    p, q = pair
+    x = grid_images(120, 1, 8, 8)
+    detector = Detector(p, statistic="likelihood_ratio", alternative=q).fit(x)
+    maps = detector.evaluate({"map": likelihood_ratio_map}, x[:5])["map"]
+    assert maps.shape == (5, 1, 8, 8)
+    np.testing.assert_allclose(maps.sum((1, 2, 3)), -detector.score_samples(x[:5]), atol=1e-3)
+
+
+def test_densities_without_conditionals_have_no_map(pair):
+    made = build({"model": "made", "event_shape": [6], "hidden": [8], "head": "bernoulli"}).eval()
+    q = OrderEnsemble(made, 1)
+    with pytest.raises(ParameterError, match="OrderEnsemble has none"):
+        likelihood_ratio_map(Evidence(made, torch.zeros(2, 6), alternative=q))
 
 
 def test_without_an_alternative_it_says_what_it_needs(pair):
