@@ -62,20 +62,30 @@ def surprisal_moments(logits: Tensor, means: Tensor, log_scales: Tensor) -> tupl
     sites = len(logits)
     found = np.empty((2, sites), np.float32)
     kernel = _kernel()
-    threads = max(1, min(torch.get_num_threads(), sites // SITES_A_THREAD))
-    bounds = [sites * k // threads for k in range(threads + 1)]
-    parts = [slice(*pair) for pair in itertools.pairwise(bounds)]
 
     def run(part: slice) -> None:
         kernel(*(array[part] for array in parameters), found[0, part], found[1, part])
 
-    if threads == 1:
-        run(parts[0])
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(run, parts))
+    in_parts(run, sites)
     mean, variance = torch.from_numpy(found)
     return mean, variance
+
+
+def in_parts(function: Callable[[slice], None], sites: int) -> None:
+    """Calls a function for all of some sites, in as many threads as torch uses.
+
+    Args:
+        function: Takes a part of the sites. It releases Python's lock, as `compiled` functions do.
+        sites: Their number.
+    """
+    threads = max(1, min(torch.get_num_threads(), sites // SITES_A_THREAD))
+    bounds = [sites * k // threads for k in range(threads + 1)]
+    parts = [slice(*pair) for pair in itertools.pairwise(bounds)]
+    if threads == 1:
+        function(parts[0])
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(function, parts))
 
 
 @functools.cache

@@ -61,6 +61,14 @@ class DiscretizedLogisticMixture(GridDistribution):
         self.log_scales = log_scales.clamp(*self.LOG_SCALES)
         super().__init__(batch_shape=logits.shape[:-1], validate_args=validate_args)
 
+    @classmethod
+    def of_normalised(cls, logits: Tensor, means: Tensor, log_scales: Tensor) -> Self:
+        """Makes a mixture without computing anything, of normalised logits and clamped log-scales."""
+        mixture = cls.__new__(cls)
+        mixture.logits, mixture.means, mixture.log_scales = logits, means, log_scales
+        GridDistribution.__init__(mixture, batch_shape=logits.shape[:-1], validate_args=False)
+        return mixture
+
     def part(self, index: tuple[Any, ...]) -> Self:
         """Selects some of the sites; see `SiteDistribution.part`."""
         return type(self)(self.logits[index], self.means[index], self.log_scales[index], validate_args=False)
