@@ -71,14 +71,15 @@ def surprisal_moments(logits: Tensor, means: Tensor, log_scales: Tensor) -> tupl
     return mean, variance
 
 
-def in_parts(function: Callable[[slice], None], sites: int) -> None:
+def in_parts(function: Callable[[slice], None], sites: int, *, least: int = SITES_A_THREAD) -> None:
     """Calls a function for all of some sites, in as many threads as torch uses.
 
     Args:
         function: Takes a part of the sites. It releases Python's lock, as `compiled` functions do.
         sites: Their number.
+        least: The fewest sites for which a thread pays.
     """
-    threads = max(1, min(torch.get_num_threads(), sites // SITES_A_THREAD))
+    threads = max(1, min(torch.get_num_threads(), sites // least))
     bounds = [sites * k // threads for k in range(threads + 1)]
     parts = [slice(*pair) for pair in itertools.pairwise(bounds)]
     if threads == 1:

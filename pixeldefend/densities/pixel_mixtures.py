@@ -1,7 +1,7 @@
 """The conditionals of whole pixels, by a compiled kernel (numba, of the extra `fast`).
 
-torch computes `PixelLogisticMixtureHead` in about sixty operations, each of which reads and writes all components of all
-sub-pixels. The kernel takes a few pixels at a time, whose numbers stay in the CPU's nearest cache.
+torch computes `PixelLogisticMixtureHead` in about sixty operations, and each of them reads and writes all components of
+all sub-pixels. The kernel takes a few pixels at a time, whose numbers stay in the CPU's nearest cache.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def pixel_mixtures(parameters: Tensor, x: Tensor, mixtures: int) -> tuple[Tensor
 
 
 @compiled
-def _exp(x: np.float32) -> np.float32:
+def exp(x: np.float32) -> np.float32:
     """exp(x) for x in [LEAST, MOST], with arithmetic only, so that several are computed by one instruction."""
     whole = np.int32(np.floor(x * LOG2_E + HALF))
     y = x - np.float32(whole) * LOG_2
@@ -68,7 +68,7 @@ def _exp(x: np.float32) -> np.float32:
 
 
 @compiled
-def _log(x: np.float32) -> np.float32:
+def log(x: np.float32) -> np.float32:
     """log(x) for a positive x."""
     bits = np.float32(x).view(np.int32)
     y = np.int32((bits & 0x7FFFFF) | 0x3F800000).view(np.float32) - ONE
@@ -80,8 +80,9 @@ def _log(x: np.float32) -> np.float32:
 
 @compiled
 def _tanh(x: np.float32) -> np.float32:
-    x = MOST if x > MOST else (LEAST if x < LEAST else x)
-    return ONE - TWO / (_exp(x if x < 40 else np.float32(40)) ** 2 + ONE)
+    x = TWO * x
+    x = MOST if x > MOST else x
+    return ONE - TWO / (exp(LEAST if x < LEAST else x) + ONE)
 
 
 @compiled
@@ -97,9 +98,9 @@ def _log_softmax(logits: np.ndarray, top: np.ndarray, total: np.ndarray, out: np
         row = logits[k]
         for i in range(len(top)):
             away = row[i] - top[i]
-            total[i] += _exp(LEAST if away < LEAST else away)
+            total[i] += exp(LEAST if away < LEAST else away)
     for i in range(len(top)):
-        total[i] = top[i] + _log(total[i])
+        total[i] = top[i] + log(total[i])
     for k in range(len(logits)):
         row, target = logits[k], out[k]
         for i in range(len(top)):
@@ -110,16 +111,16 @@ def _log_softmax(logits: np.ndarray, top: np.ndarray, total: np.ndarray, out: np
 def _log_masses(value: np.ndarray, mean: np.ndarray, log_scale: np.ndarray, out: np.ndarray) -> None:
     """(n,) thrice -> (n,), which it writes: the log of the mass in bins between two others."""
     for i in range(len(out)):
-        per_scale = _exp(-log_scale[i])
+        per_scale = exp(-log_scale[i])
         away = abs((TWO * value[i] - ONE - mean[i]) * per_scale)
-        small = _exp(LEAST if away > MOST else -away)
+        small = exp(LEAST if away > MOST else -away)
         # the mass is sinh(h) / (cosh(z) + cosh(h)), z and half the bin's width h in scales; h / sinh(h) does not cancel
         square = (per_scale / LAST) ** 2
         sinhc, cosh = SINHC[12], COSH[12]
         for power in range(11, -1, -1):
             sinhc = sinhc * square + SINHC[power]
             cosh = cosh * square + COSH[power]
-        out[i] = LOG_TWO_BINS - log_scale[i] - away + _log(sinhc / (ONE + small * (small + TWO * cosh)))
+        out[i] = LOG_TWO_BINS - log_scale[i] - away + log(sinhc / (ONE + small * (small + TWO * cosh)))
 
 
 @compiled

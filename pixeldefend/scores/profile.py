@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..densities import NeLLoC
+from ..densities import NeLLoC, kernels
 from ..densities.distributions import BYTE_LEVELS
 from ..densities.logistic_mixture import LEAST, DiscretizedLogisticMixture
 from ..densities.nelloc import Place, Tile
@@ -165,6 +165,13 @@ def _profiles(sums: list[Tensor]) -> Tensor:
 def _sums(residual: Tensor, deviation: Tensor, relative: Tensor) -> list[Tensor]:
     """Sums over the sites of a tile: (N, C, B), (N, C, S, B), (N, C, 2, 8, 8), (N, 1, 1, 1, 1) and (N,)."""
     z = (residual / deviation).clamp(-FAR, FAR)
+    spectra = torch.stack([_spectrum(values) for values in (z, residual.clamp(-FAR, FAR))], 2)
+    blocks = torch.full((len(z), 1, 1, 1, 1), (z.shape[2] // BLOCK) * (z.shape[3] // BLOCK), device=z.device)
+    if kernels.can_run(residual, deviation, relative):
+        from .profile_sums import sums
+
+        mass, moments, surprisal = sums(residual, deviation, relative, FAR, SCALES)
+        return [mass, moments, spectra, blocks, surprisal]
     position = torch.log2(deviation).clamp(-1, SCALES - 2) + 1
     scales = torch.arange(SCALES, device=z.device).reshape(-1, 1, 1)
     share = (1 - (position.unsqueeze(2) - scales).abs()).clamp(min=0).flatten(3)  # (N, C, B, sites)
@@ -185,8 +192,6 @@ def _sums(residual: Tensor, deviation: Tensor, relative: Tensor) -> list[Tensor]
         2,
     )
     moments = torch.einsum("ncsp,ncbp->ncsb", statistics.flatten(3), share)
-    spectra = torch.stack([_spectrum(values) for values in (z, residual.clamp(-FAR, FAR))], 2)
-    blocks = torch.full((len(z), 1, 1, 1, 1), (z.shape[2] // BLOCK) * (z.shape[3] // BLOCK), device=z.device)
     surprisal = (torch.log(deviation) - relative).flatten(1).sum(1)
     return [share.sum(3), moments, spectra, blocks, surprisal]
 

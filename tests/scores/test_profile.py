@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pixeldefend.densities import NeLLoC
+from pixeldefend.densities import NeLLoC, kernels
 from pixeldefend.scores import profile
 from pixeldefend.scores.profile import examine, residuals, size_of_profile
 
@@ -71,3 +71,28 @@ def test_profiles_are_differentiable(density):
     gradient = torch.autograd.grad(examine(density, x).profiles.square().mean(), x)[0]
     assert torch.isfinite(gradient).all()
     assert (gradient != 0).double().mean() > 0.9
+
+
+def of_both(monkeypatch, *planes):
+    """Returns the sums by the compiled kernel, and those by torch."""
+    pytest.importorskip("numba", reason="the extra 'fast' is not installed")
+    compiled = profile._sums(*planes)
+    monkeypatch.setattr(kernels, "has_numba", lambda: False)
+    return compiled, profile._sums(*planes)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 8, 8), (2, 3, 17, 40)])
+def test_the_compiled_sums_are_torchs(shape, monkeypatch):
+    torch.manual_seed(0)
+    deviation = torch.exp(3 * torch.randn(shape))  # also beyond all scales
+    planes = 2 * torch.randn(shape) * deviation, deviation, 4 * torch.randn(shape) - 2
+    for ours, theirs in zip(*of_both(monkeypatch, *planes), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("broken", [0, 1, 2])
+def test_nan_stays_nan_in_compiled_sums(broken, monkeypatch):
+    planes = [torch.ones(2, 1, 8, 8) for _ in range(3)]
+    planes[broken][0, 0, 3, 3] = math.nan
+    found = torch.cat([sums.reshape(2, -1).double() for sums in profile._sums(*planes)], 1).sum(1)
+    assert found.isnan().tolist() == [True, False]
