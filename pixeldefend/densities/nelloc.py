@@ -35,8 +35,7 @@ Tile = tuple[Place, DiscretizedLogisticMixture, Tensor]  # a place, the conditio
 
 GAIN = 8.0  # neighbouring pixels differ by little: differences are given to the net as so many times as large
 TILE = 128  # rows and columns of a tile, whose conditionals are in memory at once
-STRIP = 64  # rows of a tile that the net takes at once: more do not fit into the CPU's cache, fewer leave cores idle
-PIXELS = 2048  # that go through the layers of single pixels at once
+PIXELS = 4096  # that go through the layers of single pixels at once
 NO_CONTEXT = (0, 0, 0)
 
 
@@ -138,17 +137,17 @@ class NeLLoC(Autoregressive):
         """
         self._check_once(x)
         for place in self.places(x.shape):
-            yield from self._strips(x, place)
+            yield place, *self._tile(x, place)
 
     def for_each(
-        self, x: Tensor, places: Sequence[Place], function: Callable[[Place, Iterator[Tile]], T]
+        self, x: Tensor, places: Sequence[Place], function: Callable[[Place, DiscretizedLogisticMixture, Tensor], T]
     ) -> Iterator[T]:
         """Calls a function for each of some tiles; on the CPU and without gradients, in several threads.
 
         Args:
             x: (N, C, H, W), the images, as `tiles` takes them.
             places: Some of `places(x.shape)`.
-            function: Takes a place, and the parts of this tile as `tiles` yields them.
+            function: Takes a tile, as `tiles` yields it.
 
         Returns:
             The results, in the order of the places. Each is computed when it is asked for, or shortly before.
@@ -159,7 +158,7 @@ class NeLLoC(Autoregressive):
         self._check_once(x)
 
         def call(place: Place) -> T:
-            return function(place, self._strips(x, place))
+            return function(place, *self._tile(x, place))
 
         if self._needs_gradient(x) or self.device.type != "cpu":
             return map(call, places)
@@ -168,12 +167,6 @@ class NeLLoC(Autoregressive):
     def _check_once(self, x: Tensor) -> None:
         """Checks images, and not again for each tile, since this reads every pixel."""
         (self.check_shape if x.dtype == torch.uint8 else self.check)(x)
-
-    def _strips(self, x: Tensor, place: Place) -> Iterator[Tile]:
-        images, channels, rows, columns = place
-        for top in range(rows.start, rows.stop, STRIP):
-            where = images, channels, slice(top, min(top + STRIP, rows.stop)), columns
-            yield where, *self._tile(x, where)
 
     @torch_defaults()
     def _tile(self, x: Tensor, where: Place) -> tuple[DiscretizedLogisticMixture, Tensor]:
@@ -195,9 +188,8 @@ class NeLLoC(Autoregressive):
             return super().log_prob_map(x)
         found = torch.empty_like(at_least_float32(x[:0])).new_empty(x.shape)
 
-        def evaluate(place: Place, strips: Iterator[Tile]) -> None:
-            for where, conditionals, tile in strips:
-                found[where] = conditionals.log_prob(tile)
+        def evaluate(place: Place, conditionals: DiscretizedLogisticMixture, tile: Tensor) -> None:
+            found[place] = conditionals.log_prob(tile)
 
         for _ in self.for_each(x, self.places(x.shape), evaluate):
             pass
@@ -209,9 +201,8 @@ class NeLLoC(Autoregressive):
         if self._needs_gradient(x):
             return super().log_prob(x)
 
-        def evaluate(place: Place, strips: Iterator[Tile]) -> Tensor:
-            values = [conditionals.log_prob(tile) for _, conditionals, tile in strips]
-            return torch.cat(values, 2).flatten(1).sum(1)
+        def evaluate(place: Place, conditionals: DiscretizedLogisticMixture, tile: Tensor) -> Tensor:
+            return conditionals.log_prob(tile).flatten(1).sum(1)
 
         places = self.places(x.shape)
         total = torch.zeros(len(x), dtype=torch.float64, device="cpu")  # of up to hundreds of millions of terms
@@ -335,8 +326,14 @@ class NeLLoCNet(nn.Module):
 
     def _planes(self, y: Tensor) -> Tensor:
         """(M, F) features of pixels -> (P, M)."""
+        # without gradients, backends and half precision, a layer's output takes the place of its input, without copies
+        in_place = not (torch.is_grad_enabled() or torch.jit.is_tracing()) and y.dtype == self.last.weight.dtype
         for layer in self.layers:
-            y = layer(F.silu(y)).add_(y)
+            active = F.silu(y)
+            if in_place:
+                torch.addmm(y.add_(layer.bias), active, layer.weight.T, out=y)  # type: ignore[arg-type]
+            else:
+                y = layer(active).add_(y)
         return torch.addmm(self.last.bias[:, None], self.last.weight, y.T)
 
 

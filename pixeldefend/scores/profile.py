@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -21,7 +20,7 @@ from torch.nn import functional as F
 from ..densities import NeLLoC, kernels
 from ..densities.distributions import BYTE_LEVELS
 from ..densities.logistic_mixture import LEAST, DiscretizedLogisticMixture
-from ..densities.nelloc import Place, Tile
+from ..densities.nelloc import Place
 
 T = TypeVar("T")
 
@@ -95,9 +94,8 @@ def examine(density: NeLLoC, x: Tensor, *, maps: bool = False) -> Examined:
     profiled = {id(place) for place in chosen}
     found = torch.zeros(len(x), *x.shape[2:], device=density.device) if maps else None
 
-    def sums_of(place: Place, strips: Iterator[Tile]) -> list[Tensor] | None:
-        parts = [residuals(conditionals, strip) for _, conditionals, strip in strips]
-        residual, deviation, relative = (torch.cat(planes, 2) for planes in zip(*parts, strict=True))
+    def sums_of(place: Place, conditionals: DiscretizedLogisticMixture, tile: Tensor) -> list[Tensor] | None:
+        residual, deviation, relative = residuals(conditionals, tile)
         if found is not None:
             found[place[0], place[2], place[3]] = -(relative + EXPECTED).sum(1)
         return _sums(residual, deviation, relative) if id(place) in profiled else None
