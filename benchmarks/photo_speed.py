@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from pixeldefend.densities.kernels import has_numba
+
 SIZES = {"1 megapixel": (1000, 1000), "12 megapixels": (3000, 4000), "50 megapixels": (6120, 8160)}  # height, width
 RUNS = {"verdict": False, "verdict and map": True}
 OUT = Path(__file__).parent / "results" / "photo_speed.json"
@@ -50,6 +52,7 @@ def main() -> None:
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "numba": has_numba(),
         "rows": rows,
     }
     OUT.write_text(json.dumps(found, indent=2) + os.linesep)

@@ -1,4 +1,4 @@
-"""Compiled kernels of the mixture of logistics, by numba (the extra `fast`).
+"""The compiled moments of the mixture of logistics, and how kernels are compiled, by numba (the extra `fast`).
 
 torch computes the moments of the surprisal from tables of 256 numbers a sub-pixel, in several passes over memory. The
 kernel computes one sub-pixel after another in the CPU's registers and nearest cache. It also skips values at which the
