@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.stats import norm
-from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
 from ..errors import CalibrationError, ModelError, ParameterError
@@ -145,6 +144,8 @@ class NoiseContrast(Combined):
         clean, moved = (
             self.standardise(part).clamp(-self.CLIP_AT, self.CLIP_AT).numpy() for part in (features, *copies)
         )
+        from sklearn.covariance import LedoitWolf  # slow to import
+
         covariance = LedoitWolf().fit(clean).covariance_
         weights = np.linalg.solve(covariance, (moved - clean).mean(0))
         self.weights_ = (weights / max(math.sqrt(weights @ covariance @ weights), MIN_DIVISOR)).tolist()

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
-from sklearn.linear_model import LinearRegression
 from torch import Tensor
 
 from ..errors import ModelError
@@ -197,6 +196,8 @@ class SurprisalGiven(LearnedScore):
             Itself.
         """
         y, x = features.double().numpy().T
+        from sklearn.linear_model import LinearRegression  # slow to import
+
         line = LinearRegression().fit(x[:, None], y)
         self.slope_, self.intercept_ = float(line.coef_[0]), float(line.intercept_)
         return self

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.covariance import LedoitWolf
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -273,6 +272,8 @@ class ResidualRatio(LearnedScore):
 def _guard(clean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Returns what the guard learns from (N, G) features of clean images: center, deviation and whitening."""
     center, deviation = clean.mean(0), clean.std(0) + 1e-3
+    from sklearn.covariance import LedoitWolf  # slow to import
+
     covariance = LedoitWolf(assume_centered=True).fit(_standardised(clean, center, deviation).numpy()).covariance_
     values, vectors = np.linalg.eigh(covariance)
     return center, deviation, torch.from_numpy(vectors / np.sqrt(values)).float()
