@@ -327,7 +327,8 @@ class NeLLoCNet(nn.Module):
     def _planes(self, y: Tensor) -> Tensor:
         """(M, F) features of pixels -> (P, M)."""
         # without gradients, backends and half precision, a layer's output takes the place of its input, without copies
-        in_place = not (torch.is_grad_enabled() or torch.jit.is_tracing()) and y.dtype == self.last.weight.dtype
+        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined]
+        in_place = not (tracing or torch.is_grad_enabled()) and y.dtype == self.last.weight.dtype
         for layer in self.layers:
             active = F.silu(y)
             if in_place:

@@ -177,6 +177,23 @@ def on_backend(density: Density, backend: str) -> Density:
     return _on_backend(density, backend)
 
 
+def made_once(made: dict[str, tuple[str, int, Density]], role: str, density: Density, backend: str) -> Density:
+    """Returns a density on a backend, which is made when it is first needed.
+
+    Args:
+        made: What was made before, by role.
+        role: Which density of a detector it is.
+        density: The density.
+        backend: As for `on_backend`.
+
+    Returns:
+        As `on_backend`.
+    """
+    if made.get(role, ())[:2] != (backend, id(density)):
+        made[role] = (backend, id(density), on_backend(density, backend))
+    return made[role][2]
+
+
 def _on_backend(density: Density, backend: str) -> Density:
     if check_backend(backend) == "float32":
         return density

@@ -21,7 +21,7 @@ from ..errors import ModelError, ParameterError
 from ..images import match_channels
 from ..preprocessing import Identity, Preprocessor, TileBatch, aggregated, build
 from ..scores import LearnedScore, bits_per_dim, make_score
-from .backends import PRECISION, check_backend, chosen_backend, on_backend
+from .backends import PRECISION, check_backend, chosen_backend, made_once
 from .base import ConformalDetector, check_corruptions
 from .checkpoint import density_of, learned, part_of
 from .samples import Samples, is_images, learning_images, uint8_image
@@ -214,6 +214,10 @@ class Detector(ConformalDetector):
         bits = to_numbers(aggregated(rest[0], tiles.owner, "mean")) if has_bits else np.full(len(anomaly), np.nan)
         return (anomaly, bits, to_numbers(self._stitched(rest[-1], tiles, x))) if maps else (anomaly, bits)
 
+    def _takes_threads(self) -> bool:
+        # OpenVINO has threads of its own, and a user's classifier may not be made for several
+        return self._density().device.type == "cpu" and self.backend != "openvino" and self.classifier is None
+
     def _of_tiles(self, x: Tensor, *statistics: Statistic) -> tuple[TileBatch, list[Tensor]]:
         """Returns the tiles of images, and statistics of them, (T, ...) each."""
         density = self._density()
@@ -319,7 +323,7 @@ class Detector(ConformalDetector):
             found.append(checked(self._of_tiles(x, score.features)[1][0]).cpu())
             return (np.zeros(len(x)),)
 
-        self._each(batch, samples)
+        self._each(batch, samples, in_order=True)
         return joined(found, self.statistic)
 
     def _on_backend(self, backend: str, role: str) -> Density | None:
@@ -327,10 +331,7 @@ class Detector(ConformalDetector):
         density: Density | None = getattr(self, role)
         if backend == "float32" or density is None:
             return None
-        kept: dict[str, tuple[str, int, Density]] = self.__dict__.setdefault("_made", {})
-        if kept.get(role, ())[:2] != (backend, id(density)):
-            kept[role] = (backend, id(density), on_backend(density, backend))
-        return kept[role][2]
+        return made_once(self.__dict__.setdefault("_made", {}), role, density, backend)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in super().__getstate__().items() if name != "_made"}

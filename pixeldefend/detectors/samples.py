@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,11 @@ from ..batching import in_batches
 from ..errors import CalibrationError, ImageError, ParameterError
 from ..images import from_uint8, read_image, to_batch, to_uint8
 from ..images.corruptions import corrupt
+from ..threads import in_threads
 
 PIXELS_AT_ONCE = 2**24  # bounds the memory that a batch of large images takes
+OfBatch = Callable[[Tensor], tuple[np.ndarray, ...]]  # (n, ...) -> arrays (n, ...)
+IMAGES_A_THREAD = 8  # for fewer images, a further thread does not pay
 
 
 class Samples:
@@ -154,14 +158,20 @@ class Samples:
         return Samples([*self.groups, *corrupted])
 
     def each(
-        self, function: Callable[[Tensor], tuple[np.ndarray, ...]], batch_size: int, *, floating: bool = True
+        self,
+        function: OfBatch,
+        batch_size: int,
+        *,
+        floating: bool = True,
+        threads: bool = False,
     ) -> list[Any]:
         """Calls a function with batches of images of one size.
 
         Args:
-            function: (n, ...) floating point -> arrays (n, ...).
+            function: Takes a batch, in floating point.
             batch_size: The largest number of images at once; there are fewer if the images are large.
             floating: Whether the function needs floating point. If not, 8-bit images stay as they are.
+            threads: Whether several threads may call the function at once, if there are many images.
 
         Returns:
             One array (N, ...) for each of the function's results, or a list of N arrays if their shapes differ.
@@ -171,7 +181,9 @@ class Samples:
             size = batch_size
             if x.ndim == 4 and batch_size > 0:
                 size = max(1, min(batch_size, PIXELS_AT_ONCE // max(1, x.shape[2] * x.shape[3])))
-            parts = in_batches((lambda part: function(_floating(part))) if floating else function, x, size)
+            evaluate = (lambda part: function(_floating(part))) if floating else function
+            workers = len(x) // IMAGES_A_THREAD if threads else 1
+            parts = _in_threads(evaluate, x, size, workers) if workers > 1 else in_batches(evaluate, x, size)
             results = [values[0] if len(values) == 1 else np.concatenate(values) for values in zip(*parts, strict=True)]
             found.append((places, results))
         return [
@@ -315,6 +327,13 @@ def _in_order(n: int, parts: list[tuple[np.ndarray, np.ndarray]]) -> Any:
         for place, value in zip(places.tolist(), values, strict=True):
             listed[place] = value
     return listed
+
+
+def _in_threads(function: OfBatch, x: Tensor, batch_size: int, workers: int) -> Iterator[tuple[np.ndarray, ...]]:
+    """Calls a function with batches, as `in_batches` does, in at most so many threads, each with its share of x."""
+    shares = x.chunk(min(workers, torch.get_num_threads()))
+    found = in_threads(lambda share: list(in_batches(function, share, batch_size)), shares)
+    return chain.from_iterable(found)
 
 
 def _together(images: list[Tensor]) -> Tensor:

@@ -75,7 +75,7 @@ def _sums(
                 place = logarithm * LOG2_E + ONE
                 place = last if place > last else place
                 position[x] = place if place > ZERO else ZERO  # NaN too, which is an index below
-            surprisal += total
+            surprisal += float(total)
             for level in range(3):
                 row = near[level]
                 for x in range(width):

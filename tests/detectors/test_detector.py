@@ -1,4 +1,5 @@
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -53,6 +54,27 @@ def test_batches_do_not_matter(tiny_density):
     one = Detector(tiny_density, fpr=0.1, batch_size=1).fit(clean_images(30))
     many = Detector(tiny_density, fpr=0.1, batch_size=64).fit(clean_images(30))
     np.testing.assert_allclose(one.score_samples(x), many.score_samples(x), atol=1e-4)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_several_threads_score_many_images(tiny_density, threads, monkeypatch):
+    detector = Detector(tiny_density, fpr=0.1, batch_size=16).fit(clean_images(30))
+    x = np.concatenate([clean_images(40, seed=4), noise(3)])
+    expected = detector.with_fpr(0.1).judge(x[:5], maps=True)
+    used = set()
+    conditionals = type(tiny_density).conditionals
+
+    def noted(self, batch):
+        used.add(threading.get_ident())
+        return conditionals(self, batch)
+
+    monkeypatch.setattr(type(tiny_density), "conditionals", noted)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    found = detector.judge(x, maps=True)
+    assert len(used) == threads
+    assert found.is_adversarial[-3:].all(), "the images are in another order"
+    np.testing.assert_allclose(found.score[:5], expected.score, atol=1e-4)
+    np.testing.assert_allclose(found.surprisal_map[:5], expected.surprisal_map, atol=1e-4)
 
 
 def test_a_stricter_or_looser_rate_shares_the_calibration(tiny_detector):
@@ -217,6 +239,7 @@ def test_too_large_a_batch_for_the_memory_is_split(tiny_density, monkeypatch):
         return conditionals(self, batch)
 
     monkeypatch.setattr(type(tiny_density), "conditionals", short_of_memory)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     with pytest.warns(UserWarning, match="batch of 64 does not fit into memory; continuing with batches of 32"):
         verdicts = detector.judge(x)
     np.testing.assert_allclose(verdicts.score, expected.score, rtol=1e-4, atol=1e-4)
