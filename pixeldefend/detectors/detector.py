@@ -312,8 +312,7 @@ class Detector(ConformalDetector):
         return other
 
     def _scores(self, score: Statistic, samples: Samples) -> Array:
-        scores: Array = self._each(lambda x: (to_numbers(self._per_image(x, score)[0]),), samples)[0]
-        return scores
+        return np.asarray(self._each(lambda x: (to_numbers(self._per_image(x, score)[0]),), samples)[0])
 
     def _features(self, score: LearnedScore, samples: Samples) -> Tensor:
         """Returns the features, (T, ...), of all tiles of images."""
