@@ -209,7 +209,7 @@ def rendered(found: dict[str, Any]) -> str:
                 if task in times and what in found["ours"]:
                     own = found["ours"][what]
                     milliseconds = (f"{1000 * seconds:,.1f} ms" for seconds in (times[task], own))
-                    rows.append((titles[name], what, *milliseconds, f"{times[task] / own:.2g}"))
+                    rows.append((titles[name], what, *milliseconds, f"{times[task] / own:,.1f}"))
     return (
         "# Other libraries\n\n"
         f"`python benchmarks/peers.py` on {found['machine']}, {found['threads']} threads, with torch {found['torch']}, "
