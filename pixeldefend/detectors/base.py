@@ -312,15 +312,14 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         """Returns whether several threads may score batches at once, which keeps the cores of a CPU busy."""
         return False
 
-    def _each(self, function: OfBatch, samples: Samples, *, floating: bool = True, in_order: bool = False) -> list[Any]:
+    def _each(self, function: OfBatch, samples: Samples, *, floating: bool = True) -> list[Any]:
         """Calls a function with batches, without gradients and with the detector's modules in evaluation mode."""
         if self.batch_size < 1:
             raise ParameterError(f"batch_size must be at least 1, got {self.batch_size}")
         modules = [value for value in self.get_params(deep=False).values() if isinstance(value, nn.Module)]
         # dropout would make scores random; what a module keeps from inference mode could not take part in gradients
         with torch_defaults(), torch.no_grad(), modes_kept(*modules):
-            threads = self._takes_threads() and not in_order
-            return samples.each(function, self.batch_size, floating=floating, threads=threads)
+            return samples.each(function, self.batch_size, floating=floating, threads=self._takes_threads())
 
     def _anomaly_scores(self, samples: Samples) -> Array:
         scores: Array = self._each(lambda x: (to_numbers(self.anomaly_scores(x)),), samples)[0]

@@ -25,7 +25,7 @@ from .backends import PRECISION, check_backend, chosen_backend, made_once
 from .base import ConformalDetector, check_corruptions
 from .checkpoint import density_of, learned, part_of
 from .samples import Samples, is_images, learning_images, uint8_image
-from .scoring import Statistic, checked, joined, over_tiles, stitched, surprisal_of_pixels, to_numbers
+from .scoring import Statistic, checked, joined, of_each, over_tiles, stitched, surprisal_of_pixels, to_numbers
 
 ROLES = ("density", "alternative")  # of the densities of a detector
 
@@ -316,14 +316,12 @@ class Detector(ConformalDetector):
 
     def _features(self, score: LearnedScore, samples: Samples) -> Tensor:
         """Returns the features, (T, ...), of all tiles of images."""
-        found: list[Tensor] = []
 
         def batch(x: Tensor) -> tuple[np.ndarray, ...]:
-            found.append(checked(self._of_tiles(x, score.features)[1][0]).cpu())
-            return (np.zeros(len(x)),)
+            tiles, (features,) = self._of_tiles(x, score.features)
+            return (of_each(checked(features).cpu(), tiles, len(x)),)
 
-        self._each(batch, samples, in_order=True)
-        return joined(found, self.statistic)
+        return joined(self._each(batch, samples)[0], self.statistic)
 
     def _on_backend(self, backend: str, role: str) -> Density | None:
         """Returns the density of a role on a backend, which is made once; None for the reference, or no density."""

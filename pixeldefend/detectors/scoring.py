@@ -77,11 +77,29 @@ def surprisal_of_pixels(evidence: Evidence) -> Tensor:
     return evidence.surprisal.sum(1) if evidence.surprisal.ndim == 4 else evidence.surprisal
 
 
+def of_each(values: Tensor, tiles: TileBatch, n: int) -> np.ndarray:
+    """Divides what was computed of tiles among their images.
+
+    Args:
+        values: (T, ...), of the tiles.
+        tiles: The tiles.
+        n: The number of images.
+
+    Returns:
+        (n,) tensors, each with the values of one image's tiles.
+    """
+    found = np.empty(n, object)
+    counts = torch.bincount(tiles.owner.cpu(), minlength=n).tolist()
+    for image, part in enumerate(values.split(counts)):
+        found[image] = part
+    return found
+
+
 def joined(features: Sequence[Tensor], statistic: str) -> Tensor:
     """Returns the features of all images, (N, ...), from which a statistic learns.
 
     Args:
-        features: (n, ...) each, of a batch.
+        features: (n, ...) each, of a few.
         statistic: Its name in messages.
 
     Raises:
