@@ -6,7 +6,7 @@ trained, since that changes no time. Writes results/peers.json and results/peers
 
 - alibi-detect's `LLR` on TensorFlow: the likelihood ratio of two PixelCNN++.
 - ART's `PixelDefend`: purification. It takes all conditionals from one pass over the attacked image. The paper's
-  algorithm 1 takes those given the purified sub-pixels before. So it is faster, and finds less probable images.
+  algorithm 1 takes those given the purified sub-pixels before.
 - PixelCNN++ in PyTorch as it is mostly written: full masked kernels, a table of all values, and a pass a sub-pixel.
 """
 
@@ -34,8 +34,8 @@ FILTERS_OF_ALIBI = 48  # with which its network has as many parameters
 EPS = 16
 BFLOAT16 = "bfloat16"
 RATIO, EXCESS, PURIFICATION = "likelihood ratio", "excess surprisal", "purification"
-PURIFIED = 4  # images: a pass a sub-pixel takes long
 TURNS = 3
+INSTALLED = "installed"  # a file in an environment that is complete
 
 
 def least(function: Callable[[], Any], turns: int = TURNS) -> float:
@@ -52,8 +52,8 @@ def least(function: Callable[[], Any], turns: int = TURNS) -> float:
 # -- in the environments of the others ---------------------------------------------------------------------------------
 
 
-def alibi_detect(images: np.ndarray) -> dict[str, float]:
-    """Scores by alibi-detect's LLR."""
+def alibi_detect(images: np.ndarray, attacked: np.ndarray) -> dict[str, float]:
+    """Scores images by alibi-detect's LLR."""
     os.environ["TF_USE_LEGACY_KERAS"] = "1"  # which alibi-detect is written for
     import tensorflow as tf
     from alibi_detect.models.tensorflow import PixelCNN
@@ -78,8 +78,8 @@ def alibi_detect(images: np.ndarray) -> dict[str, float]:
     return {"parameters": weights, RATIO: least(lambda: detector.score(x, batch_size=16)) / len(x)}
 
 
-def art(images: np.ndarray) -> dict[str, float]:
-    """Purifies by ART's PixelDefend, whose network here is one convolution: the time is that of its loop."""
+def art(images: np.ndarray, attacked: np.ndarray) -> dict[str, float]:
+    """Purifies an image by ART's PixelDefend, whose network here is one convolution: the time is that of its loop."""
     import torch
     from art.defences.preprocessor import PixelDefend
     from art.estimators.classification import PyTorchClassifier
@@ -101,11 +101,11 @@ def art(images: np.ndarray) -> dict[str, float]:
         clip_values=(0.0, 1.0),
     )
     defence = PixelDefend(clip_values=(0.0, 1.0), eps=EPS, pixel_cnn=network)
-    x = images[:PURIFIED].transpose(0, 3, 1, 2).astype(np.float32) / 255
-    return {PURIFICATION: least(lambda: defence(x), 1) / len(x)}
+    x = attacked.astype(np.float32) / 255
+    return {PURIFICATION: least(lambda: defence(x))}
 
 
-PEERS: dict[str, tuple[str, Callable[[np.ndarray], dict[str, float]], list[str]]] = {
+PEERS: dict[str, tuple[str, Callable[[np.ndarray, np.ndarray], dict[str, float]], list[str]]] = {
     "alibi-detect": ("LLR of alibi-detect on TensorFlow", alibi_detect, ["alibi-detect[tensorflow]==0.13.*"]),
     "art": ("PixelDefend of ART, one pass", art, ["adversarial-robustness-toolbox==1.*", "torch", "numpy<2"]),
 }
@@ -114,10 +114,10 @@ PEERS: dict[str, tuple[str, Callable[[np.ndarray], dict[str, float]], list[str]]
 # -- here --------------------------------------------------------------------------------------------------------------
 
 
-def ours(images: np.ndarray) -> tuple[dict[str, float], dict[str, float]]:
+def ours(images: np.ndarray, attacked: np.ndarray) -> tuple[dict[str, float], dict[str, float]]:
     """Returns the times of pixeldefend, and those of PyTorch as it is mostly written."""
     import torch
-    from speed import noisy, score_straightforwardly, straightforward
+    from speed import score_straightforwardly, straightforward, torch_s_elu
 
     from pixeldefend import Detector, load_detector
     from pixeldefend.densities import build
@@ -134,29 +134,30 @@ def ours(images: np.ndarray) -> tuple[dict[str, float], dict[str, float]]:
         fast = detector.with_backend(BFLOAT16)
         found[f"{what}, {BFLOAT16}"] = least(lambda: fast.score_samples(x)) / len(x)  # noqa: B023
     shipped = load_detector("cifar10").density
-    few = noisy(shipped, PURIFIED)
-    found[PURIFICATION] = least(lambda: purify(few, EPS, shipped)) / PURIFIED
+    found[PURIFICATION] = least(lambda: purify(attacked, EPS, shipped))
     naive, naive_shipped = straightforward(p), straightforward(shipped)
-    with torch.inference_mode():
-        # a pass a sub-pixel takes minutes for one image, so a single pass was timed
-        one_pass = least(lambda: naive_shipped.conditionals(x[:1]), 5)
+    image = torch.from_numpy(attacked) / 255
+    with torch.inference_mode(), torch_s_elu():
+        # so many passes as there are sub-pixels take half a minute: one is timed
+        one_pass = least(lambda: naive_shipped.conditionals(image), 5)
         scoring = least(lambda: [score_straightforwardly(naive, part) for part in x.split(16)], 1)
     return found, {EXCESS: scoring / len(x), PURIFICATION: one_pass * int(np.prod(SHAPE))}
 
 
-def measured_elsewhere(name: str, environments: Path, images: Path) -> dict[str, float] | str:
+def measured_elsewhere(name: str, environments: Path, file: Path) -> dict[str, float] | str:
     """Returns the times of another library, or the reason why there are none."""
     python = environments / name / "bin" / "python"
     try:
-        if not python.exists():
+        if not (environments / name / INSTALLED).exists():
             subprocess.run([sys.executable, "-m", "venv", environments / name], check=True)
             subprocess.run([python, "-m", "pip", "install", "-q", *PEERS[name][2]], check=True)
-        command = [python, "-P", __file__, "--measure", name, images]
+            (environments / name / INSTALLED).touch()
+        command = [python, "-P", __file__, "--measure", name, file]
         done = subprocess.run(command, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
         return f"cannot be installed: {error}"
     if done.returncode:
-        return f"fails: {done.stderr.strip().splitlines()[-1]}"
+        return f"fails: {(done.stderr.strip().splitlines() or [f'status {done.returncode}'])[-1]}"
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -169,17 +170,22 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.measure:
         name, file = arguments.measure
-        print(json.dumps(PEERS[name][1](np.load(file))))
+        with np.load(file) as given:
+            print(json.dumps(PEERS[name][1](given["images"], given["attacked"])))
         return
     import torch
+    from speed import noisy
+
+    from pixeldefend import load_detector
 
     os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
     images = np.random.default_rng(0).integers(0, 256, (arguments.images, *SHAPE), np.uint8)
+    attacked = noisy(load_detector("cifar10").density, 1).numpy()
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "images.npy"
-        np.save(file, images)
+        file = Path(folder) / "images.npz"
+        np.savez(file, images=images, attacked=attacked)
         others = {name: measured_elsewhere(name, arguments.environments, file) for name in PEERS}
-    mine, plain = ours(images)
+    mine, plain = ours(images, attacked)
     found = {
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),

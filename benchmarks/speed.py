@@ -18,8 +18,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +31,7 @@ from pixeldefend.densities import (
     Autoregressive,
     GridDistribution,
     PixelCNNPlusPlus,
+    kernels,
     logistic_mixture,
     pixelcnnpp,
     pixelcnnpp_blocks,
@@ -82,14 +81,16 @@ def straightforward(density: Autoregressive) -> Autoregressive:
 
 @contextmanager
 def torch_s_elu() -> Iterator[None]:
-    """The activation as it is mostly written."""
+    """The activation as it is mostly written, and no compiled kernels."""
     blocks = pixelcnnpp_blocks
-    fast = blocks.elu, blocks.concat_elu
+    fast, has_numba = (blocks.elu, blocks.concat_elu), kernels.has_numba
+    kernels.has_numba = lambda: False  # type: ignore[assignment]
     pixelcnnpp.elu, blocks.elu, blocks.concat_elu = F.elu, F.elu, lambda x: F.elu(torch.cat([x, -x], 1))
     try:
         yield
     finally:
         pixelcnnpp.elu, blocks.elu, blocks.concat_elu = fast[0], *fast
+        kernels.has_numba = has_numba
 
 
 @torch_s_elu()
@@ -129,7 +130,7 @@ def scoring(name: str, density: Autoregressive, n: int, turns: int) -> list[dict
         def score(part: Tensor, fast: Any = fast) -> Tensor:
             return excess_surprisal(Evidence(density, part, fast=fast))
 
-        functions.append(lambda score=score: torch.cat(in_several_threads(score, x)))  # type: ignore[misc]
+        functions.append(lambda score=score, backend=backend: torch.cat(as_detectors_do(score, x, backend)))  # type: ignore[misc]
     with torch.inference_mode():
         expected = functions[0]()
         for backend, function in zip(backends, functions[1:], strict=True):
@@ -186,8 +187,8 @@ def peak(name: str, detector: Detector, n: int, turns: int) -> list[dict[str, An
             precision = PRECISION[backend]
             runner, fast = detector.with_backend(backend), on_backend(density, backend)
 
-            def network(fast: Any = fast) -> None:
-                in_several_threads(fast.parameters_of_sites, x, detector.batch_size)
+            def network(fast: Any = fast, backend: str = backend) -> None:
+                as_detectors_do(fast.parameters_of_sites, x, backend, detector.batch_size)
 
             ours, net, theirs = seconds(
                 lambda runner=runner: runner.score_samples(x),  # type: ignore[misc]
@@ -222,15 +223,10 @@ def moments(name: str, density: Autoregressive, n: int, turns: int) -> dict[str,
     return dict(name=what, ratio=theirs / ours, goal=2.0, unit="times as fast")
 
 
-def in_several_threads(function: Callable[[Tensor], Any], x: Tensor, batch_size: int = 16) -> list[Any]:
-    """Calls a function with batches, as detectors do: each thread with its own batches on a CPU."""
-    if x.is_cuda:
-        return [function(part) for part in x.split(batch_size)]
-
-    def share(part: Tensor) -> list[Any]:
-        return [function(batch) for batch in part.split(batch_size)]
-
-    return list(chain.from_iterable(in_threads(share, x.chunk(torch.get_num_threads()))))
+def as_detectors_do(function: Callable[[Tensor], Any], x: Tensor, backend: str, batch_size: int = 16) -> list[Any]:
+    """Calls a function with batches: on a CPU in several threads, unless the backend has threads of its own."""
+    parts = x.split(batch_size)
+    return list(map(function, parts) if x.is_cuda or backend == "openvino" else in_threads(function, parts))
 
 
 def pixels(density: Autoregressive, n: int) -> Tensor:
@@ -288,10 +284,15 @@ def one_image(turns: int) -> list[dict[str, Any]]:
     return rows
 
 
-def milliseconds(evidence: Callable[[], Evidence]) -> float:
-    """Of scoring a batch."""
+def milliseconds(density: Autoregressive, x: Tensor, backend: str, batch_size: int) -> float:
+    """Of scoring images."""
+    fast = on_backend(density, backend)
+
+    def score(part: Tensor) -> Tensor:
+        return excess_surprisal(Evidence(density, part, fast=fast))
+
     with torch.inference_mode():
-        return 1000 * seconds(lambda: excess_surprisal(evidence()), turns=3)[0]
+        return 1000 * seconds(lambda: as_detectors_do(score, x, backend, batch_size), turns=3)[0]
 
 
 def growth(path: Path) -> None:
@@ -320,16 +321,8 @@ def growth(path: Path) -> None:
             density = PixelCNNPlusPlus(shape, filters=case["filters"], blocks=1, scales=1, mixtures=5).eval()
             x = torch.randint(0, 256, (n, *shape)) / 255
             for backend in PRECISION:
-                fast = on_backend(density, backend)
-                if what == "threads":
-
-                    def score(part: Tensor, density: Any = density, fast: Any = fast) -> Tensor:
-                        return excess_surprisal(Evidence(density, part, fast=fast))
-
-                    (took,) = seconds(lambda score=score, x=x: in_several_threads(score, x), turns=3)  # type: ignore[misc]
-                    found[backend].append(1000 * took / n)
-                else:
-                    found[backend].append(milliseconds(partial(Evidence, density, x, fast=fast)) / n)
+                size = 16 if what == "threads" else n
+                found[backend].append(milliseconds(density, x, backend, size) / n)
         for backend, times in found.items():
             axis.plot(values, times, marker="o", markersize=3, label=backend)
         axis.set(xscale="log", yscale="log", xlabel=title, xticks=values, xticklabels=values)

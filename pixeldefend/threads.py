@@ -65,12 +65,16 @@ def in_threads(function: Callable[[Part], Result], parts: Sequence[Part]) -> Ite
             raise
         torch.set_num_threads(threads)  # of threads that are started from now on, by anybody
         ahead: deque[Future[Result]] = deque()
-        for part in parts:
-            ahead.append(pool.submit(called, part))
-            if len(ahead) > 2 * workers:
+        try:
+            for part in parts:
+                ahead.append(pool.submit(called, part))
+                if len(ahead) > 2 * workers:
+                    yield ahead.popleft().result()
+            while ahead:
                 yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # what has not begun is not waited for
+            raise
 
 
 def _use_one_thread() -> None:

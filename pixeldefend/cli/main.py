@@ -60,12 +60,12 @@ def main() -> None:
 
 
 def _collect_garbage_rarely() -> None:
-    """Saves more than a second of a short run.
+    """Has Python look for garbage less often, and not when it ends.
 
-    Importing torch makes a million objects that stay. Python would look for garbage among them while it imports, and
-    several times when it ends.
+    Importing torch makes hundreds of thousands of objects that stay. To look at all of them several times would take
+    more than a second.
     """
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(10_000, 10, 10)
     atexit.register(gc.freeze)
 
 

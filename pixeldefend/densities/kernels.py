@@ -71,16 +71,16 @@ def surprisal_moments(logits: Tensor, means: Tensor, log_scales: Tensor) -> tupl
     return mean, variance
 
 
-def in_parts(function: Callable[[slice], None], sites: int, *, least: int = SITES_A_THREAD) -> None:
-    """Calls a function for all of some sites, in as many threads as torch uses.
+def in_parts(function: Callable[[slice], None], n: int, *, least: int | None = None) -> None:
+    """Calls a function for all of n sites or images, in as many threads as torch uses.
 
     Args:
-        function: Takes a part of the sites. It releases Python's lock, as `compiled` functions do.
-        sites: Their number.
-        least: The fewest sites for which a thread pays.
+        function: Takes a part of them. It releases Python's lock, as `compiled` functions do.
+        n: Their number.
+        least: The fewest for which a thread pays; None for `SITES_A_THREAD`.
     """
-    threads = max(1, min(torch.get_num_threads(), sites // least))
-    bounds = [sites * k // threads for k in range(threads + 1)]
+    threads = max(1, min(torch.get_num_threads(), n // (least or SITES_A_THREAD)))
+    bounds = [n * k // threads for k in range(threads + 1)]
     parts = [slice(*pair) for pair in itertools.pairwise(bounds)]
     if threads == 1:
         function(parts[0])

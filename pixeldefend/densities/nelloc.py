@@ -326,13 +326,14 @@ class NeLLoCNet(nn.Module):
 
     def _planes(self, y: Tensor) -> Tensor:
         """(M, F) features of pixels -> (P, M)."""
-        # without gradients, backends and half precision, a layer's output takes the place of its input, without copies
+        # A layer writes its output over its input, which saves a copy. This is not possible with gradients, in a trace
+        # (OpenVINO) or under autocast.
         tracing = torch.jit.is_tracing()  # type: ignore[attr-defined]
         in_place = not (tracing or torch.is_grad_enabled()) and y.dtype == self.last.weight.dtype
         for layer in self.layers:
             active = F.silu(y)
             if in_place:
-                torch.addmm(y.add_(layer.bias), active, layer.weight.T, out=y)  # type: ignore[arg-type]
+                y.add_(layer.bias).addmm_(active, layer.weight.T)  # type: ignore[arg-type, operator]
             else:
                 y = layer(active).add_(y)
         return torch.addmm(self.last.bias[:, None], self.last.weight, y.T)

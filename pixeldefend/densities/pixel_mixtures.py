@@ -34,7 +34,7 @@ def pixel_mixtures(parameters: Tensor, x: Tensor, mixtures: int) -> tuple[Tensor
 
     Args:
         parameters: (N, P, H, W), as `PixelLogisticMixtureHead.forward` takes them; `kernels.can_run` is true.
-        x: (N, C, H, W), C = 1 or 3.
+        x: (N, C, H, W).
         mixtures: K.
 
     Returns:
@@ -45,8 +45,8 @@ def pixel_mixtures(parameters: Tensor, x: Tensor, mixtures: int) -> tuple[Tensor
     planes, values = (t.detach().movedim(1, 0).contiguous().flatten(1).numpy() for t in (parameters, x))
     found = np.empty((4, channels, mixtures, values.shape[1]), np.float32)
 
-    def run(part: slice) -> None:
-        _pixel_mixtures(planes[:, part], values[:, part], *found[..., part])
+    def run(part: slice) -> None:  # with whole arrays: for each layout in memory there would be another compilation
+        _pixel_mixtures(planes, values, *found, part.start, part.stop)
 
     in_parts(run, values.shape[1])
     tensors = torch.from_numpy(found).unflatten(3, (n, height, width)).permute(0, 3, 1, 4, 5, 2)
@@ -69,7 +69,7 @@ def exp(x: np.float32) -> np.float32:
 
 @compiled
 def log(x: np.float32) -> np.float32:
-    """log(x) for a positive x."""
+    """log(x) for a positive, finite x; of NaN and infinity it is some number."""
     bits = np.float32(x).view(np.int32)
     y = np.int32((bits & 0x7FFFFF) | 0x3F800000).view(np.float32) - ONE
     power = ((LOG2[8] * y + LOG2[7]) * y + LOG2[6]) * y + LOG2[5]
@@ -147,13 +147,15 @@ def _pixel_mixtures(
     means: np.ndarray,
     log_scales: np.ndarray,
     masses: np.ndarray,
+    first: int,
+    last: int,
 ) -> None:
-    """(P, M) and (C, M) -> four (C, K, M), which it writes; see `PixelLogisticMixtureHead.forward`."""
-    channels, mixtures, pixels = logits.shape
+    """(P, M) and (C, M) -> four (C, K, M), of which it writes some pixels; see `PixelLogisticMixtureHead.forward`."""
+    channels, mixtures, _ = logits.shape
     weights = np.empty((mixtures, BLOCK), np.float32)
     top, total = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    for start in range(0, pixels, BLOCK):
-        stop = min(start + BLOCK, pixels)
+    for start in range(first, last, BLOCK):
+        stop = min(start + BLOCK, last)
         n = stop - start
         weight = weights[:, :n]
         weight[:] = planes[:mixtures, start:stop]

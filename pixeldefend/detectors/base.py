@@ -38,8 +38,8 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         fpr: The share of clean images that may be flagged, in (0, 1).
         confidence: None for a rate that holds on average over the draw of the calibration images. A number in (0, 1),
             such as 0.95, for a rate that this very calibration keeps with that probability.
-        batch_size: The number of images that are scored at once, at least 1. The activations of 16 small images fit
-            into the cache of a CPU. Larger batches are slower there, and faster on a GPU.
+        batch_size: The number of images that a thread scores at once, at least 1. The activations of 16 small images
+            fit into the cache of a CPU. Larger batches are slower there, and faster on a GPU.
 
     Attributes:
         calibration_scores_: (n,) anomaly scores of the calibration images; with corruptions they are joined by

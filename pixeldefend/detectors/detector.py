@@ -35,7 +35,7 @@ class Detector(ConformalDetector):
 
     A preprocessor cuts an image into tiles of the size that the density models. A statistic gives each tile an anomaly
     score, and an aggregate combines these into one score per image. Calibration is per image. X may also be (N, D):
-    flattened images, or the rows that the density models.
+    flattened images, or the rows that the density models. On a CPU several threads score batches at once.
 
     Args:
         density: A trained density.
@@ -46,7 +46,7 @@ class Detector(ConformalDetector):
         fpr: The share of clean images that may be flagged, in (0, 1).
         confidence: None for a rate that holds on average over the draw of the calibration images. A number in (0, 1),
             such as 0.95, for a rate that this very calibration keeps with that probability.
-        batch_size: The number of images, and of tiles, that are scored at once: as for `ConformalDetector`.
+        batch_size: The number of images, and of tiles, that a thread scores at once: as for `ConformalDetector`.
         classifier: A module, (N, C, H, W) in [0, 1] -> logits, for statistics that use it.
         backend: A key of `pixeldefend.detectors.backends.PRECISION`, which runs the density.
         alternative: A density of perturbed images, for statistics that compare the density with it.
@@ -215,6 +215,8 @@ class Detector(ConformalDetector):
         return (anomaly, bits, to_numbers(self._stitched(rest[-1], tiles, x))) if maps else (anomaly, bits)
 
     def _takes_threads(self) -> bool:
+        for role in ROLES:
+            self._on_backend(self.backend, role)  # which is made before there are threads
         # OpenVINO has threads of its own, and a user's classifier may not be made for several
         return self._density().device.type == "cpu" and self.backend != "openvino" and self.classifier is None
 

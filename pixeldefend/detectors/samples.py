@@ -6,7 +6,6 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..ambient import ordinary
-from ..batching import in_batches
+from ..batching import in_batches, is_out_of_memory
 from ..errors import CalibrationError, ImageError, ParameterError
 from ..images import from_uint8, read_image, to_batch, to_uint8
 from ..images.corruptions import corrupt
@@ -169,7 +168,7 @@ class Samples:
 
         Args:
             function: Takes a batch, in floating point.
-            batch_size: The largest number of images at once; there are fewer if the images are large.
+            batch_size: The largest number of images at once, in each thread; there are fewer if the images are large.
             floating: Whether the function needs floating point. If not, 8-bit images stay as they are.
             threads: Whether several threads may call the function at once, if there are many images.
 
@@ -179,10 +178,11 @@ class Samples:
         found = []
         for places, x in self.groups:
             size = batch_size
+            workers = min(len(x) // IMAGES_A_THREAD, torch.get_num_threads()) if threads else 1
             if x.ndim == 4 and batch_size > 0:
-                size = max(1, min(batch_size, PIXELS_AT_ONCE // max(1, x.shape[2] * x.shape[3])))
+                pixels = PIXELS_AT_ONCE // max(1, workers)
+                size = max(1, min(batch_size, pixels // max(1, x.shape[2] * x.shape[3])))
             evaluate = (lambda part: function(_floating(part))) if floating else function
-            workers = len(x) // IMAGES_A_THREAD if threads else 1
             parts = _in_threads(evaluate, x, size, workers) if workers > 1 else in_batches(evaluate, x, size)
             results = [values[0] if len(values) == 1 else np.concatenate(values) for values in zip(*parts, strict=True)]
             found.append((places, results))
@@ -330,10 +330,14 @@ def _in_order(n: int, parts: list[tuple[np.ndarray, np.ndarray]]) -> Any:
 
 
 def _in_threads(function: OfBatch, x: Tensor, batch_size: int, workers: int) -> Iterator[tuple[np.ndarray, ...]]:
-    """Calls a function with batches, as `in_batches` does, in at most so many threads, each with its share of x."""
-    shares = x.chunk(min(workers, torch.get_num_threads()))
-    found = in_threads(lambda share: list(in_batches(function, share, batch_size)), shares)
-    return chain.from_iterable(found)
+    """Calls a function with batches, as `in_batches` does, which takes over if memory runs out."""
+    parts = x.split(min(batch_size, math.ceil(len(x) / workers)))
+    try:
+        return iter(list(in_threads(function, parts)))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    return in_batches(function, x, batch_size)
 
 
 def _together(images: list[Tensor]) -> Tensor:

@@ -99,7 +99,7 @@ def joined(features: Sequence[Tensor], statistic: str) -> Tensor:
     """Returns the features of all images, (N, ...), from which a statistic learns.
 
     Args:
-        features: (n, ...) each, of a few.
+        features: (n, ...) each, of the tiles of one image.
         statistic: Its name in messages.
 
     Raises:

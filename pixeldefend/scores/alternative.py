@@ -31,7 +31,7 @@ def likelihood_ratio(evidence: Evidence) -> Tensor:
         Neyman & Pearson 1933, "On the problem of the most efficient tests of statistical hypotheses"; compare Ren et
         al. 2019, "Likelihood ratios for out-of-distribution detection", arXiv:1906.02845.
     """
-    q = _alternative(evidence)
+    q = _alternative(evidence, "likelihood_ratio")
     if isinstance(q, Autoregressive):  # on a faster backend it has conditionals only
         return q.conditionals(evidence.x).log_prob(evidence.x).flatten(1).sum(1) - evidence.log_prob
     return q.log_prob(evidence.x) - evidence.log_prob
@@ -40,7 +40,7 @@ def likelihood_ratio(evidence: Evidence) -> Tensor:
 def likelihood_ratio_map(evidence: Evidence) -> Tensor:
     """The log likelihood ratio of every sub-pixel given those before it; their sum is `likelihood_ratio`.
 
-    `Detector.evaluate({"map": likelihood_ratio_map}, X)` gives it for images.
+    `Detector.evaluate({"map": likelihood_ratio_map}, X)` gives it for images, if the detector has no preprocessor.
 
     Args:
         evidence: The evidence about N images.
@@ -51,13 +51,15 @@ def likelihood_ratio_map(evidence: Evidence) -> Tensor:
     Raises:
         ParameterError: If there is no alternative, or if either density has no conditionals.
     """
-    q = _alternative(evidence)
-    if not isinstance(q, Autoregressive):
-        raise ParameterError(f"likelihood_ratio_map needs densities with conditionals, and {type(q).__name__} has none")
-    return q.conditionals(evidence.x).log_prob(evidence.x) + evidence.surprisal
+    q = _alternative(evidence, "likelihood_ratio_map")
+    for density in (evidence.density, q):
+        if not isinstance(density, Autoregressive):
+            kind = type(density).__name__
+            raise ParameterError(f"likelihood_ratio_map needs densities with conditionals, and {kind} has none")
+    return q.conditionals(evidence.x).log_prob(evidence.x) + evidence.surprisal  # type: ignore[operator]
 
 
-def _alternative(evidence: Evidence) -> Density:
+def _alternative(evidence: Evidence, statistic: str) -> Density:
     if evidence.alternative is None:
-        raise ParameterError("likelihood_ratio needs a density of perturbed images: Detector(density, alternative=...)")
+        raise ParameterError(f"{statistic} needs a density of perturbed images: Detector(density, alternative=...)")
     return evidence.alternative

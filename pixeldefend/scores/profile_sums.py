@@ -24,7 +24,7 @@ def sums(residual: Tensor, deviation: Tensor, relative: Tensor, far: float, scal
     """Sums over sites.
 
     Args:
-        residual: (N, C, H, W), C at most 3, as `profile.residuals` returns them; `kernels.can_run` is true.
+        residual: (N, C, H, W), as `profile.residuals` returns them; `kernels.can_run` is true.
         deviation: (N, C, H, W).
         relative: (N, C, H, W).
         far: Where standardised residuals are clipped.
@@ -74,7 +74,7 @@ def _sums(
                 total += logarithm - rel[x]
                 place = logarithm * LOG2_E + ONE
                 place = last if place > last else place
-                position[x] = place if place > ZERO else ZERO  # NaN too, which is an index below
+                position[x] = place if place > ZERO else ZERO  # an index, below
             surprisal += float(total)
             for level in range(3):
                 row = near[level]

@@ -24,7 +24,7 @@ try:
 except SystemExit as end:
     assert not end.code
 assert os.environ["OMP_WAIT_POLICY"]
-assert gc.get_threshold()[0] > 10_000
+assert gc.get_threshold()[0] >= 10_000
 assert not {"torch", "numpy", "matplotlib", "foolbox"} & set(sys.modules)
 """
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}

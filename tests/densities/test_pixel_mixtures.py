@@ -1,6 +1,7 @@
 """The compiled mixtures of whole pixels are those that torch computes."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -70,13 +71,27 @@ def test_any_mixture_of_a_grey_pixel(components, value):
     check(1, len(components), parameters, torch.full((1, 1, 1, 1), value / 255), atol=2e-2, rtol=1e-3)
 
 
+def noted_pool(parts):
+    """A pool that notes what it is asked to do."""
+
+    class Noted(ThreadPoolExecutor):
+        def map(self, function, given):
+            parts.extend(given)
+            return super().map(function, given)
+
+    return Noted
+
+
 def test_several_threads_and_no_pixels(monkeypatch):
     parameters, x = random_parameters(3, 2, (2, 16, 16), 1.0), torch.rand(2, 3, 16, 16)
     head = PixelLogisticMixtureHead(3, 2)
     one = head(parameters, x).log_prob(x)
     monkeypatch.setattr(kernels, "SITES_A_THREAD", 10)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    parts = []
+    monkeypatch.setattr(kernels, "ThreadPoolExecutor", noted_pool(parts))
     torch.testing.assert_close(head(parameters, x).log_prob(x), one)
+    assert [(part.start, part.stop) for part in parts] == [(0, 170), (170, 341), (341, 512)]
     assert head(parameters[:0], x[:0]).log_prob(x[:0]).shape == (0, 3, 16, 16)
 
 

@@ -60,12 +60,14 @@ def test_batches_do_not_matter(tiny_density):
 def test_several_threads_score_many_images(tiny_density, threads, monkeypatch):
     detector = Detector(tiny_density, fpr=0.1, batch_size=16).fit(clean_images(30))
     x = np.concatenate([clean_images(40, seed=4), noise(3)])
-    expected = detector.with_fpr(0.1).judge(x[:5], maps=True)
+    expected = detector.judge(x[:5], maps=True)
     used = set()
     conditionals = type(tiny_density).conditionals
+    together = threading.Barrier(threads)
 
     def noted(self, batch):
         used.add(threading.get_ident())
+        together.wait(60)  # for the other threads, of which each has a batch
         return conditionals(self, batch)
 
     monkeypatch.setattr(type(tiny_density), "conditionals", noted)
@@ -75,6 +77,21 @@ def test_several_threads_score_many_images(tiny_density, threads, monkeypatch):
     assert found.is_adversarial[-3:].all(), "the images are in another order"
     np.testing.assert_allclose(found.score[:5], expected.score, atol=1e-4)
     np.testing.assert_allclose(found.surprisal_map[:5], expected.surprisal_map, atol=1e-4)
+
+
+def test_an_error_in_one_thread_ends_the_others_early(tiny_density, monkeypatch):
+    detector = Detector(tiny_density, fpr=0.1, batch_size=4).fit(clean_images(30))
+    calls = []
+
+    def failing(self, batch):
+        calls.append(len(batch))
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(type(tiny_density), "conditionals", failing)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    with pytest.raises(ZeroDivisionError):
+        detector.judge(clean_images(400, seed=1))
+    assert len(calls) < 20
 
 
 def test_a_stricter_or_looser_rate_shares_the_calibration(tiny_detector):
@@ -239,7 +256,7 @@ def test_too_large_a_batch_for_the_memory_is_split(tiny_density, monkeypatch):
         return conditionals(self, batch)
 
     monkeypatch.setattr(type(tiny_density), "conditionals", short_of_memory)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     with pytest.warns(UserWarning, match="batch of 64 does not fit into memory; continuing with batches of 32"):
         verdicts = detector.judge(x)
     np.testing.assert_allclose(verdicts.score, expected.score, rtol=1e-4, atol=1e-4)

@@ -53,9 +53,10 @@ def test_its_map_shows_every_sub_pixel_and_sums_to_it(pair):
 
 def test_densities_without_conditionals_have_no_map(pair):
     made = build({"model": "made", "event_shape": [6], "hidden": [8], "head": "bernoulli"}).eval()
-    q = OrderEnsemble(made, 1)
-    with pytest.raises(ParameterError, match="OrderEnsemble has none"):
-        likelihood_ratio_map(Evidence(made, torch.zeros(2, 6), alternative=q))
+    ensemble = OrderEnsemble(made, 1)
+    for p, q in ((made, ensemble), (ensemble, made)):
+        with pytest.raises(ParameterError, match="OrderEnsemble has none"):
+            likelihood_ratio_map(Evidence(p, torch.zeros(2, 6), alternative=q))
 
 
 def test_without_an_alternative_it_says_what_it_needs(pair):
