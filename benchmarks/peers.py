@@ -134,7 +134,7 @@ def ours(images: np.ndarray, attacked: np.ndarray) -> tuple[dict[str, float], di
         fast = detector.with_backend(BFLOAT16)
         found[f"{what}, {BFLOAT16}"] = least(lambda: fast.score_samples(x)) / len(x)  # noqa: B023
     shipped = load_detector("cifar10").density
-    found[PURIFICATION] = least(lambda: purify(attacked, EPS, shipped))
+    found[PURIFICATION] = least(lambda: purify(torch.from_numpy(attacked), EPS, shipped))
     naive, naive_shipped = straightforward(p), straightforward(shipped)
     image = torch.from_numpy(attacked) / 255
     with torch.inference_mode(), torch_s_elu():
