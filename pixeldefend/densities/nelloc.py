@@ -333,7 +333,7 @@ class NeLLoCNet(nn.Module):
         for layer in self.layers:
             active = F.silu(y)
             if in_place:
-                y.add_(layer.bias).addmm_(active, layer.weight.T)  # type: ignore[arg-type, operator]
+                y.add_(layer.bias).addmm_(active, layer.weight.T)  # type: ignore[arg-type]
             else:
                 y = layer(active).add_(y)
         return torch.addmm(self.last.bias[:, None], self.last.weight, y.T)
