@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from pixeldefend.markdown import table
 
 from .sources import attack_title, load, percent, pick, results
 
+DAY = 24 * 60 * 60  # seconds
 RUN, FEW_RUN, NATIVE_RUN = "photographs", "photographs-few", "photographs-native"
 
 
@@ -105,6 +107,19 @@ def photo_speed() -> str:
     return table(["size", "verdict", "verdict and map"], rows, "lrr")
 
 
+def photographs_a_day(size: str) -> str:
+    """How many photographs of a size the machine screens in a day, without heat maps."""
+    (row,) = (row for row in load("photo_speed")["rows"] if row["size"] == size)
+    return f"{round(DAY / row['verdict']['seconds'], -3):,.0f}"
+
+
+def cores_for_a_million(size: str) -> str:
+    """How many cores screen a million photographs of a size in a day, without heat maps."""
+    found = load("photo_speed")
+    (row,) = (row for row in found["rows"] if row["size"] == size)
+    return str(math.ceil(1e6 * row["verdict"]["seconds"] / DAY * found["threads"]))
+
+
 BLOCKS: tuple[Callable[..., str], ...] = (
     photo_false_alarms,
     photo_false_alarms_estimated,
@@ -115,4 +130,6 @@ BLOCKS: tuple[Callable[..., str], ...] = (
     photo_ablation,
     photo_lossless,
     photo_speed,
+    photographs_a_day,
+    cores_for_a_million,
 )
