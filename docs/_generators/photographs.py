@@ -109,14 +109,14 @@ def photo_speed() -> str:
 
 def photographs_a_day(size: str) -> str:
     """How many photographs of a size the machine screens in a day, without heat maps."""
-    (row,) = (row for row in load("photo_speed")["rows"] if row["size"] == size)
+    row = pick(load("photo_speed")["rows"], size=size)
     return f"{round(DAY / row['verdict']['seconds'], -3):,.0f}"
 
 
 def cores_for_a_million(size: str) -> str:
     """How many cores screen a million photographs of a size in a day, without heat maps."""
     found = load("photo_speed")
-    (row,) = (row for row in found["rows"] if row["size"] == size)
+    row = pick(found["rows"], size=size)
     return str(math.ceil(1e6 * row["verdict"]["seconds"] / DAY * found["threads"]))
 
 

@@ -11,13 +11,11 @@ import torch
 from torch import Tensor
 
 from ..densities.kernels import compiled, in_parts
-from ..densities.pixel_mixtures import exp, log
+from ..densities.pixel_mixtures import LEAST, LOG2_E, ONE, TWO, exp, log
 
 LANES = 16  # of the statistics of a site, of which the last is a one
-ZERO, ONE, TWO, NINE = (np.float32(value) for value in (0, 1, 2, 9))
+ZERO, NINE = np.float32(0), np.float32(9)
 LEAST_RELATIVE = np.float32(-12)
-LOG2_E = np.float32(1 / np.log(2))
-LEAST = np.float32(-80)
 
 
 def sums(residual: Tensor, deviation: Tensor, relative: Tensor, far: float, scales: int) -> tuple[Tensor, ...]:
