@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 
 from pixeldefend.densities.kernels import has_numba
+from pixeldefend.process import prepare_process
 
 SIZES = {"1 megapixel": (1000, 1000), "12 megapixels": (3000, 4000), "50 megapixels": (6120, 8160)}  # height, width
 RUNS = {"verdict": False, "verdict and map": True}
@@ -35,6 +36,7 @@ def main() -> None:
     if arguments.run:
         print(json.dumps(measured(Path(arguments.run[0]), RUNS[arguments.run[1]])))
         return
+    prepare_process()  # processes that this one starts get its environment
     rows = []
     for name, (height, width) in SIZES.items():
         with tempfile.TemporaryDirectory() as folder:

@@ -10,7 +10,7 @@ import traceback
 
 import typer
 
-from ..threads import calm_waiting_threads
+from ..process import prepare_process
 from .benchmark import benchmark, compare, leaderboard
 from .calibrate import calibrate
 from .errors import report
@@ -43,7 +43,7 @@ def main() -> None:
     A command that fails exits with 2, and not with Python's 1, which means "some are flagged". So does a command whose
     output was lost.
     """
-    calm_waiting_threads()
+    prepare_process()
     _collect_garbage_rarely()
     prepare_streams()
     # a terminated run cleans up as an interrupted one does

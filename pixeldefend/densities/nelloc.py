@@ -175,7 +175,7 @@ class NeLLoC(Autoregressive):
         upper = min(rows.start, self.rows)
         left, right = min(columns.start, self.columns), min(x.shape[3] - columns.stop, self.columns)
         window = slice(rows.start - upper, rows.stop), slice(columns.start - left, columns.stop + right)
-        part = ordinary(x[(images, channels, *window)])
+        part = ordinary(x[(images, channels, *window)]).contiguous()
         if part.dtype == torch.uint8:
             part = from_uint8(part).to(self.device, self.dtype)
         tile = at_least_float32(part[:, :, upper:, left : part.shape[3] - right])

@@ -341,9 +341,9 @@ def _in_threads(function: OfBatch, x: Tensor, batch_size: int, workers: int) -> 
 
 
 def _together(images: list[Tensor]) -> Tensor:
-    """Returns images of one size as one tensor, with one copy: they may be large."""
-    return torch.stack(images) if len(images) > 1 else images[0].contiguous()[None]
+    """Returns images of one size as one tensor, without a copy of a single one: it may be large."""
+    return torch.stack(images) if len(images) > 1 else images[0][None]
 
 
 def _floating(x: Tensor) -> Tensor:
-    return from_uint8(x) if x.dtype == torch.uint8 else ordinary(x)
+    return from_uint8(x).contiguous() if x.dtype == torch.uint8 else ordinary(x)

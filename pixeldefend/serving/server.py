@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ParameterError
-from ..threads import calm_waiting_threads
+from ..process import prepare_process
 from .log_lines import json_only, log_line
 
 
@@ -55,7 +55,7 @@ def run(
         PixelDefendError: If a model, the key file or the log cannot be used.
         OSError: If a file cannot be read, or the service cannot listen on the address.
     """
-    calm_waiting_threads()
+    prepare_process()
     import uvicorn  # these import torch, which must see the settings above
 
     from ..screening.audit_log import AuditLog

@@ -1,10 +1,11 @@
 """What all commands share: help, errors, old names of options."""
 
+import sys
+
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from pixeldefend import threads
 from pixeldefend.cli import options
 from pixeldefend.cli.errors import EXTRAS, extra_of
 from pixeldefend.cli.main import app, main
@@ -97,7 +98,7 @@ def test_a_bug_is_a_traceback_and_exits_with_2(monkeypatch, capsys):
     assert isinstance(CliRunner().invoke(app, ["leaderboard"]).exception, RuntimeError)
     monkeypatch.setattr("sys.argv", ["pixeldefend", "leaderboard"])
     monkeypatch.setattr("signal.signal", lambda number, handler: None)
-    monkeypatch.setattr(threads, "calm_waiting_threads", lambda: None)
+    monkeypatch.setattr(sys.modules[main.__module__], "prepare_process", lambda: None)
     with pytest.raises(SystemExit) as exit_:
         main()
     assert exit_.value.code == 2

@@ -3,8 +3,6 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from contextlib import suppress
 
@@ -141,16 +139,3 @@ def test_a_key_file_names_the_clients(start, tmp_path):
     start(use, host="0.0.0.0", api_key_file=tmp_path / "keys")
     (row,) = AuditLog(tmp_path / "log.sqlite", read_only=True).rows()
     assert row["client"] == "shop"
-
-
-@pytest.mark.parametrize(("given", "expected"), [({}, "PASSIVE 1000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE None")])
-def test_waiting_threads_are_calmed_before_torch_is_imported(given, expected):
-    """The server's module must not import torch: `run` sets what torch reads when it is imported."""
-    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-    program = (
-        "import os, sys, pixeldefend.serving.server as server; assert 'torch' not in sys.modules; "
-        f"server.calm_waiting_threads(); print(*map(os.environ.get, {names}))"
-    )
-    environment = {name: value for name, value in os.environ.items() if name not in names} | given
-    found = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-    assert found.stdout.strip() == expected, found.stderr
