@@ -31,7 +31,7 @@ from .layers import (
 )
 from .sampling import CachedConv2d
 
-WITHHELD_LABELS = 0.1  # share of the labels that training does not see, so that p(x) is learnt beside p(x|y)
+WITHHELD_LABELS = 0.1  # share of the labels that training does not see, so that p(x) is learned beside p(x|y)
 
 
 class GatedPixelCNN(Autoregressive):

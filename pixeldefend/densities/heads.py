@@ -282,7 +282,7 @@ class PixelLogisticMixtureHead(Head):
 class PixelCategoricalHead(Head):
     """A 256-way softmax for each sub-pixel of a pixel.
 
-    The logits of green see red, and those of blue see red and green, through a learnt table.
+    The logits of green see red, and those of blue see red and green, through a learned table.
 
     Args:
         channels: C.

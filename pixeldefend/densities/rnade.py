@@ -58,7 +58,7 @@ class RNADE(RowAutoregressive):
 class RNADENet(NADENet):
     """NADE's net with hidden units relu(rho_i a_i).
 
-    The learnt rho_i keeps them from growing with the number of sites that a_i sums over (section 3 of the paper).
+    The learned rho_i keeps them from growing with the number of sites that a_i sums over (section 3 of the paper).
 
     Args:
         sites: Number D of sites.

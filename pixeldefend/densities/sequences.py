@@ -134,8 +134,9 @@ def at_least_one(**sizes: int) -> None:
 class SiteEmbedding(nn.Module):
     """The input of a net at a site: the value of the site before and, in images, its row, column and channel.
 
-    At the first site a learnt vector takes the place of the value before. Each value of a categorical head has a learnt
-    vector, with linear interpolation off the grid so that gradients reach x. Other values go through a linear map.
+    At the first site a learned vector takes the place of the value before. Each value of a categorical head has a
+    learned vector, with linear interpolation off the grid so that gradients reach x. Other values go through a linear
+    map.
 
     Args:
         event_shape: Shape of one event.
