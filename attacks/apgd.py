@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ..errors import ParameterError
 from ..extras import extra
-from .criteria import true_labels
+from .criteria import margin, true_labels
 
 with extra("attacks"):
     from eagerpy.astensor import astensor, astensor_
@@ -43,12 +43,11 @@ def logits_ratio(logits: Tensor, labels: Tensor) -> Tensor:
         logits: (N, K).
         labels: (N,) int64.
     """
-    true = logits.gather(1, labels[:, None])[:, 0]
-    other = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
+    difference = -margin(logits, labels)
     if logits.shape[1] < 3:
-        return other - true
+        return difference
     highest = logits.topk(3, dim=1).values
-    return (other - true) / (highest[:, 0] - highest[:, 2] + 1e-12)
+    return difference / (highest[:, 0] - highest[:, 2] + 1e-12)
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ce": cross_entropy, "dlr": logits_ratio}

@@ -119,6 +119,8 @@ def _craft(model: Any, attack: Attack, clean: Tensor, label: Tensor) -> tuple[Te
     attempted = model(clean).argmax(1) == label
     _, raw, _ = attack.make()(model, clean, label, epsilons=attack.eps)
     raw = torch.where(torch.isfinite(raw), raw, clean)  # DeepFool divides by a gradient that may vanish
+    # C&W and EAD return a black image where they find nothing
+    raw = torch.where((raw == 0).flatten(1).all(1)[:, None, None, None], clean, raw)
     adversarial = to_uint8(raw)
     misclassified = model(from_uint8(adversarial)).argmax(1) != label
     if attack.eps is None:

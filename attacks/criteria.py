@@ -69,6 +69,20 @@ def true_labels(criterion: Any) -> Tensor:
     raise ParameterError(f"the criterion must hold the true labels: Misclassification(labels), got {criterion!r}")
 
 
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """Computes by how much the logit of the true class exceeds the highest other one.
+
+    Args:
+        logits: (N, classes).
+        labels: (N,) int64, the true classes.
+
+    Returns:
+        (N,), negative for misclassified images.
+    """
+    true = logits.gather(1, labels[:, None])[:, 0]
+    return true - logits.scatter(1, labels[:, None], -torch.inf).amax(1)
+
+
 def rounded(x: Tensor) -> Tensor:
     """Rounds images in [0, 1] to the 8-bit grid."""
     return (255 * x).round().clamp(0, 255) / 255

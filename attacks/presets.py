@@ -1,14 +1,16 @@
-"""Named attacks, each an attack of foolbox with its settings. To add one, add a line to `ATTACKS`."""
+"""Named attacks, each an attack of foolbox or of this package with its settings. A new one is a line in `ATTACKS`."""
 
 from __future__ import annotations
 
 from .attack import Attack
 
 LINF_STEPS = (1, 2, 4, 8, 25)  # budgets, in 8-bit steps
+L2_STEPS = {"steps": 40, "rel_stepsize": 2.5 / 40}  # shorter steps would leave most of the random start
 CARLINI_WAGNER = {"binary_search_steps": 4, "steps": 150, "initial_const": 1.0, "confidence": 0.2}
-# foolbox has none of these
+# attacks of this package
 AUTO_PGD = "pixeldefend.attacks.apgd:LinfAutoPGD"
 SQUARE = "pixeldefend.attacks.square:LinfSquareAttack"
+MI_FGSM = "pixeldefend.attacks.mi_fgsm:LinfMomentumAttack"  # foolbox adds the signs of gradients
 TI_FGSM = "pixeldefend.attacks.ti_fgsm:LinfTranslationInvariantAttack"
 
 ATTACKS: dict[str, Attack] = {
@@ -19,14 +21,14 @@ ATTACKS: dict[str, Attack] = {
     # the same attack in 10 small steps (Kurakin et al. 2017)
     **{f"bim-{k}": Attack("LinfBasicIterativeAttack", k / 255, {"steps": 10}) for k in LINF_STEPS},
     # for transfer to other classifiers: with momentum (Dong et al. 2018), or smoothed gradients (Dong et al. 2019)
-    **{f"mi-fgsm-{k}": Attack("LinfMomentumIterativeFastGradientMethod", k / 255, {"steps": 10}) for k in (4, 8)},
+    **{f"mi-fgsm-{k}": Attack(MI_FGSM, k / 255, {"steps": 10}) for k in (4, 8)},
     **{f"ti-fgsm-{k}": Attack(TI_FGSM, k / 255, {"steps": 10, "sigma": 2.0}) for k in (4, 8)},
     # from a random start, in 40 steps (Madry et al. 2018)
     **{f"pgd-{k}": Attack("LinfProjectedGradientDescentAttack", k / 255, {"steps": 40}) for k in LINF_STEPS},
     # with momentum and step sizes that adapt (Croce & Hein 2020), for two losses
     **{f"apgd-ce-{k}": Attack(AUTO_PGD, k / 255, {"steps": 100, "loss": "ce"}) for k in LINF_STEPS[:4]},
     **{f"apgd-dlr-{k}": Attack(AUTO_PGD, k / 255, {"steps": 100, "loss": "dlr"}) for k in LINF_STEPS[:4]},
-    **{f"pgd-l2-{eps}": Attack("L2ProjectedGradientDescentAttack", eps, {"steps": 40}) for eps in (0.25, 0.5, 1.0)},
+    **{f"pgd-l2-{eps}": Attack("L2ProjectedGradientDescentAttack", eps, L2_STEPS) for eps in (0.25, 0.5, 1.0)},
     # the fewest pixels: by gradients (Pintor et al. 2021), and black or white at random, without gradients
     "fmn-l0": Attack("L0FMNAttack", settings={"steps": 100}),
     "salt-and-pepper": Attack("SaltAndPepperNoiseAttack", settings={"steps": 300}),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import ParameterError
 from ..extras import extra
-from .criteria import true_labels
+from .criteria import margin, true_labels
 
 with extra("attacks"):
     from eagerpy.astensor import astensor, astensor_
@@ -67,17 +67,12 @@ class LinfSquareAttack(FixedEpsilonAttack):
             return restore(astensor(self._searched(model, clean, labels, epsilon)))
 
     def _searched(self, model: Any, clean: Tensor, labels: Tensor, eps: float) -> Tensor:
-        def margin(x: Tensor, of: Tensor) -> Tensor:
-            logits = model(x)
-            true = logits.gather(1, of[:, None])[:, 0]
-            return true - logits.scatter(1, of[:, None], -torch.inf).amax(1)
-
         channels, height, width = clean.shape[1:]
-        best, lowest = clean.clone(), margin(clean, labels)
+        best, lowest = clean.clone(), margin(model(clean), labels)
         todo = (lowest >= 0).nonzero()[:, 0]
         if len(todo):
             best[todo] = (clean[todo] + eps * _signs(len(todo), channels, 1, width).to(clean)).clamp(0, 1)
-            lowest[todo] = margin(best[todo], labels[todo])
+            lowest[todo] = margin(model(best[todo]), labels[todo])
         for query in range(2, self.queries):
             todo = (lowest >= 0).nonzero()[:, 0]
             if not len(todo):
@@ -87,8 +82,12 @@ class LinfSquareAttack(FixedEpsilonAttack):
             top, left = (int(torch.randint(size - side + 1, ())) for size in (height, width))
             window = (slice(None), slice(None), slice(top, top + side), slice(left, left + side))
             tried = best[todo]
-            tried[window] = (clean[todo][window] + eps * _signs(len(todo), channels, 1, 1).to(clean)).clamp(0, 1)
-            found = margin(tried, labels[todo])
+            signs = _signs(len(todo), channels, 1, 1).to(clean)
+            tried[window] = (clean[todo][window] + eps * signs).clamp(0, 1)
+            same = (tried[window] == best[todo][window]).flatten(1).all(1)  # to look again would waste a query
+            signs[same, int(torch.randint(channels, ()))] *= -1
+            tried[window] = (clean[todo][window] + eps * signs).clamp(0, 1)
+            found = margin(model(tried), labels[todo])
             better = found < lowest[todo]
             best[todo[better]], lowest[todo[better]] = tried[better], found[better]
         return best

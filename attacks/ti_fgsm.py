@@ -12,10 +12,11 @@ from ..extras import extra
 
 with extra("attacks"):
     from eagerpy.astensor import astensor
-    from foolbox.attacks.mi_fgsm import LinfMomentumIterativeFastGradientMethod
+
+from .mi_fgsm import LinfMomentumAttack
 
 
-class LinfTranslationInvariantAttack(LinfMomentumIterativeFastGradientMethod):
+class LinfTranslationInvariantAttack(LinfMomentumAttack):
     """MI-FGSM on the mean gradient of slightly moved images.
 
     The mean over all moves, weighted by a Gaussian, is nearly the gradient smoothed by this Gaussian. So one gradient
@@ -24,7 +25,7 @@ class LinfTranslationInvariantAttack(LinfMomentumIterativeFastGradientMethod):
     Args:
         sigma: The standard deviation of the Gaussian in pixels, above 0.
         steps: The number of steps, at least 1.
-        momentum: The share of the last direction that is kept.
+        momentum: The share of the last sum of gradients that is kept, at least 0.
 
     Raises:
         ParameterError: If a value is out of range.
@@ -35,8 +36,8 @@ class LinfTranslationInvariantAttack(LinfMomentumIterativeFastGradientMethod):
     """
 
     def __init__(self, *, sigma: float = 2.0, steps: int = 10, momentum: float = 1.0) -> None:
-        if sigma <= 0 or steps < 1:
-            raise ParameterError(f"sigma must be above 0 and steps at least 1, got {sigma} and {steps}")
+        if not sigma > 0:
+            raise ParameterError(f"sigma must be above 0, got {sigma}")
         super().__init__(steps=steps, momentum=momentum)
         self.sigma = sigma
 

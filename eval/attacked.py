@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import ambient
+from .. import classifier as classifier_module
 from .. import images as images_package
 from ..attacks import ATTACKS, Attack, Attacked, craft
 from ..data import DataSet, Images
@@ -72,9 +74,13 @@ def attack_key(preset: Attack, classifier: nn.Module, images: Images, seed: int)
         Plain JSON values.
     """
     kind = type(preset.make())
-    code = [sys.modules[Attack.__module__], sys.modules[Attacked.__module__], images_package]
-    if not kind.__module__.startswith("foolbox."):
-        code.append(sys.modules[kind.__module__])
+    from ..attacks import criteria  # needs foolbox
+
+    code = [sys.modules[Attack.__module__], sys.modules[Attacked.__module__], criteria, images_package]
+    code += [ambient, classifier_module]
+    # versions tell foolbox's code
+    others = (base.__module__ for base in kind.__mro__)
+    code += [sys.modules[name] for name in others if name.partition(".")[0] not in ("foolbox", "abc", "builtins")]
     return {
         "attack": preset.as_json(),
         "seed": seed,

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from ..data import Images
@@ -63,7 +64,7 @@ def digest(module: nn.Module | None) -> str:
     sha = hashlib.sha256(type(module).__name__.encode())
     for name, tensor in module.state_dict().items() if module is not None else ():
         sha.update(f"{name} {tuple(tensor.shape)}".encode())
-        sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()
 
 

@@ -79,6 +79,8 @@ def test_foolbox_attacks_through_the_purifier(tiny_density):
     y = torch.from_numpy((x.mean((1, 2)) / 255 > 0.5).astype(np.int64))
     attacked = craft(PixelDefend(Brightness(), tiny_density, eps=4), x, y, "fgsm-8")
     assert (attacked.linf <= 8 / 255 + 1e-6).all()
+    assert attacked.attempted.any()
+    assert (attacked.linf[attacked.attempted] > 0).all()  # the gradient passes through
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from ...densities import Autoregressive
 from ...errors import ParameterError
 from ...extras import extra
 from ...scores import Evidence
-from ..criteria import rounded, true_labels
+from ..criteria import margin, rounded, true_labels
 
 with extra("attacks"):
     from eagerpy.astensor import astensor, astensor_
@@ -135,7 +135,7 @@ class DetectorAwarePGD(FixedEpsilonAttack):
         generator = torch.Generator().manual_seed(self.seed)
         best = clean.clone()
         # the least distance from evasion so far: 0 once an image has evaded
-        found = clean.new_full((len(clean),), torch.inf)
+        found = clean.new_full((len(clean),), torch.inf, dtype=torch.float64)
         self.queries_ = torch.zeros(len(clean), dtype=torch.long, device="cpu")
         masks = self._masks(clean)
         for restart in range(self.restarts):
@@ -150,10 +150,12 @@ class DetectorAwarePGD(FixedEpsilonAttack):
                     todo = (found > 0).nonzero()[:, 0]
                     if not len(todo):
                         break
-                    margin, excess, gradients = self.look(model, moved[todo], labels[todo], mask[todo], generator)
+                    short, excess, gradients = self.look(model, moved[todo], labels[todo], mask[todo], generator)
                     self.queries_[todo.cpu()] += self.queries_per_step
-                    misclassified = margin < 0
-                    worst = torch.where(misclassified, excess.clamp(min=0), NOT_YET_MISCLASSIFIED + margin)
+                    misclassified = short < 0
+                    worst = torch.where(
+                        misclassified, excess.double().clamp(min=0), NOT_YET_MISCLASSIFIED + short.double()
+                    )
                     better = todo[worst < found[todo]]
                     best[better] = moved[better]
                     found[todo] = torch.minimum(found[todo], worst)
@@ -190,9 +192,7 @@ class DetectorAwarePGD(FixedEpsilonAttack):
     def margin_and_excess(self, model: Classifier, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Returns (N,) margins and (N,) excesses of images (N, C, H, W) with true labels (N,)."""
         logits = model(x)
-        true = logits.gather(1, labels[:, None])[:, 0]
-        margin = true - logits.scatter(1, labels[:, None], -torch.inf).amax(1)
-        return margin, self.detector.excess(x).to(margin)
+        return margin(logits, labels), self.detector.excess(x).to(logits)
 
     def _masks(self, clean: Tensor) -> list[Tensor]:
         """Returns for each region which pixels may move, as 0 and 1."""

@@ -9,9 +9,10 @@ from .base import DetectorAwarePGD
 
 
 class OrthogonalPGD(DetectorAwarePGD):
-    """An attack like `SelectivePGD` whose steps leave the other number unchanged to first order.
+    """An attack like `SelectivePGD` whose steps change the other number little.
 
-    The component of each gradient along the other one is removed.
+    The component of each gradient along the other one is removed. To first order the steps then leave the other number
+    unchanged, apart from what taking signs within an Linf budget adds.
 
     Reference:
         Bryniarski et al. 2021, arXiv:2106.15023.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,11 @@ from .presets import ADAPTIVE, BLIND
 
 SUFFICIENT_EPS = 32  # 8-bit steps: within this budget a sound attack evades with nearly every image
 NEARLY_ALL = 0.95
+LITTLE = 0.1  # an attack that finds more with twice the steps has not converged
 
 
 def run_checks(
-    budgets: list[int], outcomes: Outcomes, steps: int, evaded: Callable[[int, int], np.ndarray]
+    budgets: list[int], outcomes: Outcomes, steps: int, evaded: Callable[[int], np.ndarray]
 ) -> list[dict[str, Any]]:
     """Checks the attacks themselves.
 
@@ -24,8 +24,7 @@ def run_checks(
         budgets: Budgets in 8-bit steps.
         outcomes: Outcomes by attack and budget.
         steps: The number of steps of the attacks.
-        evaded: A function of steps and restarts that repeats joint-pgd for a few images and returns which of them
-            evaded.
+        evaded: A function of steps that repeats joint-pgd for a few images and returns which of them evaded.
 
     Returns:
         {"what", "passed", "detail"} for each check.
@@ -35,12 +34,6 @@ def run_checks(
     def check(what: str, passed: bool, detail: str) -> None:
         checks.append(dict(what=what, passed=bool(passed), detail=detail))
 
-    for name in [name for name in outcomes if not ADAPTIVE[name].blind]:
-        shares = {fpr: [found.evaded[fpr].mean() for found in outcomes[name].values()] for fpr in FPRS}
-        holds = all(a <= b for each in shares.values() for a, b in pairwise(each))
-        words = [f"{', '.join(f'{share:.0%}' for share in each)} at {fpr:.0%}" for fpr, each in shares.items()]
-        within = ", ".join(map(str, outcomes[name]))
-        check(f"{name}: a larger budget does no worse", holds, f"within {within}: {'; '.join(words)} false alarms")
     aware = [name for name in on_both(outcomes) if not ADAPTIVE[name].blind]
     if aware and budgets[-1] >= SUFFICIENT_EPS:
         share = np.any([outcomes[name][budgets[-1]].evaded[TARGET_FPR] for name in aware], axis=0).mean()
@@ -53,12 +46,9 @@ def run_checks(
             helps = all(best[fpr] >= blind[fpr] for fpr in FPRS)
             check(f"knowing the detector helps at {budget}/255", helps, f"{'; '.join(words)} false alarms")
     if "joint-pgd" in aware:
-        fewer = max(1, steps // 4)
-        few, many, again = evaded(fewer, 1), evaded(steps, 1), evaded(steps, 2)
-        detail = f"{few.mean():.0%} in {fewer} steps, {many.mean():.0%} in {steps}"
-        check("joint-pgd: more steps do no worse", many.mean() >= few.mean(), detail)
-        detail = f"{many.mean():.0%} with one start, {again.mean():.0%} with two"
-        check("joint-pgd: more restarts do no worse", again.mean() >= many.mean(), detail)
+        once, twice = evaded(steps).mean(), evaded(2 * steps).mean()
+        detail = f"{once:.0%} in {steps} steps, {twice:.0%} in {2 * steps}"
+        check("joint-pgd: twice the steps add little", twice <= once + LITTLE, detail)
     return checks
 
 

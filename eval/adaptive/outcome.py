@@ -78,8 +78,7 @@ def robustness_rows(accepted: np.ndarray, among: int, budgets: list[int], outcom
 
     Returns:
         A row for each budget: the accuracy on clean images, and the accuracy under attack, where an image is an error
-            if
-        any attack on both evades.
+        if any attack on both evades.
     """
     names = on_both(outcomes)
     rows = []

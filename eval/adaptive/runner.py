@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ... import ambient, densities, detectors, preprocessing, purification, scores
 from ... import attacks as attacks_package
-from ... import densities, detectors, preprocessing, purification, scores
+from ... import classifier as classifier_module
 from ... import images as images_package
 from ...ambient import modes_kept, weights_frozen
 from ...attacks import Attack, craft
@@ -229,20 +230,19 @@ class Runner:
             self._target(name, images, eps, higher, found, ~found.evaded[higher])
         return found
 
-    def evaded(self, name: str, images: Images, eps: int, steps: int, restarts: int) -> np.ndarray:
-        """Makes an attack with other steps and restarts.
+    def evaded(self, name: str, images: Images, eps: int, steps: int) -> np.ndarray:
+        """Makes an attack with another number of steps.
 
         Args:
             name: The name of the attack.
             images: N images.
             eps: The budget, in 8-bit steps.
             steps: The number of steps.
-            restarts: The number of restarts.
 
         Returns:
             (N,) bool, which images evade at `TARGET_FPR`.
         """
-        made, _ = self._made(name, images, eps, TARGET_FPR, steps, restarts)
+        made, _ = self._made(name, images, eps, TARGET_FPR, steps, self.settings.restarts)
         misclassified, flagged = self._judged(ADAPTIVE[name], made, images)
         held: np.ndarray = misclassified & ~flagged[TARGET_FPR]
         return held
@@ -283,7 +283,7 @@ class Runner:
         budget: dict[str, Any] = dict(eps=eps, fpr=fpr, steps=steps, restarts=restarts)
         for start in range(0, len(images), self.settings.chunk):
             part = images[start : start + self.settings.chunk]
-            key = {"attack": ADAPTIVE[name].as_json(), **budget, **asdict(self.settings), **budget}
+            key = {"attack": ADAPTIVE[name].as_json(), **asdict(self.settings), **budget}
             key |= {**images_key(part), **self._models} if self.cache.folder else {}
             parts.append(self.cache(key, partial(self._attacked, ADAPTIVE[name], part, **budget)))
         return torch.cat([part["images"] for part in parts]), torch.cat([part["queries"] for part in parts])
@@ -343,11 +343,14 @@ class Runner:
     def _key_of_models(self) -> dict[str, Any]:
         """Returns everything that the outcome of an attack depends on, besides its settings and the images."""
         packages = [attacks_package, densities, detectors, images_package, preprocessing, purification, scores]
-        code = [*packages, sys.modules[__name__]]
+        shared = [ambient, classifier_module]
         key: dict[str, Any] = {"classifier": module_key(self.classifier), "detector": detector_key(self.detector)}
         if self.surrogate is not None:
             key["surrogate"] = [module_key(self.surrogate[0]), detector_key(self.surrogate[1])]
-        return key | {"code": source_digest(*code, sys.modules[__name__]), "versions": versions("torch", "foolbox")}
+        return key | {
+            "code": source_digest(*packages, *shared, sys.modules[__name__]),
+            "versions": versions("torch", "foolbox"),
+        }
 
 
 def _budgets(eps: Iterable[int]) -> list[int]:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from foolbox.models.pytorch import PyTorchModel
 from helpers import Brightness
+from torch import nn
 
 from pixeldefend.attacks import Attack, craft
 from pixeldefend.attacks.apgd import LinfAutoPGD, checkpoints, cross_entropy, logits_ratio
@@ -47,6 +48,32 @@ def test_an_image_that_cannot_be_misclassified_gets_the_highest_loss(near_the_bo
     _, found, _ = LinfAutoPGD(steps=10)(PyTorchModel(classifier, (0, 1), "cpu"), x, labels, epsilons=4 / 255)
     before, after = (cross_entropy(classifier(images), labels) for images in (x, found))
     assert (after > before).all()
+
+
+class Valley(nn.Module):
+    """The loss of class 0 is highest at a point within the budget, and never high enough for another class."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.at = at
+
+    def forward(self, x):
+        away = (x - self.at).flatten(1).square().sum(1)
+        return torch.stack([1 + 100 * away, torch.zeros_like(away)], 1)
+
+
+def test_it_halves_its_steps_until_it_is_at_the_maximum(monkeypatch):
+    eps = 8 / 255
+    x = torch.rand(4, 1, 8, 8) * 0.5 + 0.25
+    at = x + 0.3 * eps
+    model, labels = PyTorchModel(Valley(at).eval(), (0, 1), "cpu"), torch.zeros(4, dtype=torch.long)
+
+    def distance():
+        return (LinfAutoPGD(steps=100)(model, x, labels, epsilons=eps)[1] - at).abs().max().item()
+
+    assert distance() < 0.01 * eps
+    monkeypatch.setattr("pixeldefend.attacks.apgd.checkpoints", lambda steps: [0])  # never halved
+    assert distance() > 0.05 * eps
 
 
 def test_impossible_settings_are_refused():

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import Brightness
+from torch import nn
 
 from pixeldefend.ambient import weights_frozen
 from pixeldefend.attacks import Attack, craft
@@ -170,3 +171,21 @@ print(missing(lambda: plot_roc({}, None)))
 def test_without_the_extras_everything_imports_and_says_what_is_missing():
     run = subprocess.run([sys.executable, "-P", "-c", WITHOUT_EXTRAS], capture_output=True, text=True)
     assert run.stdout.split() == ["attacks"] * 3 + ["eval"] * 2, run.stderr
+
+
+class OnlyBlack(nn.Module):
+    """Class 1 for a black image alone; its gradient leads away from black."""
+
+    def forward(self, x):
+        mean = x.mean((1, 2, 3))
+        return torch.stack([1 - mean, torch.where(mean == 0, 2.0, -1.0)], 1)
+
+
+@pytest.mark.parametrize("name", ["cw-l2", "ead-l1", "ddn"])
+def test_an_attack_that_finds_nothing_returns_the_image(name, near_the_boundary):
+    """foolbox's C&W and EAD return a black image then, which this classifier misclassifies."""
+    x, _ = near_the_boundary
+    attacked = craft(OnlyBlack(), x, torch.zeros(len(x), dtype=torch.long), name)
+    assert attacked.attempted.all()
+    assert not attacked.succeeded.any()
+    assert (attacked.images > 0).any()

@@ -1,8 +1,10 @@
 """The Square attack."""
 
+import foolbox
 import pytest
 import torch
 from helpers import Brightness
+from torch import nn
 
 from pixeldefend.attacks import Attack, craft
 from pixeldefend.attacks.square import LinfSquareAttack
@@ -31,7 +33,7 @@ def test_it_keeps_to_its_queries_and_asks_for_no_gradient(near_the_boundary):
     classifier = Counting()
     result = craft(classifier, x, 1 - y, square(1 / 255, queries=7))  # never attempted: already misclassified
     assert not result.attempted.any()
-    asked = classifier.seen
+    asked = classifier.seen - len(x)  # of which one query an image is the attack's
     far = torch.zeros_like(x)
     far[..., : x.shape[3] // 2] = 255
     classifier.seen = 0
@@ -40,6 +42,29 @@ def test_it_keeps_to_its_queries_and_asks_for_no_gradient(near_the_boundary):
     # the attack's own, and those of `craft` before and after it
     assert classifier.seen <= 7 * len(x) + asked
     assert not classifier.graded
+
+
+class Constant(nn.Module):
+    """Keeps what it is asked about, and never changes its mind."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def forward(self, x):
+        self.asked.append(x)
+        return torch.tensor([[1.0, 0.0]]).repeat(len(x), 1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_no_query_asks_about_the_best_image_again(channels):
+    x, labels = torch.full((4, channels, 8, 8), 0.5), torch.zeros(4, dtype=torch.long)
+    classifier = Constant().eval()
+    LinfSquareAttack(queries=100)(foolbox.PyTorchModel(classifier, (0, 1), "cpu"), x, labels, epsilons=8 / 255)
+    stripes, *squares = classifier.asked[1:100]  # the first one is about the clean images
+    assert len(squares) == 98
+    for images in squares:
+        assert (images != stripes).flatten(1).any(1).all()
 
 
 def test_it_succeeds_where_a_budget_suffices(near_the_boundary):

@@ -6,7 +6,7 @@ from helpers import Brightness
 from torch import nn
 
 from pixeldefend.attacks import Attack, craft
-from pixeldefend.attacks.presets import TI_FGSM
+from pixeldefend.attacks.presets import MI_FGSM, TI_FGSM
 from pixeldefend.errors import ParameterError
 
 
@@ -27,13 +27,14 @@ def test_the_gradient_of_one_pixel_reaches_its_neighbours():
 
 
 def test_without_smoothing_it_is_mi_fgsm(near_the_boundary):
-    mi = Attack("LinfMomentumIterativeFastGradientMethod", 4 / 255, {"steps": 10})
+    mi = Attack(MI_FGSM, 4 / 255, {"steps": 10})
     ti = Attack(TI_FGSM, 4 / 255, {"sigma": 0.05})
     mine, theirs = (craft(Brightness(), *near_the_boundary, attack).images for attack in (ti, mi))
     assert torch.equal(mine, theirs)
 
 
-@pytest.mark.parametrize("settings", [{"sigma": 0.0}, {"steps": 0}])
+@pytest.mark.parametrize("settings", [{"sigma": 0.0}, {"steps": 0}, {"momentum": -0.1}])
 def test_settings_out_of_range_are_refused(settings):
-    with pytest.raises(ParameterError, match="sigma must be above 0"):
+    (name,) = settings
+    with pytest.raises(ParameterError, match=f"{name} must be"):
         Attack(TI_FGSM, 4 / 255, settings).make()

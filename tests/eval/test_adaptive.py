@@ -56,8 +56,6 @@ def test_a_larger_budget_does_no_worse(results):
         for key in ("misclassified", *RATES, "queries"):
             by_budget = [row[key] for row in adaptive["rows"] if row["attack"] == name]
             assert by_budget == sorted(by_budget)
-        (check,) = (c for c in adaptive["checks"] if c["what"].startswith(f"{name}:") and "budget" in c["what"])
-        assert check["passed"]
 
 
 def outcome(*evaded: bool) -> Outcome:
@@ -68,18 +66,17 @@ def test_checks_fail_where_they_should():
     good = {"blind-pgd": {2: outcome(False), 32: outcome(False)}, "joint-pgd": {2: outcome(False), 32: outcome(True)}}
     bad = {"blind-pgd": {2: outcome(True), 32: outcome(True)}, "joint-pgd": {2: outcome(True), 32: outcome(False)}}
 
-    def more_helps(steps, restarts):
-        return np.array([steps > 10])
+    def converged(steps):
+        return np.array([True] * 15 + [steps > 40])
 
-    def more_hurts(steps, restarts):
-        return np.array([steps < 10])
+    def still_rising(steps):
+        return np.array([steps > 40])
 
-    assert {check["passed"] for check in run_checks([2, 32], good, 40, more_helps)} == {True}
-    assert {check["what"] for check in run_checks([2, 32], bad, 16, more_hurts) if not check["passed"]} == {
-        "joint-pgd: a larger budget does no worse",
+    assert {check["passed"] for check in run_checks([2, 32], good, 40, converged)} == {True}
+    assert {check["what"] for check in run_checks([2, 32], bad, 40, still_rising) if not check["passed"]} == {
         "nearly every image evades within 32/255",
         "knowing the detector helps at 32/255",
-        "joint-pgd: more steps do no worse",
+        "joint-pgd: twice the steps add little",
     }
 
 
