@@ -12,7 +12,7 @@ Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 
-def in_threads(function: Callable[[Part], Result], parts: Sequence[Part]) -> Iterator[Result]:
+def in_threads(function: Callable[[Part], Result], parts: Sequence[Part], most: int | None = None) -> Iterator[Result]:
     """Calls a function with each of several parts, without gradients, in as many threads as torch uses.
 
     torch divides each operation among its threads, which wait for one another after each. Threads that work on
@@ -21,6 +21,7 @@ def in_threads(function: Callable[[Part], Result], parts: Sequence[Part]) -> Ite
     Args:
         function: Takes one part. It may use torch on the CPU.
         parts: The parts.
+        most: The largest number of threads; None for as many as torch uses.
 
     Yields:
         The results, in the order of the parts. Few parts are worked on ahead: results that are kept between the large
@@ -35,7 +36,7 @@ def in_threads(function: Callable[[Part], Result], parts: Sequence[Part]) -> Ite
             return function(part)
 
     threads = torch.get_num_threads()
-    workers = min(threads, len(parts))
+    workers = min(threads if most is None else most, threads, len(parts))
     if workers < 2:
         yield from map(called, parts)
         return
@@ -48,7 +49,8 @@ def in_threads(function: Callable[[Part], Result], parts: Sequence[Part]) -> Ite
         except BaseException:
             started.abort()  # if a thread cannot be started, the others wait no longer
             raise
-        torch.set_num_threads(threads)  # of threads that are started from now on, by anybody
+        finally:
+            torch.set_num_threads(threads)  # of threads that are started from now on, by anybody
         ahead: deque[Future[Result]] = deque()
         try:
             for part in parts:

@@ -50,6 +50,9 @@ def test_a_thread_that_cannot_be_started_is_an_error_and_nobody_waits(three_thre
         list(in_threads(torch.neg, [torch.ones(1)] * 3))
     started[0].join(60)
     assert not started[0].is_alive()
+    monkeypatch.undo()
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 3
 
 
 def test_an_error_in_a_thread_is_raised_and_torch_keeps_its_threads(three_threads):

@@ -12,11 +12,12 @@ Reference:
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from scipy.stats import beta, false_discovery_control
 
-from ..errors import CalibrationError, ParameterError
+from ..errors import CalibrationError, ParameterError, PixelDefendError
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.floating]]
 
@@ -224,6 +225,27 @@ def check_rate(rate: float, name: str = "fpr") -> None:
         raise ParameterError(f"{name} must lie strictly between 0 and 1, got {rate}")
 
 
+def finite_scores(scores: Any, error: type[PixelDefendError] = CalibrationError) -> Array:
+    """Checks scores from a user.
+
+    Args:
+        scores: (n,), numbers.
+        error: The type of the error.
+
+    Returns:
+        (n,) float64.
+
+    Raises:
+        PixelDefendError: Of the given type, if they are of another shape, or not finite.
+    """
+    found = np.asarray(scores, dtype=float)
+    if found.ndim != 1:
+        raise error(f"scores must be (n,), got shape {found.shape}")
+    if wrong := int((~np.isfinite(found)).sum()):
+        raise error(f"scores must be finite, got {wrong} NaN or infinite of {len(found)}")
+    return found
+
+
 def _check_numbers(scores: Array) -> None:
     if np.isnan(scores).any():
-        raise ParameterError("scores must be numbers, got NaN")
+        raise ParameterError(f"scores must be numbers, got {int(np.isnan(scores).sum())} NaN of {scores.size}")

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 from ..errors import ParameterError
-from .conformal import Array, check_rate
+from .conformal import Array, check_rate, finite_scores
 
 
 class ConformalMartingale:
@@ -63,9 +63,9 @@ class ConformalMartingale:
         jump: float = 0.01,
         random_state: int = 0,
     ) -> None:
-        scores = np.asarray(calibration_scores, dtype=float)
-        if scores.ndim != 1 or len(scores) < 1 or not np.isfinite(scores).all():
-            raise ParameterError(f"calibration_scores must be (n,) finite numbers, n >= 1, got shape {scores.shape}")
+        scores = finite_scores(calibration_scores, ParameterError)
+        if not len(scores):
+            raise ParameterError("there are no calibration scores, and at least 1 is needed")
         check_rate(jump, "jump")
         self.jump = jump
         self.wealth_ = dict.fromkeys(self.BETS, 1.0)

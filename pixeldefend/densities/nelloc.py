@@ -108,7 +108,13 @@ class NeLLoC(Autoregressive):
     # -- tile by tile ------------------------------------------------------------------------------------------------
 
     def places(self, shape: torch.Size) -> list[Place]:
-        """Lists the places of the tiles of images, (N, C, H, W), as indices of the images, row after row."""
+        """Lists the places of the tiles of images, (N, C, H, W), as indices of the images, row after row.
+
+        Raises:
+            ParameterError: If the shape is not one of images, or a side is 0.
+        """
+        if len(shape) != 4 or 0 in shape[1:]:
+            raise ParameterError(f"x must be (N, C, H, W) with sides of at least 1, got {tuple(shape)}")
         n, _, h, w = shape
         images = max(1, TILE**2 // (min(h, TILE) * min(w, TILE)))
         return [

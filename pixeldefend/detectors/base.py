@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from ..errors import CalibrationError, ModelError, ParameterError
 from ..images import Origin
 from ..images.corruptions import check_corruption
 from ..serialization import load_tensors, save_tensors
+from .checkpoint import check_replaceable, plain_values
 from .samples import OfBatch, Samples, check_distinct, uint8_image
 from .scoring import to_numbers
 from .verdicts import Verdicts
@@ -169,9 +169,7 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         Raises:
             CalibrationError: If the scores are too few for the rate, not finite, or all the same.
         """
-        scores = np.asarray(scores, dtype=float)
-        if scores.ndim != 1 or not np.isfinite(scores).all():
-            raise CalibrationError(f"scores must be (n,) finite numbers, got shape {scores.shape}")
+        scores = conformal.finite_scores(scores)
         if len(scores) > 1 and np.ptp(scores) == 0:
             raise CalibrationError(
                 f"all {len(scores)} scores are {scores[0]:.4g}: a calibration needs different scores"
@@ -236,7 +234,8 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     def p_value(self, X: Any) -> Array:
         """Returns (N,) in [1 / (n + 1), 1]: the share of clean images that are at least as anomalous.
 
-        With corruptions it is the highest of these shares.
+        With corruptions it is the highest of these shares. With `confidence` too, each calibration image counts with
+        its highest score, so that it may be larger.
         """
         return conformal.p_values(-self.score_samples(X), self.calibration_scores_)
 
@@ -256,6 +255,7 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
             **notes: Plain JSON values to store in the file, such as a recipe.
 
         Raises:
+            ParameterError: If a density has no config.
             OSError: If the file cannot be written.
         """
         check_is_fitted(self)
@@ -263,7 +263,7 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         for precision, scores in self.calibrations_.items():
             tensors[_calibration(precision)] = torch.from_numpy(scores)
         meta: dict[str, Any] = {"kind": "detector", "class": type(self).__name__}
-        meta["parameters"] = {name: value for name, value in self.get_params(deep=False).items() if _is_plain(value)}
+        meta["parameters"] = plain_values(self.get_params(deep=False))
         if self.corruptions_:
             meta["corruptions"] = self.corruptions_
         save_tensors(path, tensors, {**meta, **self._notes(), **notes})
@@ -283,6 +283,7 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         Raises:
             ModelError: If the file is damaged or holds something else.
             CalibrationError: If the file holds no calibration for the parameters.
+            ParameterError: If a parameter that the calibration depends on is given.
             FileNotFoundError: If the file is missing.
         """
         tensors, meta = load_tensors(path)
@@ -292,6 +293,7 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         parameters = {name: value for name, value in meta["parameters"].items() if name not in given}
         if "score" in parameters:  # the name before 0.2
             parameters["statistic"] = parameters.pop("score")
+        check_replaceable(given)
         detector = cls._restore(path, tensors, {**meta, "parameters": parameters}, given)
         # copies, not views of the file: whoever overwrites it would end the process
         calibrations = {
@@ -387,11 +389,3 @@ def check_corruptions(names: Sequence[str]) -> None:
 def _calibration(precision: str) -> str:
     """Returns the name of the calibration of a precision in a file."""
     return CALIBRATION if precision == "float32" else f"{CALIBRATION}.{precision}"
-
-
-def _is_plain(value: Any) -> bool:
-    try:
-        json.dumps(value)
-    except TypeError:
-        return False
-    return True

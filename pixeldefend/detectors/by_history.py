@@ -14,7 +14,7 @@ from ..calibration import ConformalMartingale, conformal
 from ..calibration.conformal import Array
 from ..calibration.mondrian import Mondrian
 from ..densities import NeLLoC
-from ..errors import CalibrationError, ParameterError
+from ..errors import ParameterError
 from ..images import Origin
 from ..scores.likelihood_ratio import LikelihoodRatio, file_kind
 from .base import ConformalDetector
@@ -138,8 +138,9 @@ class HistoryDetector(ConformalDetector):
         """Returns a detector that is calibrated for the traffic of a user.
 
         A history of which the user has at least `mondrian.OWN_IMAGES_OF_A_CATEGORY` images is judged by these alone.
-        With fewer, an image is compared with all such images of the user too, and the greater p-value counts. Histories
-        of which the user has no image keep their calibration images.
+        With fewer, an image is compared with all such images of the user too, if these are enough for fpr, and the
+        greater p-value counts. Other histories keep their calibration images. Images of an earlier adaptation are kept
+        for histories that none of the new ones has.
 
         Args:
             profiles: (N, F), the profiles of clean images of the user, as `profiles` returns them.
@@ -161,9 +162,7 @@ class HistoryDetector(ConformalDetector):
             CalibrationError: If the scores are too few for the rate, or not finite.
             ParameterError: If the histories are missing, or the ratio has no such history.
         """
-        scores = np.asarray(scores, dtype=float)
-        if scores.ndim != 1 or not np.isfinite(scores).all():
-            raise CalibrationError(f"scores must be (n,) finite numbers, got shape {scores.shape}")
+        scores = conformal.finite_scores(scores)
         if histories is None or len(histories) != len(scores):
             raise ParameterError(f"a detector of photographs needs the history of each of the {len(scores)} scores")
         labels = self._labels(histories)

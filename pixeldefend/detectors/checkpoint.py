@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Collection, Mapping
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from ..densities import Density, restored
@@ -69,3 +72,40 @@ def learned(score: Score) -> tuple[dict[str, Tensor], dict[str, Any]]:
     state = score.state() if isinstance(score, LearnedScore) else {}
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     return tensors, {name: value for name, value in state.items() if name not in tensors}
+
+
+# what the scores of a file's calibration depend on
+FIXED = frozenset({"density", "alternative", "ratio", "preprocessor", "statistic", "aggregate"})
+
+
+def check_replaceable(given: Collection[str]) -> None:
+    """Refuses parameters in place of those in a file, if the file's calibration depends on them.
+
+    Args:
+        given: The names of the parameters.
+
+    Raises:
+        ParameterError: If one of them is in `FIXED`.
+    """
+    if fixed := FIXED.intersection(given):
+        raise ParameterError(
+            f"{' and '.join(sorted(fixed))} cannot be replaced, since the calibration in the file depends on it: fit a "
+            "new detector"
+        )
+
+
+def plain_values(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the parameters that JSON can hold, by name, with numbers of numpy as Python's.
+
+    Args:
+        parameters: Any values by name.
+    """
+    plain = {}
+    for name, value in parameters.items():
+        value = value.item() if isinstance(value, np.generic) else value
+        try:
+            json.dumps(value)
+        except TypeError:
+            continue
+        plain[name] = value
+    return plain

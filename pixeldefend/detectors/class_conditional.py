@@ -16,6 +16,7 @@ from ..calibration import conformal
 from ..calibration.conformal import Array
 from ..classifier import predict_labels, whole_numbers
 from ..errors import CalibrationError, ModelError, ParameterError
+from ..scores import CLASSIFIER_SCORES
 from ..serialization import load_tensors
 from .detector import Detector
 from .samples import Samples
@@ -146,10 +147,12 @@ class ClassConditional(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             ModelError: If the file holds no detector that was calibrated by class.
             FileNotFoundError: If the file is missing.
         """
-        detector = Detector.load(path, device=device, classifier=classifier)
-        labels = load_tensors(path)[1].get("calibration_labels")
+        meta = load_tensors(path)[1]
+        labels = meta.get("calibration_labels")
         if labels is None:
             raise ModelError(f"{path} holds a detector that was not calibrated by class")
+        uses_one = meta["parameters"].get("statistic") in CLASSIFIER_SCORES
+        detector = Detector.load(path, device=device, classifier=classifier if uses_one else None)
         return cls(detector, classifier)._calibrated(detector, np.array(labels))
 
     def _calibrated(self, detector: Detector, labels: np.ndarray) -> Self:

@@ -270,7 +270,7 @@ class Detector(ConformalDetector):
             CalibrationError: If X is too small for fpr, if many images are copies of others, if X_fit holds too few
                 images or mostly images of X, or if all scores are the same.
             ImageError: If an image is malformed.
-            ParameterError: If a name is unknown.
+            ParameterError: If a name is unknown, or a backend cannot run the density.
         """
         check_corruptions(corruptions)
         if isinstance(backends, str):
@@ -307,6 +307,7 @@ class Detector(ConformalDetector):
             ParameterError: If the backend is unknown or cannot run the density.
             MissingExtraError: If the backend is not installed.
         """
+        check_is_fitted(self)
         backend = chosen_backend(backend, self._density(), self.calibrations_)
         other = self._with(backend=backend)
         for role in ROLES:
@@ -345,8 +346,7 @@ class Detector(ConformalDetector):
         Args:
             path: The file.
             device: Where the density runs.
-            **given: `classifier`, if the statistic uses one; `backend` and other parameters that replace those in the
-                file.
+            **given: `classifier`, if the statistic uses one; other `backend`, `fpr`, `confidence` or `batch_size`.
 
         Returns:
             The fitted detector.
@@ -354,7 +354,7 @@ class Detector(ConformalDetector):
         Raises:
             ModelError: If the file is damaged or holds something else.
             CalibrationError: If the file holds no calibration for the backend.
-            ParameterError: If the backend is unknown or the device cannot be used.
+            ParameterError: If the backend is unknown, the device cannot be used, or another parameter is given.
             FileNotFoundError: If the file is missing.
         """
         given = {name: value for name, value in given.items() if value is not None}
@@ -376,7 +376,7 @@ class Detector(ConformalDetector):
         self._density()
         notes: dict[str, Any] = {role: density.config for role, density in self._roles()}
         if None in notes.values():
-            raise ModelError("the density has no config, so a saved file could not be loaded")
+            raise ParameterError("the density has no config, so a saved file could not be loaded")
         if self.preprocessor is not None:
             notes["preprocessor"] = self.preprocessor.config()
         return {**notes, "learned": learned(self.score_)[1]}

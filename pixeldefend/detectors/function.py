@@ -54,11 +54,15 @@ class FunctionDetector(ConformalDetector):
         x = x.to(check_device(self.device))
         try:
             found = self.function(x)
-        except TypeError:
+        except TypeError as error:
             if x.requires_grad:
-                raise ParameterError(f"{self.name} does not take tensors, so it has no gradient: use spsa") from None
+                raise ParameterError(
+                    f"{self.name} does not take tensors ({error}), so it has no gradient: use spsa"
+                ) from error
             found = self.function(x.detach().cpu().numpy())
         scores = torch.as_tensor(np.asarray(found) if not isinstance(found, Tensor) else found).to(x.device)
-        if scores.shape != x.shape[:1] or not torch.isfinite(scores).all():
-            raise ModelError(f"{self.name} must return {len(x)} finite numbers, got {tuple(scores.shape)}")
+        if scores.shape != x.shape[:1]:
+            raise ModelError(f"{self.name} must return {len(x)} numbers, got shape {tuple(scores.shape)}")
+        if wrong := int((~torch.isfinite(scores)).sum()):
+            raise ModelError(f"{self.name} must return finite numbers, got {wrong} NaN or infinite of {len(x)}")
         return scores

@@ -212,7 +212,7 @@ class PhotoDetector(HistoryDetector):
         Args:
             X: Clean images like those that will be screened.
             y: Ignored.
-            corruptions: None: images calibrate the history that they have.
+            corruptions: Must be empty: images calibrate the history that they have.
             origins: As for `judge`. Images that come from files should have them.
 
         Returns:

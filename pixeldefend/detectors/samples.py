@@ -59,7 +59,11 @@ class Samples:
             return cls.of(to_batch(X)[0])
         by_size: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
         for place, image in enumerate(X):
-            x = uint8_image(image)
+            try:
+                x = uint8_image(image)
+            except ImageError as error:
+                which = f"image {place} of {len(X)}: " if len(X) > 1 else ""
+                raise ImageError(f"{which}{error}", error.kind) from None
             by_size.setdefault(tuple(x.shape), []).append((place, x))
         return cls(
             [
@@ -108,8 +112,10 @@ class Samples:
         keys = [b""] * len(self)
         for places, x in self.groups:
             for place, image in zip(places.tolist(), x, strict=True):
+                if image.ndim == 3 and image.is_floating_point():
+                    image = to_uint8(image)  # the same key as that of the 8-bit image
                 shape = str(tuple(image.shape)).encode()
-                keys[place] = hashlib.sha256(shape + image.cpu().numpy().tobytes()).digest()
+                keys[place] = hashlib.sha256(shape + image.detach().cpu().numpy().tobytes()).digest()
         return keys
 
     @property
@@ -333,7 +339,7 @@ def _in_threads(function: OfBatch, x: Tensor, batch_size: int, workers: int) -> 
     """Calls a function with batches, as `in_batches` does, which takes over if memory runs out."""
     parts = x.split(min(batch_size, math.ceil(len(x) / workers)))
     try:
-        return iter(list(in_threads(function, parts)))
+        return iter(list(in_threads(function, parts, workers)))
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

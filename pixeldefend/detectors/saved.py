@@ -1,4 +1,4 @@
-"""Reads saved detectors of any kind."""
+"""Reads saved detectors, of one image at a time or of photographs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu", **
     _, meta = load_tensors(path)
     kind = meta.get("class", "Detector") if meta.get("kind") == "detector" else meta.get("kind")
     if kind not in SAVED:
-        raise ModelError(f"{path} holds a {kind}, not a detector")
+        known = meta.get("kind") == "detector"
+        raise ModelError(f"{path} holds a {kind}" + (f": read it with {kind}.load" if known else ", not a detector"))
     given = {name: value for name, value in given.items() if value is not None}
     automatic = given.get("backend") == AUTO
     if automatic:

@@ -126,5 +126,9 @@ def checked(tensor: Tensor) -> Tensor:
         ModelError: For NaN.
     """
     if torch.isnan(tensor).any():
-        raise ModelError("the density gives NaN for some images: it diverged in training, or its weights are damaged")
+        images = int(torch.isnan(tensor).flatten(1).any(1).sum()) if tensor.ndim > 1 else int(torch.isnan(tensor).sum())
+        raise ModelError(
+            f"the density or the statistic gives NaN for {images} of {len(tensor)} images: the density diverged in "
+            "training, its weights are damaged, or a statistic of your own fails"
+        )
     return tensor.detach()

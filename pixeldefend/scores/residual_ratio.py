@@ -223,7 +223,9 @@ class ResidualRatio(LearnedScore):
     @torch_defaults()
     def evaluate(self, features: Tensor) -> Tensor:
         """Computes the statistic from (N, 4C, H, W) features: (N,), in nats."""
-        network = self.network_.to(features.device)
+        network = self.network_
+        if network.mean.device != features.device:  # and not always: other threads may use it
+            network.to(features.device)
         planes = features.to(network.mean.dtype)
         profiles = profile_of(*planes.chunk(4, 1)[:3])
         *guard, limit = (getattr(self, name).to(profiles) for name in GUARD)

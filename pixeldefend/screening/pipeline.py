@@ -150,17 +150,28 @@ def screen(
     if drift and len(screener.detectors) == 1:  # of several, those calibrated for corruptions are not tested
         for made in screener.detectors.values():
             made.drift_monitor()
-    return _screen(files, screener, batch_size, maps, drift, statistics or Statistics())
+    return screen_with(screener, files, batch_size=batch_size, maps=maps, drift=drift, statistics=statistics)
 
 
-def _screen(
-    files: Iterable[str | Record],
+def screen_with(
     screener: Screener,
-    batch_size: int,
-    maps: bool,
-    drift: bool,
-    statistics: Statistics,
+    files: Iterable[str | Record],
+    *,
+    batch_size: int = 64,
+    maps: bool = False,
+    drift: bool = False,
+    statistics: Statistics | None = None,
 ) -> Iterator[Screened]:
+    """Screens image files with a screener that was made before.
+
+    Args:
+        screener: The screener.
+        files: As for `screen`, as are the other arguments.
+
+    Yields:
+        As `screen`.
+    """
+    statistics = statistics or Statistics()
     read = (Screened(file) if isinstance(file, Record) else screener.read_file(file) for file in files)
     started = perf_counter()
     for results in _ahead(batches(read, batch_size)):

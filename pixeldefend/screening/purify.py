@@ -13,8 +13,8 @@ import numpy as np
 from torch import nn
 
 from ..classifier import predict_labels
-from ..images import match_channels, to_batch
-from ..purification import checked_eps, purify
+from ..images import match_channels, to_batch, to_uint8
+from ..purification import checked_density, checked_eps, purify
 from ..zoo import DetectorSet
 from .screener import Screened, together_or_alone
 
@@ -90,7 +90,11 @@ def purify_screened(
 
 def _purify(group: list[Purified], eps: int, detector: Detector, adaptive: bool, classifier: nn.Module | None) -> None:
     x = to_batch(np.stack([item.screened.image for item in group if item.screened.image is not None]))[0]
-    purified = purify(x, eps, detector, adaptive=adaptive)
+    purified = to_uint8(match_channels(x, (checked_density(detector).event_shape or (3,))[0] or 3))
+    # by the verdicts that there are, which also depend on what the files say of themselves, and on the rate
+    chosen = [i for i, item in enumerate(group) if item.screened.record.verdict == "adversarial" or not adaptive]
+    if chosen:
+        purified[chosen] = purify(x[chosen], eps, detector)
     verdicts = detector.judge(purified)
     if classifier is not None:
         before, after = (

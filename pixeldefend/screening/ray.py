@@ -104,6 +104,8 @@ def screen_on_ray(
     except ModuleNotFoundError:
         raise MissingExtraError("ray", "scale") from None
 
+    if batch_size < 1:
+        raise ParameterError(f"batch_size must be at least 1, got {batch_size}")
     listed = list(sources)
     if not listed:
         raise ParameterError("there is nothing to screen")
@@ -336,8 +338,7 @@ def _check_workers(workers: int | None, device: str) -> int:
 
     on_gpu = device.startswith("cuda")
     most = int(ray.cluster_resources().get("GPU" if on_gpu else "CPU", 0)) - (0 if on_gpu else 1)
-    if not 1 <= (workers or most) <= most:
-        raise ParameterError(
-            f"there are processors for {most} workers beside one that reads, not for {workers or 'any'}"
-        )
-    return workers or most
+    count = max(most, 1) if workers is None else workers
+    if not 1 <= count <= most:
+        raise ParameterError(f"there are processors for {most} workers beside one that reads, not for {count}")
+    return count

@@ -18,7 +18,7 @@ from ..images import MAX_BYTES
 from ..images.files import OnSkip, skip_reason
 from ..serialization import sha256_of
 from .audit_log import AuditLog
-from .pipeline import Statistics, find_files, screen
+from .pipeline import Statistics, find_files, screen_with
 from .quarantine import move_aside
 from .records import RECORD_COLUMNS, Record, to_row, visible
 from .screener import Screener
@@ -88,7 +88,8 @@ def watch_folder(
         if aside == root or root in aside.parents:
             raise ParameterError(f"quarantine {quarantine} must not be inside the watched folder {folder}")
         aside.mkdir(parents=True, exist_ok=True)
-    detectors = Screener(detector, **options).detector_set  # a wrong detector is refused now
+    screener = Screener(detector, **options)  # a wrong detector is refused now
+    detectors = screener.detector_set
     made_by = {name: detectors.provenance(name) for name in detectors.detectors}
     stop = stop or threading.Event()
     place = Path(folder).absolute()  # not without links: a link may come to lead to another folder
@@ -101,7 +102,7 @@ def watch_folder(
             changed = {str(files.root), *files.taken}
             log.prune()
         new, copies, unmoved = _sorted_out(files.settled(changed), log, aside)
-        judged = screen(new, detector, batch_size=batch_size, **options)
+        judged = screen_with(screener, new, batch_size=batch_size)
         rows = (vars(result.record) | made_by.get(result.record.detector or "", {}) for result in judged)
         for row in chain(rows, _rows_of_copies(copies, log, files)):
             if not _is_logged(row, log):

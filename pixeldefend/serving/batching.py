@@ -83,16 +83,18 @@ class Batcher(Generic[Item]):
             await self._task
         self._thread.shutdown()
 
-    async def __call__(self, items: Sequence[Item]) -> None:
+    async def __call__(self, items: Sequence[Item], give_back: Callable[[], None] = lambda: None) -> None:
         """Waits until the work on all items is done.
 
         Args:
             items: The items.
+            give_back: What `reserve` yielded, if places were reserved for the items.
 
         Raises:
             Full: If the items do not all fit into the queue. It is raised before any work.
             Exception: The exception that `work` raised, if it did.
         """
+        give_back()
         self._check_room(len(items))
         loop = asyncio.get_running_loop()
         entries = [_Waiting(item, perf_counter(), loop.create_future()) for item in items]
@@ -106,23 +108,30 @@ class Batcher(Generic[Item]):
                 entry.item = None
 
     @contextmanager
-    def reserve(self, items: int) -> Iterator[None]:
+    def reserve(self, items: int) -> Iterator[Callable[[], None]]:
         """Reserves places in the queue for items that are still being made.
-
-        Leave the block just before the items are handed in.
 
         Args:
             items: The number of places.
+
+        Yields:
+            A function that gives the places back, for the call that hands the items in. Otherwise they are given back
+            at the end of the block.
 
         Raises:
             Full: If the queue does not have so many free places.
         """
         self._check_room(items)
         self._reserved += items
+        held = [items]
+
+        def give_back() -> None:
+            self._reserved -= held.pop() if held else 0
+
         try:
-            yield
+            yield give_back
         finally:
-            self._reserved -= items
+            give_back()
 
     def _check_room(self, items: int) -> None:
         if self.depth + self._reserved + items > self.capacity:

@@ -164,11 +164,10 @@ class Service:
         Raises:
             Full: If the images do not all fit into the queue or into memory.
         """
-        with self._decoded() as questions:
-            with self.batcher.reserve(len(files)):
-                for file in files:
-                    await self._decode(questions, file, client, request, name)
-            return await self._score(Inquiry(questions))
+        with self._decoded() as questions, self.batcher.reserve(len(files)) as give_back:
+            for file in files:
+                await self._decode(questions, file, client, request, name)
+            return await self._score(Inquiry(questions), give_back)
 
     async def screen_arrays(self, images: Sequence[np.ndarray], name: str, client: str, request: str) -> list[Question]:
         """Screens decoded images.
@@ -209,13 +208,14 @@ class Service:
             Full: If the queue or the memory is full.
         """
         with self._decoded() as questions:
-            with self.batcher.reserve(1):
+            with self.batcher.reserve(1) as give_back:
                 await self._decode(questions, (name, data), client, request, None)
-            return await self._explained(questions[0], eps)
+                inquiry = Inquiry(questions, at_once=False)
+                await self._score(inquiry, give_back)
+            return await self._explained(inquiry, eps)
 
-    async def _explained(self, question: Question, eps: int) -> tuple[Question, dict[str, Any] | None]:
-        inquiry, pictures = Inquiry([question], at_once=False), None
-        await self._score(inquiry)
+    async def _explained(self, inquiry: Inquiry, eps: int) -> tuple[Question, dict[str, Any] | None]:
+        (question,), pictures = inquiry.questions, None
         image, key = question.result.image, question.record.detector
         if question.record.verdict != "error" and image is not None and key is not None:
             detector = self._by_key[key].detector
@@ -283,9 +283,9 @@ class Service:
         kept = data if self.quarantine is not None else None
         return Question(result, client, request, kept, pixels=result.pixels)
 
-    async def _score(self, inquiry: Inquiry) -> list[Question]:
+    async def _score(self, inquiry: Inquiry, give_back: Callable[[], None] = lambda: None) -> list[Question]:
         self.metrics.depth(self.batcher.depth + len(inquiry.questions))
-        await inquiry.finish(self.batcher([(question, inquiry) for question in inquiry.questions]))
+        await inquiry.finish(self.batcher([(question, inquiry) for question in inquiry.questions], give_back))
         return inquiry.questions
 
     def _judge(self, batch: Sequence[tuple[Question, Inquiry]]) -> None:

@@ -72,7 +72,7 @@ def test_a_stream_is_the_same_in_pieces():
 
 
 def test_a_martingale_refuses_what_it_cannot_rank():
-    with pytest.raises(ParameterError, match="calibration_scores"):
+    with pytest.raises(ParameterError, match="calibration scores"):
         ConformalMartingale(np.zeros(0))
     with pytest.raises(ParameterError, match="jump"):
         ConformalMartingale(np.zeros(3), jump=0)

@@ -125,6 +125,13 @@ def test_images_of_any_size_are_purified():
         purify(grid_images(1, 3, 4, 4), 9, made(3, 5, 5))
 
 
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 3, 0, 8)])
+def test_what_has_no_tiles_is_refused(shape):
+    for method in (made().log_prob, made().log_prob_map):
+        with torch.no_grad(), pytest.raises(ParameterError, match=r"\(N, C, H, W\)"):
+            method(torch.zeros(shape))
+
+
 @pytest.mark.parametrize("shape", [(2, 1, 4, 4), (2, 3, 0, 4), (2, 3, 4), (3, 4, 4)])
 def test_images_of_other_shapes_are_refused(shape):
     with pytest.raises(ParameterError, match="None"):

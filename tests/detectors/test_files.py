@@ -4,7 +4,7 @@ import torch
 from helpers import Gaussian, clean_images
 
 from pixeldefend.detectors import Detector
-from pixeldefend.errors import ModelError
+from pixeldefend.errors import ModelError, ParameterError
 from pixeldefend.preprocessing import Tiles
 from pixeldefend.serialization import load_tensors, save_tensors
 from pixeldefend.zoo import load_density
@@ -61,6 +61,26 @@ def test_files_that_are_no_detector_are_refused_and_never_unpickled(tmp_path, ti
     tiny_density.save(tmp_path / "density.safetensors")
     with pytest.raises(ValueError, match="holds a density, not a Detector"):
         Detector.load(tmp_path / "density.safetensors")
+
+
+def test_numbers_of_numpy_are_saved_like_python_s(tiny_density, tmp_path):
+    detector = Detector(tiny_density, fpr=np.float32(0.25), batch_size=np.int64(3)).fit(clean_images(50))
+    detector.save(tmp_path / "d.safetensors")
+    loaded = Detector.load(tmp_path / "d.safetensors")
+    assert (loaded.fpr, loaded.batch_size) == (0.25, 3)
+
+
+@pytest.mark.parametrize("name", ["density", "preprocessor", "statistic", "aggregate"])
+def test_what_a_calibration_depends_on_cannot_be_replaced(name, tiny_detector, tmp_path):
+    tiny_detector.save(tmp_path / "d.safetensors")
+    given = {
+        "density": tiny_detector.density,
+        "preprocessor": Tiles(),
+        "statistic": "bits_per_dim",
+        "aggregate": "mean",
+    }
+    with pytest.raises(ParameterError, match=f"{name} cannot be replaced"):
+        Detector.load(tmp_path / "d.safetensors", **{name: given[name]})
 
 
 def test_a_density_without_config_cannot_be_saved(tmp_path):

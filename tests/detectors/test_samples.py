@@ -1,10 +1,15 @@
 """Tests groups of images of one size."""
 
+import threading
+import time
+
 import numpy as np
+import pytest
 import torch
 from helpers import noise
 
 from pixeldefend.detectors.samples import Samples
+from pixeldefend.errors import ImageError
 from pixeldefend.images.corruptions import corrupt
 
 
@@ -18,6 +23,40 @@ def test_images_come_again_after_one_of_the_corruptions_in_turn():
     torch.testing.assert_close(corrupted[::2], corrupt(x[::2] / 255, "darker-10%"))
     torch.testing.assert_close(corrupted[1::2], corrupt(x[1::2] / 255, "blur-1"))
     assert len(Samples.of(x).with_corrupted([])) == 9
+
+
+def test_copies_have_one_key_whatever_their_type():
+    x = noise(3)
+    keys = Samples.of_images(list(x)).keys()
+    assert len(set(keys)) == 3
+    assert Samples.of_images(x).keys() == keys  # floating point
+    assert Samples.of(torch.from_numpy(x)[:, None] / 255).changed(lambda x: x.clone().requires_grad_()).keys() == keys
+
+
+def test_a_malformed_image_of_many_is_named():
+    with pytest.raises(ImageError, match="image 1 of 2: "):
+        Samples.of_images([noise(1)[0], np.zeros((8, 8), int)])
+
+
+def test_threads_share_one_bound_of_memory(monkeypatch):
+    monkeypatch.setattr("pixeldefend.detectors.samples.PIXELS_AT_ONCE", 256)
+    before, at_once, lock = torch.get_num_threads(), [0, 0], threading.Lock()
+
+    def score(x):
+        with lock:
+            at_once[0] += x[0].numel() * len(x)
+            at_once[1] = max(at_once)
+        time.sleep(0.002)  # long enough for the others to begin, too
+        with lock:
+            at_once[0] -= x[0].numel() * len(x)
+        return (x.flatten(1).sum(1).numpy(),)
+
+    torch.set_num_threads(8)
+    try:
+        Samples.of_images(noise(16)).each(score, 16, threads=True)
+    finally:
+        torch.set_num_threads(before)
+    assert 64 <= at_once[1] <= 256
 
 
 def test_images_of_several_sizes_are_corrupted_by_their_positions():

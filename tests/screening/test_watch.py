@@ -44,6 +44,14 @@ def once(place, detector, **options):
         log.close()
 
 
+def test_one_screener_serves_all_searches(place, tiny_detector, monkeypatch):
+    made = []
+    monkeypatch.setattr(watching, "Screener", lambda *a, **k: made.append(Screener(*a, **k)) or made[-1])
+    put(place / "in", "a.png", noise(1))
+    assert len(once(place, tiny_detector)) == 1
+    assert len(made) == 1
+
+
 @pytest.fixture
 def scored(monkeypatch):
     """Names of files that were scored."""

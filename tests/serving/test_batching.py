@@ -104,6 +104,27 @@ def test_places_are_kept_for_what_is_yet_to_be_made():
     run(ask())
 
 
+def test_reserved_places_are_kept_until_their_items_are_in_the_queue():
+    async def ask():
+        gate = Gate(lambda items: None)
+        async with Batcher(gate, max_batch=1, max_wait=0, capacity=2) as batcher:
+            busy = asyncio.create_task(batcher([0]))
+            while not gate.entered.acquire(blocking=False):
+                await asyncio.sleep(0.001)
+            with batcher.reserve(2) as give_back:
+                mine = asyncio.create_task(batcher([1, 2], give_back))  # which does not begin at once
+                with pytest.raises(Full):
+                    await batcher([3])
+                await asyncio.sleep(0)
+                assert batcher.depth == 2
+                gate.opened.set()
+                await mine
+            await busy
+            await batcher([4, 5])  # the places were given back once
+
+    run(ask())
+
+
 def test_a_failure_reaches_those_it_concerns_and_no_others():
     def work(items):
         if "bad" in items:
