@@ -64,10 +64,10 @@ def test_files_that_are_no_detector_are_refused_and_never_unpickled(tmp_path, ti
 
 
 def test_numbers_of_numpy_are_saved_like_python_s(tiny_density, tmp_path):
-    detector = Detector(tiny_density, fpr=np.float32(0.25), batch_size=np.int64(3)).fit(clean_images(50))
+    detector = Detector(tiny_density, fpr=np.float32(0.25), confidence=np.float64(0.5)).fit(clean_images(50))
     detector.save(tmp_path / "d.safetensors")
     loaded = Detector.load(tmp_path / "d.safetensors")
-    assert (loaded.fpr, loaded.batch_size) == (0.25, 3)
+    assert (loaded.fpr, loaded.confidence) == (0.25, 0.5)
 
 
 @pytest.mark.parametrize("name", ["density", "preprocessor", "statistic", "aggregate"])
@@ -75,7 +75,7 @@ def test_what_a_calibration_depends_on_cannot_be_replaced(name, tiny_detector, t
     tiny_detector.save(tmp_path / "d.safetensors")
     given = {
         "density": tiny_detector.density,
-        "preprocessor": Tiles(),
+        "preprocessor": Tiles(8),
         "statistic": "bits_per_dim",
         "aggregate": "mean",
     }
