@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..errors import ParameterError
+from ..errors import MissingExtraError, ParameterError
 from ..extras import extra
 
 
@@ -32,14 +32,22 @@ class Attack:
 
         Raises:
             MissingExtraError: If foolbox is not installed.
-            ParameterError: If there is no such class.
+            ParameterError: If there is no such class, or it does not take the settings.
         """
         module, _, name = self.kind.rpartition(":")
-        with extra("attacks"):
-            found = importlib.import_module(module or "foolbox.attacks")
+        try:
+            with extra("attacks"):
+                found = importlib.import_module(module or "foolbox.attacks")
+        except MissingExtraError:
+            if module and importlib.util.find_spec(module.partition(".")[0]) is None:
+                raise ParameterError(f"there is no module {module!r}: an attack is MODULE:CLASS") from None
+            raise
         if not hasattr(found, name):
             raise ParameterError(f"{found.__name__} has no attack {name!r}")
-        return getattr(found, name)(**self.settings)
+        try:
+            return getattr(found, name)(**self.settings)
+        except TypeError as error:
+            raise ParameterError(f"{name} does not take the settings {dict(self.settings)}: {error}") from error
 
     def as_json(self) -> dict[str, Any]:
         """Returns all settings as plain JSON values, which identify the attack."""

@@ -138,7 +138,7 @@ def write_tree(root: Path, n: int) -> None:
     draw = np.random.default_rng(0)
     with np.load(SAMPLE) as file:
         images = file["x"]
-    examples = [path.read_bytes() for path in sorted((ROOT / "examples").glob("*.png"))]
+    examples = [path.read_bytes() for path in sorted((ROOT / "examples" / "fashion-mnist").glob("*.png"))]
     outside = root.parent / "outside"
     folders = [root, *(root / name for name in ("a", "a/b;c", "a/b;c/[d]", ".e", "_f", "a/g h", "a/\udcff"))]
     for folder in [*folders, outside, root / "empty", root / "a" / "only folders" / "empty"]:
@@ -151,7 +151,7 @@ def write_tree(root: Path, n: int) -> None:
     (root / "a" / "loop").symlink_to(root)
     (root / "a" / "self").symlink_to("self")
     (root / "broken.png").symlink_to("nothing")
-    (root / "again.png").symlink_to(ROOT / "examples" / "clean_0333.png")
+    (root / "again.png").symlink_to(ROOT / "examples" / "fashion-mnist" / "clean_0333.png")
     os.mkfifo(root / "pipe.png")
     os.mkfifo(root / "pipe")
     with socket.socket(socket.AF_UNIX) as made:

@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from ..ambient import warnings_ignored
 from ..data import DataSet
-from ..detectors import FunctionDetector
+from ..detectors import ConformalDetector, FunctionDetector
 from ..devices import check_device
 from ..errors import ModelError, ParameterError
 from ..imagenet import imagenet_classifier, is_imagenet_name
@@ -70,7 +71,8 @@ def find_detector(
         return as_detector(BASELINES[name](classifier, data), name, data, fpr=fpr, device=device)
     if ":" in name and not Path(name).exists():
         found = _imported(name)
-        if hasattr(found, "calibration_scores_"):
+        if isinstance(found, ConformalDetector):
+            check_is_fitted(found)
             return found
         if hasattr(found, "score_samples"):
             return as_detector(_negated(found.score_samples), name, data, fpr=fpr, device=device)
@@ -126,7 +128,7 @@ def as_detector(
     """Makes a detector from a function, and calibrates it on data.calibration.
 
     Args:
-        function: (N, C, H, W) float32 in [0, 1] -> (N,), higher = more anomalous: It gets tensors or, if it raises a
+        function: (N, C, H, W) float32 in [0, 1] -> (N,), higher = more anomalous. It gets tensors or, if it raises a
             TypeError for them, arrays.
         name: The name of the detector in reports.
         data: The data set, or the photographs, with the calibration images.

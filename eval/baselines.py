@@ -17,7 +17,9 @@ from sklearn.neural_network import MLPRegressor
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..ambient import modes_kept
 from ..data import DataSet, Images
+from ..devices import device_of
 from ..errors import ParameterError
 
 Baseline = Callable[[nn.Module, DataSet], Callable[[Tensor], Tensor]]
@@ -103,7 +105,6 @@ def autoencoder(classifier: nn.Module, data: DataSet) -> Callable[[Tensor], Tens
     network = MLPRegressor(
         hidden_layer_sizes=(128,), batch_size=128, max_iter=20, tol=0.0, n_iter_no_change=20, random_state=0
     )
-    network.out_activation_ = "identity"
     network.fit(x, x)
     (a, b), (c, d) = (list(map(torch.from_numpy, pair)) for pair in (network.coefs_, network.intercepts_))
 
@@ -136,7 +137,7 @@ def mahalanobis(classifier: nn.Module, data: DataSet) -> Callable[[Tensor], Tens
         arXiv:1807.03888.
     """
     features = _last_features(classifier)
-    found, y = _learned(features, data.train)
+    found, y = _learned(classifier, features, data.train)
     means = np.stack([found[y == label].mean(0) for label in np.unique(y)])
     precision = EmpiricalCovariance(assume_centered=True).fit(found - means[np.searchsorted(np.unique(y), y)])
     factor = torch.from_numpy(np.linalg.cholesky(precision.get_precision() + 1e-9 * np.eye(found.shape[1])))
@@ -171,7 +172,7 @@ def lid(classifier: nn.Module, data: DataSet, k: int = 20) -> Callable[[Tensor],
         Ma et al. 2018, "Characterizing adversarial subspaces using local intrinsic dimensionality", arXiv:1801.02613.
     """
     features = _last_features(classifier)
-    found, _ = _learned(features, data.train)
+    found, _ = _learned(classifier, features, data.train)
     neighbours = NearestNeighbors(n_neighbors=k).fit(found)
     learned = torch.from_numpy(found)
 
@@ -215,12 +216,14 @@ def _last_features(classifier: nn.Module) -> Callable[[Tensor], Tensor]:
     return features
 
 
-def _learned(features: Callable[[Tensor], Tensor], train: Images) -> tuple[np.ndarray, np.ndarray]:
+def _learned(
+    classifier: nn.Module, features: Callable[[Tensor], Tensor], train: Images
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns the features, (N, D) float64, and the labels of training images."""
     if train.y is None:
         raise ParameterError("this baseline needs labelled training images")
     chosen = train[:LEARN_FROM]
     assert chosen.y is not None
-    with torch.no_grad():
-        found = torch.cat([features(part / 255) for part in chosen.x.split(256)])
+    with modes_kept(classifier), torch.no_grad():
+        found = torch.cat([features((part / 255).to(device_of(classifier))).cpu() for part in chosen.x.split(256)])
     return found.double().numpy(), chosen.y.numpy()

@@ -12,7 +12,7 @@ from ..attacks import ATTACKS
 from ..data import DataSet
 from ..errors import DataError, ParameterError
 from ..markdown import table
-from ..scores import SCORES
+from ..scores import ALTERNATIVE_SCORES, CLASSIFIER_SCORES, SCORES
 from ..serialization import whole_file
 from .adaptive import check_summary, failed_checks
 from .attacked import attack_all
@@ -53,7 +53,7 @@ def compare(
         ParameterError: As `run_benchmark` does.
     """
     attacks = validate_names(attacks, ATTACKS)
-    statistics = validate_names(statistics, SCORES) if statistics else COMPARED
+    statistics = validate_names(statistics, SCORES | CLASSIFIER_SCORES | ALTERNATIVE_SCORES) if statistics else COMPARED
     log = options.get("log", lambda line: None)
     chosen = {name: options[name] for name in ("limit", "seed", "cache") if name in options}
     attacked = attack_all(classifier, data, attacks, **chosen, log=log)

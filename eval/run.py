@@ -18,7 +18,8 @@ from ..classifier import predict_labels
 from ..data import DataSet
 from ..errors import DataError, ParameterError
 from ..scores import ALTERNATIVE_SCORES, CLASSIFIER_SCORES, SCORES, bits_per_dim
-from .adaptive import resolve_attacks, run_adaptive
+from ..zoo import recipes
+from .adaptive import checked_arguments, run_adaptive
 from .attacked import attack_all, labelled_test
 from .cache import Cache, digest, scores_digest
 from .detection import Scorer, attack_rows, calibrated, histograms, roc_points, usual_statistics
@@ -114,12 +115,15 @@ def run_benchmark(
         only.
 
     Raises:
-        ParameterError: If a name is unknown, or an attack cannot be made.
+        ParameterError: If a name is unknown, a number is out of range, or an attack cannot be made.
         DataError: If the data have no labels, if the detector does not take their images, or if other data have
             another shape.
         MissingExtraError: If foolbox is not installed.
     """
     attacks = validate_names(attacks, ATTACKS)
+    for name, value in (("limit", limit), ("clean", clean)):
+        if value is not None and value < 1:
+            raise ParameterError(f"{name} must be at least 1, or None, got {value}")
     victims = labelled_test(data, limit)
     assert victims.y is not None
     _check_shapes(detector, data, other_data)
@@ -127,8 +131,7 @@ def run_benchmark(
         detector = copy.copy(detector)
         detector.classifier = classifier
     if adaptive is not None:  # refused now, not after hours of other attacks
-        names = resolve_attacks(adaptive.get("attacks"), detector, data.test.x[:1], adaptive.get("surrogate"))
-        adaptive = {"seed": seed, "cache": cache, "log": log, **adaptive, "attacks": names}
+        adaptive = {"seed": seed, "cache": cache, "log": log, **checked_arguments(detector, data.test.x[:1], adaptive)}
     warnings = _warnings(data, recipe)
     for warning in warnings:
         log(f"warning: {warning}")
@@ -269,7 +272,7 @@ def _check_shapes(detector: Any, data: DataSet, other_data: Sequence[DataSet]) -
 
 
 def _warnings(data: DataSet, recipe: dict[str, Any] | None) -> list[str]:
-    if (recipe or {}).get("train_sha256", data.train.digest()) == data.train.digest():
+    if all(step.get("train_sha256", data.train.digest()) == data.train.digest() for step in recipes(recipe or {})):
         return []
     return [
         f"The density was not trained on the images that {data.name} holds for training now: it may have seen some of "

@@ -69,6 +69,18 @@ def recipe_of(name: str | os.PathLike[str]) -> dict[str, Any]:
     return dict(load_tensors(name)[1].get("recipe", {})) if Path(name).is_file() else {}
 
 
+def recipes(recipe: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns a recipe and those of the densities that its training started from, one after another.
+
+    Args:
+        recipe: As `recipe_of` returns it.
+    """
+    found = [recipe]
+    while found[-1].get("recipe_of_start"):
+        found.append(found[-1]["recipe_of_start"])
+    return found
+
+
 @torch_defaults()
 def load_detector(
     name: str | os.PathLike[str],

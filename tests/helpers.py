@@ -174,6 +174,14 @@ def clean_images(n: int, seed: int = 0) -> np.ndarray:
     return (np.clip(np.broadcast_to(images, (n, 8, 8)), 0, 1) * 255).round().astype(np.uint8)
 
 
+def sided_images(n: int, seed: int = 0) -> np.ndarray:
+    """Smooth grey images, uint8 (n, 8, 8), of which one half is brighter: the left one of every other image."""
+    x = np.minimum(clean_images(n, seed), 252)
+    x[::2, :, :4] += 3
+    x[1::2, :, 4:] += 3
+    return x
+
+
 def bomb(width: int, height: int) -> bytes:
     """A small PNG that claims to be width x height."""
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)

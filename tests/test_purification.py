@@ -112,9 +112,9 @@ def test_other_errors_say_what_is_wrong(tiny_density):
     x = clean_images(2)
     with pytest.raises(ValueError, match="there are no images to purify"):
         purify(x[:0], 8, tiny_density)
-    with pytest.raises(ValueError, match="needs an autoregressive density of 8-bit images, got MADE"):
+    with pytest.raises(ValueError, match="256 levels, got a MADE of events"):
         purify(x, 8, MADE((64,)))
-    with pytest.raises(ValueError, match="needs an autoregressive density of 8-bit images, got FVSBN"):
+    with pytest.raises(ValueError, match="256 levels, got a FVSBN of events"):
         purify(x, 8, FVSBN((1, 8, 8), head="bernoulli"))
     with pytest.raises(ValueError, match="needs an autoregressive density of 8-bit images, got NoneType"):
         purify(x, 8, Detector())

@@ -149,15 +149,9 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     intro = (
         "The tables compare the mean of -log p(x) over test data with the figures of the papers. "
         "`benchmarks/likelihoods/run.py DATA` made the measurements. Nats are per event, unless the heading says "
-        "otherwise. "
-        ""
-        ""
-        "Bits are per sub-pixel for images of 256 levels, and otherwise as the nats. Most nets are smaller than "
-        "those of the "
-        ""
-        "papers, and were trained for minutes, at most an hour, on one core. The name of an ensemble gives its "
-        "number of "
-        "orders or masks."
+        "otherwise. Bits are per sub-pixel for images of 256 levels, and otherwise as the nats. Most nets are smaller "
+        "than those of the papers, and were trained for minutes, at most an hour, on one core. The name of an ensemble "
+        "gives its number of orders or masks."
     )
     header = ["model", "nats", "published", "off by", "bits", "tested on", "trained for", "command"]
     text = f"# Test likelihoods\n\n{intro}\n"

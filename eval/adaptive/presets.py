@@ -89,10 +89,11 @@ def resolve_attacks(attacks: Iterable[str] | None, detector: Any, x: Tensor, sur
     """
     purifies = isinstance(getattr(detector, "density", None), Autoregressive)
     if attacks is None:
+        has_gradient = _has_gradient(detector, x)
         possible = {name: a for name, a in ADAPTIVE.items() if surrogate is not None or not a.surrogate}
-        names = [name for name, a in possible.items() if purifies or not a.purified]
-    else:
-        names = list(attacks)
+        possible = {name: a for name, a in possible.items() if purifies or not a.purified}
+        return [name for name, a in possible.items() if has_gradient or a.surrogate or a.kind in WITHOUT_GRADIENT]
+    names = list(attacks)
     for name in names:
         if name not in ADAPTIVE:
             raise ParameterError(f"unknown attack {name!r}; there are: {', '.join(ADAPTIVE)}")
@@ -100,13 +101,21 @@ def resolve_attacks(attacks: Iterable[str] | None, detector: Any, x: Tensor, sur
             raise ParameterError(f"{name} needs a surrogate classifier and detector")
         if ADAPTIVE[name].purified and not purifies:
             raise ParameterError(f"{name} needs a detector whose density purifies images")
-    steep = [n for n in names if ADAPTIVE[n].kind not in WITHOUT_GRADIENT and not ADAPTIVE[n].surrogate]
-    if steep and not detector.anomaly_scores(_probe(detector, x)).requires_grad:
-        raise ParameterError(f"the anomaly score has no gradient for {', '.join(steep)} to follow: use spsa")
+    for attacked, what in ((detector, "detector"), (surrogate[1] if surrogate else None, "surrogate")):
+        steep = [n for n in names if ADAPTIVE[n].kind not in WITHOUT_GRADIENT]
+        steep = [n for n in steep if ADAPTIVE[n].surrogate == (what == "surrogate")]
+        if steep and not _has_gradient(attacked, x):
+            raise ParameterError(
+                f"the anomaly score of the {what} has no gradient for {', '.join(steep)} to follow: use spsa"
+            )
     return names
 
 
-def _probe(detector: Any, x: Tensor) -> Tensor:
-    x = x[:1] / 255
+def _has_gradient(detector: Any, x: Tensor) -> bool:
     density = getattr(detector, "density", None)
-    return (x if density is None else x.to(device_of(density), density.dtype)).requires_grad_()
+    x = x[:1] / 255
+    x = (x if density is None else x.to(device_of(density), density.dtype)).requires_grad_()
+    try:
+        return bool(detector.anomaly_scores(x).requires_grad)
+    except ParameterError:  # of a function that takes no tensors
+        return False

@@ -27,7 +27,7 @@ from ...devices import device_of
 from ...errors import DataError, ParameterError
 from ...extras import extra
 from ...images import from_uint8, to_uint8
-from ...purification import PixelDefend
+from ...purification import PixelDefend, checked_eps
 from ..cache import Cache, detector_key, images_key, module_key, source_digest, versions
 from .checks import run_checks
 from .outcome import FPRS, TARGET_FPR, Outcome, Outcomes, outcome_row, robustness_rows
@@ -94,9 +94,11 @@ def run_adaptive(
         DataError: If there are no labels, or no image is classified correctly.
         MissingExtraError: If foolbox is not installed.
     """
-    names = resolve_attacks(attacks, detector, test.x[:1], surrogate)
-    budgets = _budgets(eps)
-    expensive_budgets = budgets if expensive_eps is None else _budgets(expensive_eps)
+    given = dict(attacks=attacks, eps=eps, limit=limit, expensive_eps=expensive_eps, expensive_limit=expensive_limit)
+    given |= dict(purify_eps=purify_eps, steps=steps, restarts=restarts, surrogate=surrogate, chunk=chunk)
+    given = checked_arguments(detector, test.x[:1], given)
+    names, budgets = given["attacks"], given["eps"]
+    expensive_budgets = budgets if given["expensive_eps"] is None else given["expensive_eps"]
     if test.y is None:
         raise DataError("an attack needs labels, and the images have none")
     settings = Settings(steps=steps, restarts=restarts, purify_eps=purify_eps, seed=seed, chunk=chunk)
@@ -133,6 +135,31 @@ def run_adaptive(
             "robustness": robustness_rows(accepted, among, budgets, outcomes),
             "checks": run_checks(budgets, outcomes, steps, checked),
         }
+
+
+def checked_arguments(detector: Any, x: Tensor, given: dict[str, Any]) -> dict[str, Any]:
+    """Checks arguments of `run_adaptive`, which takes hours.
+
+    Args:
+        detector: A fitted detector.
+        x: (1, C, H, W) uint8, an image on which the gradient is tried.
+        given: The arguments, by name.
+
+    Returns:
+        The arguments, with the names of the attacks and with budgets in ascending order.
+
+    Raises:
+        ParameterError: As `run_adaptive` does.
+    """
+    checked = {**given, "attacks": resolve_attacks(given.get("attacks"), detector, x, given.get("surrogate"))}
+    for name in ("eps", "expensive_eps"):
+        if given.get(name) is not None:
+            checked[name] = _budgets(given[name])
+    for name in ("limit", "expensive_limit", "steps", "restarts", "chunk"):
+        if given.get(name, 1) < 1:
+            raise ParameterError(f"{name} must be at least 1, got {given[name]}")
+    checked_eps(given.get("purify_eps", 0))
+    return checked
 
 
 def thresholds_of(detector: Any) -> dict[float, float]:

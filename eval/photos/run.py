@@ -14,7 +14,7 @@ from ...ambient import modes_kept
 from ...attacks import ATTACKS
 from ...data import Images
 from ...errors import DataError, ParameterError
-from ..adaptive import resolve_attacks, run_adaptive
+from ..adaptive import checked_arguments, run_adaptive
 from ..cache import Cache, digest, scores_digest
 from ..detection import histograms, roc_points
 from ..examples import examples
@@ -230,8 +230,7 @@ def _adaptive_options(detector: Any, victims: Photographs, given: dict[str, Any]
     """Checks the arguments of `run_adaptive`, before hours of other attacks."""
     if victims.view == NATIVE:
         raise ParameterError("attacks that know the detector need images of one size: take another --view")
-    names = resolve_attacks(given.get("attacks"), detector, victims.x[0][None], given.get("surrogate"))
-    return {**given, "attacks": names}
+    return checked_arguments(detector, victims.x[0][None], given)
 
 
 def _names_in(pictures: list[dict[str, Any]], classifier: nn.Module) -> dict[str, str]:

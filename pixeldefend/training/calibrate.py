@@ -23,7 +23,7 @@ from ..images import decode_image, read_bytes
 from ..images.files import find_files
 from ..scores import ALTERNATIVE_SCORES
 from ..serialization import check_writable
-from ..zoo import load_classifier, load_density, load_detector, recipe_of
+from ..zoo import load_classifier, load_density, load_detector, recipe_of, recipes
 
 
 @dataclass(frozen=True)
@@ -224,15 +224,14 @@ def _density(
 
 def _check_unseen(density: str, recipe: dict[str, Any], name: str, images: DataSet) -> None:
     """Raises CalibrationError if the density may have been trained on images that this data set holds out."""
-    if recipe.get("train_sha256", images.train.digest()) == images.train.digest():
-        return
-    trained_on = recipe.get("data")
-    if trained_on in DATASETS and trained_on != name:  # it has seen nothing of this data set
-        return
-    raise CalibrationError(
-        f"{density} was trained on other images than {name} holds for training now: its training images may include "
-        "the calibration images"
-    )
+    for step in recipes(recipe):
+        trained_on = step.get("data")
+        elsewhere = trained_on in DATASETS and trained_on != name  # it has seen nothing of this data set
+        if not elsewhere and step.get("train_sha256", images.train.digest()) != images.train.digest():
+            raise CalibrationError(
+                f"{density} was trained on other images than {name} holds for training now: its training images may "
+                "include the calibration images"
+            )
 
 
 def _measured(detector: Detector, images: DataSet) -> dict[str, Any]:

@@ -3,7 +3,7 @@ from importlib import resources
 
 import pytest
 import torch
-from helpers import Brightness, clean_images
+from helpers import Brightness, sided_images
 
 from pixeldefend import Detector
 from pixeldefend.data import DataSet, Images
@@ -12,10 +12,10 @@ from pixeldefend.eval import ADAPTIVE, run_benchmark
 
 @pytest.fixture(scope="session")
 def data() -> DataSet:
-    """Smooth images, labelled by `Brightness`."""
+    """Smooth images of two classes, labelled by `Brightness`."""
 
     def images(count, seed):
-        x = torch.from_numpy(clean_images(count, seed))[:, None]
+        x = torch.from_numpy(sided_images(count, seed))[:, None]
         return Images(x, Brightness()(x / 255).argmax(1), torch.arange(count))
 
     return DataSet("ramps", images(200, 1), images(10, 5), images(60, 2), images(199, 3), images(30, 4))

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import Brightness, clean_images
+from helpers import Brightness, sided_images
 from torch import nn
 
 from pixeldefend.errors import ModelError, ParameterError
@@ -41,7 +41,7 @@ def baselines(data):
 @pytest.mark.parametrize("name", BASELINES)
 def test_baselines_are_calibrated_and_have_a_gradient(name, baselines, data):
     baseline = baselines[name]
-    fresh = torch.from_numpy(clean_images(400, seed=77))[:, None]
+    fresh = torch.from_numpy(sided_images(400, seed=77))[:, None]
     assert 0.005 <= baseline.is_adversarial(fresh).mean() <= 0.13
     x = (data.test.x[:4] / 255).requires_grad_()
     scores = baseline.anomaly_scores(x)
@@ -143,7 +143,7 @@ def test_other_peoples_classifiers_take_part(mine, data, detector):
     for name in ("net.pt", "net.pt2"):
         loaded = find_classifier(name)
         torch.testing.assert_close(loaded(data.test.x / 255), module(data.test.x / 255))
-        found = run_benchmark(detector, loaded, data, attacks=["pgd-8"], statistics=[], limit=5)
+        found = run_benchmark(detector, loaded, data, attacks=["pgd-25"], statistics=[])
         assert found["rows"][0]["succeeded"] > 0
     with pytest.raises(ParameterError, match="mine:number"):
         find_classifier("mine:number")

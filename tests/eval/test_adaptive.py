@@ -87,6 +87,8 @@ def test_wrong_settings_are_refused(detector, data):
         (dict(eps=[]), "eps"),
         (dict(eps=[0]), "eps"),
         (dict(expensive_eps=[256]), "eps"),
+        (dict(purify_eps=256), "eps"),
+        *((dict([(name, 0)]), name) for name in ("limit", "expensive_limit", "steps", "restarts")),
     ):
         with pytest.raises(ParameterError, match=named):
             run_adaptive(detector, Brightness(), data.test, **settings)
@@ -98,19 +100,31 @@ def test_wrong_settings_are_refused(detector, data):
 def test_what_an_attack_needs_is_looked_for_before_anything_is_attacked(data, monkeypatch):
     detector = as_detector(lambda x: x.detach().flatten(1).sum(1), "sum", data, fpr=0.05)
     monkeypatch.setattr("pixeldefend.eval.run.attack_all", lambda *a, **k: pytest.fail("attacked"))
+    whole = dict(attacks=["pgd-8"])
     for name in ("joint-pgd", "bpda-pgd"):  # without a gradient; without a density to purify by
         with pytest.raises(ParameterError, match=name):
-            run_benchmark(detector, Brightness(), data, attacks=["pgd-8"], adaptive=dict(attacks=["spsa", name]))
+            run_benchmark(detector, Brightness(), data, **whole, adaptive=dict(attacks=["spsa", name]))
+    surrogate = (Brightness(), detector)
+    for settings, named in (
+        (dict(attacks=["transfer-pgd"], surrogate=surrogate), "surrogate has no gradient"),
+        (dict(attacks=["spsa"], eps=[0]), "eps"),
+        (dict(attacks=["spsa"], steps=0), "steps"),
+    ):
+        with pytest.raises(ParameterError, match=named):
+            run_benchmark(detector, Brightness(), data, **whole, adaptive=settings)
+    for settings in (dict(limit=0), dict(limit=-3), dict(clean=0)):
+        with pytest.raises(ParameterError, match="must be at least 1"):
+            run_benchmark(detector, Brightness(), data, **whole, **settings)
 
 
 def test_what_evades_within_a_budget_is_not_attacked_within_a_larger_one(detector, data):
     recorder = Recorder()
-    settings = dict(attacks=["selective-pgd"], eps=[2, 32], limit=12, steps=3, chunk=1, cache=recorder)
+    settings = dict(attacks=["selective-pgd"], eps=[8, 32], limit=12, steps=3, chunk=1, cache=recorder)
     small, large = run_adaptive(detector, Brightness(), data.test, **settings)["rows"]
     attacked = Counter(key["eps"] for key in recorder.keys if key["fpr"] == 0.05)
     left = round(12 * (1 - small["evasion_rate_at_fpr_0.05"]))
     assert 0 < left < 12
-    assert attacked == {2: 12, 32: left}
+    assert attacked == {8: 12, 32: left}
     assert large["evasion_rate_at_fpr_0.05"] > small["evasion_rate_at_fpr_0.05"]
 
 

@@ -54,7 +54,7 @@ def test_there_is_a_row_for_every_attack_and_statistic(whole):
         assert 0 <= round(total - detected, 6) <= row["attempted"] - row["succeeded"]
     control = next(r for r in whole["rows"] if (r["attack"], r["statistic"]) == ("noise-8", "excess_surprisal"))
     assert control["is_control"]
-    assert control["auroc"] > 0.8
+    assert control["auroc"] > 0.6
     assert control["attempted"] == control["succeeded"]
 
 
