@@ -162,7 +162,8 @@ def checked_density(density: Density | Detector | PhotoDetector) -> Autoregressi
     """
     model = density.density if isinstance(density, Detector | PhotoDetector) else density
     if not isinstance(model, Autoregressive) or len(model.event_shape) != 3 or model.levels != 256:
-        kind, shape, levels = type(model).__name__, model.event_shape, getattr(model, "levels", None)
+        kind = type(model).__name__
+        shape, levels = (getattr(model, name, None) for name in ("event_shape", "levels"))
         raise ParameterError(
             "purification needs an autoregressive density of images (C, H, W) with 256 levels, got a "
             f"{kind} of events {shape} with {levels} levels: train a density of 8-bit images"
