@@ -163,9 +163,10 @@ def checked_density(density: Density | Detector | PhotoDetector) -> Autoregressi
     model = density.density if isinstance(density, Detector | PhotoDetector) else density
     if not isinstance(model, Autoregressive) or len(model.event_shape) != 3 or model.levels != 256:
         kind = type(model).__name__
-        shape, levels = (getattr(model, name, None) for name in ("event_shape", "levels"))
+        if isinstance(model, Density):
+            kind = f"a {kind} of events {model.event_shape} with {model.levels} levels"
         raise ParameterError(
-            "purification needs an autoregressive density of images (C, H, W) with 256 levels, got a "
-            f"{kind} of events {shape} with {levels} levels: train a density of 8-bit images"
+            "purification needs an autoregressive density of images (C, H, W) with 256 levels: train one of 8-bit "
+            f"images; got {kind}"
         )
     return model
