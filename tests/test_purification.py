@@ -112,11 +112,11 @@ def test_other_errors_say_what_is_wrong(tiny_density):
     x = clean_images(2)
     with pytest.raises(ValueError, match="there are no images to purify"):
         purify(x[:0], 8, tiny_density)
-    with pytest.raises(ValueError, match="256 levels.*; got a MADE of events"):
+    with pytest.raises(ValueError, match=r"256 levels.*; got a MADE of events"):
         purify(x, 8, MADE((64,)))
-    with pytest.raises(ValueError, match="256 levels.*; got a FVSBN of events"):
+    with pytest.raises(ValueError, match=r"256 levels.*; got a FVSBN of events"):
         purify(x, 8, FVSBN((1, 8, 8), head="bernoulli"))
-    with pytest.raises(ValueError, match="256 levels.*; got NoneType"):
+    with pytest.raises(ValueError, match=r"256 levels.*; got NoneType"):
         purify(x, 8, Detector())
     with pytest.raises(ValueError, match=r"models images of shape \(1, 8, 8\), got \(1, 9, 9\)"):
         purify(np.zeros((9, 9), np.uint8), 8, tiny_density)

@@ -64,7 +64,8 @@ def train(
         progress: Whether to show a progress bar.
 
     Returns:
-        The last metrics on `validation`, by name.
+        The metrics of the kept weights on `validation`, by name, and of the last steps of training if these weights
+        are the last ones.
 
     Raises:
         ParameterError: If `resume` is no checkpoint or is of a finished run, if there is no such accelerator, or if

@@ -135,10 +135,15 @@ def test_a_full_queue_answers_503_and_loses_nothing(tiny_detector, tmp_path):
         assert client.post("/v1/screen", content=png(CLEAN)).status_code == 200
 
 
-def test_explanations_wait_for_one_another(client):
+def test_explanations_wait_for_one_another(client, monkeypatch):
+    gate = Gate(service.explain)
+    monkeypatch.setattr(service, "explain", gate)
     with ThreadPoolExecutor(6) as pool:
-        answers = list(pool.map(lambda _: client.post("/v1/explain", content=png(CLEAN)).status_code, range(6)))
-    assert set(answers) == {200}
+        asked = [pool.submit(client.post, "/v1/explain", content=png(CLEAN)) for _ in range(6)]
+        gate.wait_until_entered(service.DRAWING_THREADS)
+        assert not gate.entered.acquire(timeout=0.5)  # the others have not begun
+        gate.opened.set()
+        assert {answer.result().status_code for answer in asked} == {200}
 
 
 def test_images_are_screened_while_an_explanation_is_drawn(client, monkeypatch):
