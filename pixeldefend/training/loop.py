@@ -84,7 +84,7 @@ def train(
     metrics = out / "metrics.csv"
     if resume is not None and metrics.exists():  # the logger would delete the earlier metrics
         metrics.rename(out / f"metrics.{len(list(out.glob('metrics*.csv')))}.csv")
-    lightning.seed_everything(seed, verbose=False)
+    torch.manual_seed(seed)  # nothing else is drawn from, so the random numbers of numpy and Python stay as they were
     callbacks: list[lightning.Callback] = [ModelCheckpoint(out, "last", enable_version_counter=False)]
     if ema:
         callbacks.append(WeightAveraging(use_buffers=False, avg_fn=_moving_average(ema)))

@@ -1,6 +1,7 @@
 """Training of densities and classifiers, on data small enough for seconds."""
 
 import csv
+import random
 import re
 import subprocess
 import sys
@@ -40,7 +41,13 @@ def data(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
-    return train_density(data, tmp_path_factory.mktemp("trained"), arguments=SMALL, epochs=EPOCHS, **QUICK)
+    before = random.getstate(), np.random.get_state()[1].copy(), torch.random.get_rng_state()
+    made = train_density(data, tmp_path_factory.mktemp("trained"), arguments=SMALL, epochs=EPOCHS, **QUICK)
+    # whatever the caller draws afterwards does not depend on the training
+    assert random.getstate() == before[0]
+    assert (np.random.get_state()[1] == before[1]).all()
+    assert torch.equal(torch.random.get_rng_state(), before[2])
+    return made
 
 
 @pytest.fixture(scope="module")
