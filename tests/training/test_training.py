@@ -41,11 +41,11 @@ def data(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
-    before = random.getstate(), np.random.get_state()[1].copy(), torch.random.get_rng_state()
+    before = random.getstate(), np.random.get_state()[1].copy(), torch.random.get_rng_state()  # noqa: NPY002
     made = train_density(data, tmp_path_factory.mktemp("trained"), arguments=SMALL, epochs=EPOCHS, **QUICK)
     # whatever the caller draws afterwards does not depend on the training
     assert random.getstate() == before[0]
-    assert (np.random.get_state()[1] == before[1]).all()
+    assert (np.random.get_state()[1] == before[1]).all()  # noqa: NPY002
     assert torch.equal(torch.random.get_rng_state(), before[2])
     return made
 
