@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from helpers import Brightness, clean_images
+from helpers import Brightness, clean_images, noise
 from PIL import Image
 
 from pixeldefend.detectors import Detector, Verdicts
@@ -289,6 +289,19 @@ def test_screened_files_are_purified(folder, tiny_detector, tmp_path):
     assert (sheet == (255, 0, 0)).all(-1).any(), "what became brighter is red"
     with pytest.raises(ParameterError, match="256"):
         next(purify_screened([], 256, tiny_detector))
+
+
+def test_adaptive_purification_follows_the_verdicts_of_the_records(tmp_path, tiny_detector):
+    """They depend on the rate, and on what files say of themselves, which another look at the pixels would miss."""
+    for name, image in zip("ab", noise(2), strict=True):
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+    flagged, clean = screen([str(tmp_path / "a.png"), str(tmp_path / "b.png")], tiny_detector)
+    assert flagged.record.verdict == clean.record.verdict == "adversarial"
+    clean.record.verdict = "clean"
+    moved, kept = purify_screened([flagged, clean], 16, tiny_detector, adaptive=True)
+    assert not np.array_equal(moved.image, flagged.image)
+    assert np.array_equal(kept.image, clean.image)
+    assert all(not np.array_equal(one.image, clean.image) for one in purify_screened([clean], 16, tiny_detector))
 
 
 def test_a_stream_of_clean_and_of_attacked_images_is_told_apart(tiny_detector, tmp_path):
