@@ -12,7 +12,7 @@ from source_code import imports, is_package, modules
 LAYERS = (
     "errors paths",
     "ambient serialization batching devices markdown extras",
-    "threads",
+    "threads process",
     "lazy",
     "images classifier imagenet",
     "densities data",

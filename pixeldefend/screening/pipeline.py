@@ -166,7 +166,11 @@ def screen_with(
 
     Args:
         screener: The screener.
-        files: As for `screen`, as are the other arguments.
+        files: As for `screen`.
+        batch_size: As for `screen`.
+        maps: As for `screen`.
+        drift: As for `screen`.
+        statistics: As for `screen`.
 
     Yields:
         As `screen`.
