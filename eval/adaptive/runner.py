@@ -90,12 +90,13 @@ def run_adaptive(
         Plain JSON values, described by results.schema.json: `rows`, `robustness`, `checks` and the settings.
 
     Raises:
-        ParameterError: If a name is unknown, an attack cannot be made, or a budget is out of range.
+        ParameterError: If a name is unknown, an attack cannot be made, or a number is out of range.
         DataError: If there are no labels, or no image is classified correctly.
         MissingExtraError: If foolbox is not installed.
     """
-    given = dict(attacks=attacks, eps=eps, limit=limit, expensive_eps=expensive_eps, expensive_limit=expensive_limit)
-    given |= dict(purify_eps=purify_eps, steps=steps, restarts=restarts, surrogate=surrogate, chunk=chunk)
+    given: dict[str, Any] = dict(attacks=attacks, eps=eps, expensive_eps=expensive_eps, purify_eps=purify_eps)
+    given |= dict(limit=limit, expensive_limit=expensive_limit, steps=steps, restarts=restarts, chunk=chunk)
+    given["surrogate"] = surrogate
     given = checked_arguments(detector, test.x[:1], given)
     names, budgets = given["attacks"], given["eps"]
     expensive_budgets = budgets if given["expensive_eps"] is None else given["expensive_eps"]
