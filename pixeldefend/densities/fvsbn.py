@@ -20,8 +20,7 @@ from .sites import number_of_sites
 class FVSBN(RowAutoregressive):
     """Predicts every site from all sites before it by logistic regression.
 
-    p(x_i = 1 | x_<i) = sigmoid(b_i + sum_j<i W_ij x_j). Every parameter of another head is such a
-    linear map, too.
+    p(x_i = 1 | x_<i) = sigmoid(b_i + sum_j<i W_ij x_j). Every parameter of another head is such a linear map, too.
 
     Args:
         event_shape: Shape of one event, (D,) or (C, H, W).

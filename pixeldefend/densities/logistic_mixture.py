@@ -52,7 +52,7 @@ class DiscretizedLogisticMixture(GridDistribution):
     }
     levels = BYTE_LEVELS
 
-    # the last values given to `component_log_masses`, and their masses
+    # the values that the head saw, and their log masses
     known: tuple[Tensor, Tensor] | None = None
 
     def __init__(self, logits: Tensor, means: Tensor, log_scales: Tensor, *, validate_args: bool | None = None) -> None:

@@ -46,6 +46,10 @@ class HistoryDetector(ConformalDetector):
             raise ParameterError(f"{name} needs a density and a ratio: {name}(density, ratio)")
         return self.density, self.ratio
 
+    def _names(self) -> list[str]:
+        """Returns the names of the histories, by the numbers that `LikelihoodRatio.estimated` gives them."""
+        return [*self._models()[1].histories, UNKNOWN]
+
     # -- verdicts ------------------------------------------------------------------------------------------------
 
     def judge_profiles(self, profiles: Array, origins: Origins = None) -> Verdicts:
@@ -65,7 +69,7 @@ class HistoryDetector(ConformalDetector):
         for kind, mondrian in enumerate(self.mondrian_):
             here = without_file == kind
             p_values[here], thresholds[here] = mondrian.judge(scores[here], histories[here], probabilities[here])
-        names = [*self._models()[1].histories, UNKNOWN]
+        names = self._names()
         return Verdicts(
             is_adversarial=scores > thresholds,
             p_value=p_values,
@@ -91,7 +95,7 @@ class HistoryDetector(ConformalDetector):
 
     def _labels(self, histories: Sequence[str]) -> np.ndarray:
         """Returns (N,) what `LikelihoodRatio.estimated` calls these histories."""
-        names = [*self._models()[1].histories, UNKNOWN]
+        names = self._names()
         other = set(histories) - set(names)
         if other:
             raise ParameterError(f"there is no history {other.pop()!r}; there are: {', '.join(names)}")
@@ -197,7 +201,7 @@ class HistoryDetector(ConformalDetector):
     def drift_monitor(self, *, random_state: int = 0) -> ConformalMartingale:
         """Returns a test of whether the images of each history look like calibration images; see the base class."""
         check_is_fitted(self)
-        names = [*self._models()[1].histories, UNKNOWN]
+        names = self._names()
         labels, own = self.calibration_histories_[:, 0], self.calibration_own_
         kept = own | ~np.isin(labels, labels[own])  # a user's traffic is compared with the user's images
         groups = [names[history] for history in labels[kept]]

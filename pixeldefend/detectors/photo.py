@@ -132,8 +132,13 @@ class PhotoDetector(HistoryDetector):
 
         Returns:
             The verdicts, with histories.
+
+        Raises:
+            ParameterError: If there are more or fewer origins than images.
         """
         check_is_fitted(self)
+        if origins is not None and isinstance(X, list | tuple) and len(origins) != len(X):  # before all are scored
+            raise ParameterError(f"there are {len(origins)} origins for {len(X)} images")
         (profiles, bits, *rest), found = self._examined(X, maps)
         verdicts = self.judge_profiles(profiles, found if origins is None else origins)
         return replace(verdicts, bits_per_dim=bits, surprisal_map=rest[0] if rest else None)

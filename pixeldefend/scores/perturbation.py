@@ -1,6 +1,5 @@
 """Statistics of how the density or the classifier responds to small changes of an image.
 
-
 Each takes further passes of the density, or a gradient.
 """
 
