@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from ..ambient import warnings_ignored
 from ..data import DataSet
-from ..detectors import ConformalDetector, FunctionDetector
+from ..detectors import ClassConditional, ConformalDetector, FunctionDetector
 from ..devices import check_device
 from ..errors import ModelError, ParameterError
 from ..imagenet import imagenet_classifier, is_imagenet_name
@@ -71,8 +70,11 @@ def find_detector(
         return as_detector(BASELINES[name](classifier, data), name, data, fpr=fpr, device=device)
     if ":" in name and not Path(name).exists():
         found = _imported(name)
-        if isinstance(found, ConformalDetector):
-            check_is_fitted(found)
+        if isinstance(found, ConformalDetector | ClassConditional):
+            if isinstance(found, ClassConditional) or not hasattr(found, "calibration_scores_"):
+                raise ParameterError(
+                    f"{name} must be a fitted detector with one calibration, got {type(found).__name__}"
+                )
             return found
         if hasattr(found, "score_samples"):
             return as_detector(_negated(found.score_samples), name, data, fpr=fpr, device=device)

@@ -41,7 +41,8 @@ def compare(
         classifier: The classifier that is attacked.
         data: The data set.
         attacks: Keys of `ATTACKS`, None for all.
-        statistics: Keys of `SCORES` to measure for every density, besides the detector's own; None for `COMPARED`.
+        statistics: Keys of `SCORES`, `CLASSIFIER_SCORES` or `ALTERNATIVE_SCORES` to measure for every density, besides
+            the detector's own; None for `COMPARED`.
         recipes: The recipes by which the densities were trained, by the names of the detectors.
         options: Further arguments of `run_benchmark`.
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ...densities import Autoregressive
+from ...detectors import FunctionDetector
 from ...devices import device_of
 from ...errors import ParameterError
 
@@ -89,10 +90,9 @@ def resolve_attacks(attacks: Iterable[str] | None, detector: Any, x: Tensor, sur
     """
     purifies = isinstance(getattr(detector, "density", None), Autoregressive)
     if attacks is None:
-        has_gradient = _has_gradient(detector, x)
-        possible = {name: a for name, a in ADAPTIVE.items() if surrogate is not None or not a.surrogate}
-        possible = {name: a for name, a in possible.items() if purifies or not a.purified}
-        return [name for name, a in possible.items() if has_gradient or a.surrogate or a.kind in WITHOUT_GRADIENT]
+        gradient = {False: _has_gradient(detector, x), True: surrogate is not None and _has_gradient(surrogate[1], x)}
+        possible = {name: a for name, a in ADAPTIVE.items() if purifies or not a.purified}
+        return [name for name, a in possible.items() if gradient[a.surrogate] or a.kind in WITHOUT_GRADIENT]
     names = list(attacks)
     for name in names:
         if name not in ADAPTIVE:
@@ -117,5 +117,7 @@ def _has_gradient(detector: Any, x: Tensor) -> bool:
     x = (x if density is None else x.to(device_of(density), density.dtype)).requires_grad_()
     try:
         return bool(detector.anomaly_scores(x).requires_grad)
-    except ParameterError:  # of a function that takes no tensors
-        return False
+    except ParameterError:
+        if isinstance(detector, FunctionDetector):  # of a function that takes no tensors
+            return False
+        raise

@@ -275,7 +275,8 @@ class ConformalDetector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
         Args:
             path: The file.
-            **given: Parameters of the constructor that the file does not hold, or that replace those in the file.
+            **given: Parameters of the constructor that the file does not hold, or that replace those in the file,
+                unless the calibration depends on them.
 
         Returns:
             The fitted detector.

@@ -151,7 +151,8 @@ class ClassConditional(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         labels = meta.get("calibration_labels")
         if labels is None:
             raise ModelError(f"{path} holds a detector that was not calibrated by class")
-        uses_one = meta["parameters"].get("statistic") in CLASSIFIER_SCORES
+        parameters = meta["parameters"]
+        uses_one = parameters.get("statistic", parameters.get("score")) in CLASSIFIER_SCORES  # the name before 0.2
         detector = Detector.load(path, device=device, classifier=classifier if uses_one else None)
         return cls(detector, classifier)._calibrated(detector, np.array(labels))
 

@@ -33,7 +33,8 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu", **
     Raises:
         ModelError: If the file is damaged or holds something else.
         CalibrationError: If the file holds no calibration for the parameters.
-        ParameterError: If this kind of detector has no such parameter, or the device cannot be used.
+        ParameterError: If this kind of detector has no such parameter, the calibration depends on it, or the device
+            cannot be used.
         FileNotFoundError: If the file is missing.
     """
     _, meta = load_tensors(path)

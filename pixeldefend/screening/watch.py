@@ -76,10 +76,12 @@ def watch_folder(
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ParameterError: If the quarantine is inside the folder.
+        ParameterError: If the quarantine is inside the folder, or batch_size is below 1.
         PixelDefendError: As `Screener` does.
         MissingExtraError: If watchfiles is missing, unless `once`.
     """
+    if batch_size < 1:
+        raise ParameterError(f"batch_size must be at least 1, got {batch_size}")
     root = _real(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")

@@ -224,10 +224,11 @@ def _density(
 
 def _check_unseen(density: str, recipe: dict[str, Any], name: str, images: DataSet) -> None:
     """Raises CalibrationError if the density may have been trained on images that this data set holds out."""
+    digest = images.train.digest()
     for step in recipes(recipe):
         trained_on = step.get("data")
         elsewhere = trained_on in DATASETS and trained_on != name  # it has seen nothing of this data set
-        if not elsewhere and step.get("train_sha256", images.train.digest()) != images.train.digest():
+        if not elsewhere and step.get("train_sha256", digest) != digest:
             raise CalibrationError(
                 f"{density} was trained on other images than {name} holds for training now: its training images may "
                 "include the calibration images"

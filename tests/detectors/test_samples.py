@@ -33,6 +33,11 @@ def test_copies_have_one_key_whatever_their_type():
     assert Samples.of(torch.from_numpy(x)[:, None] / 255).changed(lambda x: x.clone().requires_grad_()).keys() == keys
 
 
+def test_real_numbers_keep_keys_of_their_own():
+    x = torch.rand(5, 1, 4, 4) * 1e-3 - 2
+    assert len(set(Samples.of(x).keys())) == 5
+
+
 def test_a_malformed_image_of_many_is_named():
     with pytest.raises(ImageError, match="image 1 of 2: "):
         Samples.of_images([noise(1)[0], np.zeros((8, 8), int)])

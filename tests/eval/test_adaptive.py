@@ -14,6 +14,7 @@ from pixeldefend.eval import ADAPTIVE, Cache, as_detector, run_adaptive, run_ben
 from pixeldefend.eval.adaptive import AdaptiveAttack, detector_aware_rows
 from pixeldefend.eval.adaptive.checks import run_checks
 from pixeldefend.eval.adaptive.outcome import FPRS, Outcome
+from pixeldefend.eval.adaptive.presets import resolve_attacks
 from pixeldefend.eval.adaptive.runner import thresholds_of
 
 RATES = [f"evasion_rate_at_fpr_{fpr}" for fpr in FPRS]
@@ -112,6 +113,7 @@ def test_what_an_attack_needs_is_looked_for_before_anything_is_attacked(data, mo
     ):
         with pytest.raises(ParameterError, match=named):
             run_benchmark(detector, Brightness(), data, **whole, adaptive=settings)
+    assert resolve_attacks(None, detector, data.test.x[:1], surrogate) == ["blind-pgd", "spsa"]
     for settings in (dict(limit=0), dict(limit=-3), dict(clean=0)):
         with pytest.raises(ParameterError, match="must be at least 1"):
             run_benchmark(detector, Brightness(), data, **whole, **settings)
