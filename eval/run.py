@@ -272,8 +272,8 @@ def _check_shapes(detector: Any, data: DataSet, other_data: Sequence[DataSet]) -
 
 
 def _warnings(data: DataSet, recipe: dict[str, Any] | None) -> list[str]:
-    digest_now = data.train.digest()
-    if all(step.get("train_sha256", digest_now) == digest_now for step in recipes(recipe or {})):
+    current = data.train.digest()
+    if all(step.get("train_sha256", current) == current for step in recipes(recipe or {})):
         return []
     return [
         f"The density was not trained on the images that {data.name} holds for training now: it may have seen some of "

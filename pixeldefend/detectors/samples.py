@@ -113,9 +113,9 @@ class Samples:
         for places, x in self.groups:
             for place, image in zip(places.tolist(), x, strict=True):
                 if image.ndim == 3 and image.is_floating_point():
-                    bytes_ = to_uint8(image)
-                    if torch.allclose(from_uint8(bytes_), image.float(), rtol=0, atol=1e-6):
-                        image = bytes_  # the same key as that of the 8-bit image
+                    rounded = to_uint8(image)
+                    if torch.allclose(from_uint8(rounded), image.float(), rtol=0, atol=1e-6):
+                        image = rounded  # the same key as that of the 8-bit image
                 shape = str(tuple(image.shape)).encode()
                 keys[place] = hashlib.sha256(shape + image.detach().cpu().numpy().tobytes()).digest()
         return keys
