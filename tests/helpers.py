@@ -86,6 +86,7 @@ SMALL = {
         dict(event_shape=(3, 8, 8), filters=4, blocks=1, scales=2, head="categorical"),
         dict(event_shape=(1, 13, 8), filters=4, blocks=2, scales=3, mixtures=1, dropout=0.2),
         dict(event_shape=(3, 8, 9), filters=4, blocks=7, scales=1, streams=1, mixtures=2),
+        dict(event_shape=(1, 9, 8), filters=4, blocks=7, scales=1, streams=1, activation="silu", mixtures=2),
     ],
     "nelloc": [
         dict(event_shape=(1, 5, 6), rows=2, columns=2, width=8, layers=1, mixtures=2),

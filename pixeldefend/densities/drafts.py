@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .distributions import BYTE_LEVELS
 from .kernels import compiled
@@ -62,7 +63,8 @@ def draft(
         filters = net.first.out_channels
         hidden = np.zeros((2 * len(net.blocks), height + ROWS - 1, width + COLUMNS - 1, filters), np.float32)
         bounds = lowest[image], highest[image], drawn[image], u is not None
-        _draft(found[image], *bounds, seen, hidden, top, left, *net.first.kernel_size, mixtures, *weights)
+        sizes = top, left, *net.first.kernel_size, mixtures
+        _draft(found[image], *bounds, seen, hidden, *sizes, net.activation is F.silu, *weights)
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for future in progress([pool.submit(run, image) for image in range(len(low))]):
@@ -94,7 +96,9 @@ def _bias(conv: nn.Conv2d) -> np.ndarray:
 
 
 @compiled
-def _elu(x: float) -> Any:
+def _activation(x: float, is_silu: bool) -> Any:
+    if is_silu:
+        return x / (np.float32(1) + math.exp(-x))
     return x if x > 0 else np.float32(math.exp(x)) - np.float32(1)
 
 
@@ -183,6 +187,7 @@ def _draft(
     kernel_rows: int,
     kernel_columns: int,
     mixtures: int,
+    is_silu: bool,
     first_matrix: np.ndarray,
     first_bias: np.ndarray,
     inner_matrix: np.ndarray,
@@ -217,7 +222,7 @@ def _draft(
                     here = hidden[2 * block + half, i + ROWS - 1, j + COLUMNS // 2]
                     source = x if half else residual
                     for c in range(filters):
-                        here[c] = _elu(source[c])
+                        here[c] = _activation(source[c], is_silu)
                     if half:
                         gated[:] = outer_bias[block]
                         _convolve(hidden[2 * block + 1], i, j, (ROWS, COLUMNS), outer_matrix[block], gated)
@@ -227,7 +232,7 @@ def _draft(
                 for c in range(filters):
                     residual[c] += gated[c] / (one + math.exp(-gated[c + filters]))
             for c in range(filters):
-                value = _elu(residual[c])
+                value = _activation(residual[c], is_silu)
                 for k in range(len(parameters)):
                     parameters[k] += value * last_matrix[c, k]
             logits[:] = parameters[:mixtures]

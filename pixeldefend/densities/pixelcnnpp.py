@@ -22,8 +22,10 @@ from .autoregressive import Autoregressive
 from .distributions import SiteDistribution, at_least_float32
 from .heads import Head, PixelCategoricalHead, PixelLogisticMixtureHead
 from .layers import MaskedConv2d, PointwiseConv2d, ShiftedConv2d, with_constant
-from .pixelcnnpp_blocks import Downsample, OneStreamBlock, StreamPair, Upsample, elu
+from .pixelcnnpp_blocks import Activation, Downsample, OneStreamBlock, StreamPair, Upsample, elu
 from .sampling import CachedConv2d, MostProbable, Progress, Rule
+
+ACTIVATIONS: dict[str, Activation] = {"elu": elu, "silu": F.silu}
 
 
 class PixelCNNPlusPlus(Autoregressive):
@@ -35,6 +37,7 @@ class PixelCNNPlusPlus(Autoregressive):
         blocks: Number of gated residual blocks of each stage, at least 1.
         scales: Number of resolutions, each half the one before: 1, 2 or 3.
         streams: 2, as in the paper, or 1 for small machines, at one scale: see `OneStreamNet`.
+        activation: "elu", as in the paper, or with one stream "silu", which trains about twice as fast.
         dropout: Share of the units inside every block that training drops.
         head: "logistics", a discretized mixture of logistics, or "categorical", 256-way.
         mixtures: Number of logistics, at least 1.
@@ -60,6 +63,7 @@ class PixelCNNPlusPlus(Autoregressive):
         blocks: int = 2,
         scales: int = 3,
         streams: int = 2,
+        activation: Literal["elu", "silu"] = "elu",
         dropout: float = 0.0,
         head: Literal["logistics", "categorical"] = "logistics",
         mixtures: int = 10,
@@ -71,6 +75,10 @@ class PixelCNNPlusPlus(Autoregressive):
             raise ParameterError(f"scales must be 1, 2 or 3, got {scales}")
         if streams not in (1, 2) or (streams == 1 and scales != 1):
             raise ParameterError(f"streams must be 1 (at 1 scale) or 2, got {streams} at {scales} scales")
+        if activation not in ACTIVATIONS or (activation != "elu" and streams != 1):
+            raise ParameterError(
+                f"activation must be elu, or silu with streams=1, got {activation!r} with streams={streams}"
+            )
         for name, value in {"filters": filters, "blocks": blocks, "mixtures": mixtures}.items():
             if value < 1:
                 raise ParameterError(f"{name} must be at least 1, got {value}")
@@ -82,7 +90,7 @@ class PixelCNNPlusPlus(Autoregressive):
             raise ParameterError(f"head must be one of {', '.join(heads)}, got {head!r}")
         net: nn.Module
         if streams == 1:
-            net = OneStreamNet(channels, heads[head], filters, blocks, dropout)
+            net = OneStreamNet(channels, heads[head], filters, blocks, ACTIVATIONS[activation], dropout)
         else:
             net = PixelCNNPlusPlusNet(channels, heads[head], filters, blocks, scales, dropout)
         super().__init__(event_shape, net, heads[head])
@@ -318,15 +326,19 @@ class OneStreamNet(nn.Module):
         head: The head, which needs P parameters for each pixel.
         filters: Number of channels of every hidden layer.
         blocks: Number of gated residual blocks.
+        activation: The activation before each convolution but the first.
         dropout: Share of the units inside every block that training drops.
     """
 
     blocks: Sequence[OneStreamBlock]
 
-    def __init__(self, channels: int, head: Head, filters: int, blocks: int, dropout: float) -> None:
+    def __init__(
+        self, channels: int, head: Head, filters: int, blocks: int, activation: Activation, dropout: float
+    ) -> None:
         super().__init__()
+        self.activation = activation
         self.first = MaskedConv2d([0] * (channels + 1), [0] * filters, (4, 7), strict=True)
-        self.blocks = nn.ModuleList(OneStreamBlock(filters, dropout) for _ in range(blocks))  # type: ignore[assignment]
+        self.blocks = nn.ModuleList(OneStreamBlock(filters, activation, dropout) for _ in range(blocks))  # type: ignore[assignment]
         self.last = PointwiseConv2d(filters, head.outputs)
         self.direct = PointwiseConv2d(filters, head.outputs, bias=False)  # linear in the pixels around: learned first
         with torch.no_grad():
@@ -340,7 +352,7 @@ class OneStreamNet(nn.Module):
         y = first = self.first(x)
         for block in self.blocks:
             y = block(y)
-        return self.last(elu(y)) + self.direct(first)
+        return self.last(self.activation(y)) + self.direct(first)
 
     def steps(self, x: Tensor) -> Iterator[Tensor]:
         """Yields the parameters, (n, P, 1, 1), of one pixel of x, (n, C, H, W), after another.
@@ -354,5 +366,5 @@ class OneStreamNet(nn.Module):
             y = seen = first(with_constant(2 * x[:, :, i : i + 1, j : j + 1] - 1), i, j)
             for block, pair in zip(self.blocks, caches, strict=True):
                 y = block(y, *(partial(cache, row=i, column=j) for cache in pair))
-            yield self.last(elu(y)) + self.direct(seen)
+            yield self.last(self.activation(y)) + self.direct(seen)
             first.write(with_constant(2 * x[:, :, i : i + 1, j : j + 1] - 1), i, j)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from .layers import MaskedConv2d, PointwiseConv2d, ShiftedConv2d, ShiftedConvTranspose2d
 
+Activation = Callable[[Tensor], Tensor]
 Convolution = Callable[[Tensor], Tensor]
 
 # below, the exponential is negligible beside 1, and slow to compute once it is subnormal
@@ -24,11 +25,13 @@ class OneStreamBlock(nn.Module):
 
     Args:
         filters: F.
+        activation: The activation before each convolution.
         dropout: Share of the units between the convolutions that training drops.
     """
 
-    def __init__(self, filters: int, dropout: float) -> None:
+    def __init__(self, filters: int, activation: Activation, dropout: float) -> None:
         super().__init__()
+        self.activation = activation
         group = [0] * filters
         self.first = MaskedConv2d(group, group, (2, 3))
         self.dropout = nn.Dropout(dropout)
@@ -42,9 +45,8 @@ class OneStreamBlock(nn.Module):
             first: A cached convolution that replaces the first one in sampling.
             second: A cached convolution that replaces the second one.
         """
-        y = self.dropout(elu((first or self.first)(elu(x))))
-        a, b = (second or self.second)(y).chunk(2, 1)
-        return x + a * torch.sigmoid(b)
+        y = self.dropout(self.activation((first or self.first)(self.activation(x))))
+        return x + F.glu((second or self.second)(y), 1)
 
 
 class StreamPair(nn.Module):

@@ -19,9 +19,10 @@ def made(shape, **settings):
     return density
 
 
-@pytest.fixture(params=[(1, 8, 8), (1, 9, 12), (3, 8, 9)], ids=str)
+@pytest.fixture(params=[((1, 8, 8), "elu"), ((1, 9, 12), "silu"), ((3, 8, 9), "elu"), ((3, 8, 8), "silu")], ids=str)
 def density(request):
-    return made(request.param)
+    shape, activation = request.param
+    return made(shape, activation=activation)
 
 
 def test_drafts_are_the_sequential_result(density, monkeypatch):
