@@ -27,6 +27,13 @@ def test_shipped_models_are_small_and_say_what_they_are(kind):
     assert sum(path.stat().st_size for path in zoo.WEIGHTS.iterdir()) < 40e6
 
 
+@pytest.mark.parametrize("name", zoo.shipped("detector"))
+def test_no_images_have_no_verdicts(name):
+    detector, side = load_detector(name), 28 if name == "fashion-mnist" else 32
+    for nothing in ([], np.empty((0, side, side), np.uint8)):
+        assert len(detector.judge(nothing).p_value) == len(detector.predict(nothing)) == 0
+
+
 def test_figures_promised_of_the_shipped_models():
     detector, classifier = zoo.card("fashion-mnist", "detector"), zoo.card("fashion-mnist", "classifier")
     assert detector["metrics"]["test_images"] == classifier["metrics"]["test_images"] == 10_000

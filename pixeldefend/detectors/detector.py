@@ -134,7 +134,7 @@ class Detector(ConformalDetector):
         tile = None if channels is None else self._tile()
         table = channels is None or not (tile is None or is_images(X, tile if self.preprocessor is None else None))
         if channels is not None and not table:
-            samples = Samples.of_images(X)
+            samples = Samples.of_images(X, tile or (1, 1))
             samples.check_sizes(lambda size: self._preprocessor().accepts(size, tile), self.takes)
             samples = Samples([(places, match_channels(x, channels)) for places, x in samples.groups])
         else:

@@ -42,11 +42,12 @@ class Samples:
         return cls([(np.arange(len(x)), x)])
 
     @classmethod
-    def of_images(cls, X: Any) -> Samples:
+    def of_images(cls, X: Any, size: tuple[int, int] = (1, 1)) -> Samples:
         """Groups images by their size.
 
         Args:
             X: Images as `images.to_batch` takes them, or a list of such images of any sizes.
+            size: (height, width) of no images, if X is an empty list.
 
         Returns:
             The samples, uint8 if they came in a list.
@@ -70,7 +71,7 @@ class Samples:
                 (np.array([place for place, _ in found]), _together([image for _, image in found]))
                 for found in by_size.values()
             ]
-            or [(np.arange(0), torch.zeros(0, 1, 1, 1, dtype=torch.uint8, device="cpu"))]
+            or [(np.arange(0), torch.zeros(0, 1, *size, dtype=torch.uint8, device="cpu"))]
         )
 
     @classmethod
@@ -316,7 +317,7 @@ def is_images(X: Any, size: tuple[int, int] | None) -> bool:
     if isinstance(X, str | os.PathLike | bytes | Image.Image):
         return True
     if isinstance(X, list | tuple):
-        return len(X) > 0 and (is_images(X[0], size) or getattr(X[0], "ndim", 0) >= 2)
+        return not X or is_images(X[0], size) or getattr(X[0], "ndim", 0) >= 2
     ndim = getattr(X, "ndim", None)
     return ndim is not None and (ndim != 2 or size is None or tuple(X.shape) == size)
 

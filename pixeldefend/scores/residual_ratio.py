@@ -109,7 +109,7 @@ class ResidualNetwork(nn.Module):
         h = F.silu(self.first(_inputs(*predictions)))
         for layer in self.others:
             h = h + F.silu(layer(h))
-        highest = h.flatten(2).topk(min(self.HIGHEST, h[0, 0].numel())).values.mean(2)
+        highest = h.flatten(2).topk(min(self.HIGHEST, h.shape[2] * h.shape[3])).values.mean(2)
         root_mean_square = (h.square().mean((2, 3)) + 1e-4).sqrt()
         pooled = torch.cat([h.mean((2, 3)), root_mean_square, highest, self.histogram(values)], 1)
         together = torch.cat([self.norm(pooled), self.drop_profile(self.standardised(profiles))], 1)
@@ -215,7 +215,8 @@ class ResidualRatio(LearnedScore):
             self.network_ = _trained(planes, profiles)
             clean = without_spectra(profiles[0], self.network_.channels).cpu()
             self.center_, self.deviation_, self.whitening_ = _guard(clean)
-            fold = torch.arange(len(clean)) % len(planes[-1]) % FOLDS
+            # the corruptions take turns: a fold holds whole turns, so that all have the same corruptions
+            fold = torch.arange(len(clean)) % len(planes[-1]) // max(1, self.corruptions) % FOLDS
             held_out = [_distance(clean[fold == k], *_guard(clean[fold != k])) for k in range(FOLDS)]
             self.limit_ = torch.quantile(torch.cat(held_out), 1 - RARE / (1 + self.corruptions))
         return self

@@ -279,8 +279,8 @@ def test_what_a_score_learns_from_is_checked(tiny_density):
 
 def test_a_batch_of_no_images_and_one_of_no_size(tiny_density):
     x = clean_images(120)
-    assert Detector(tiny_density, statistic="fused", fpr=0.1).fit(x, X_fit=clean_images(60, seed=3)).p_value(
-        torch.empty(0, 1, 8, 8)
-    ).shape == (0,)
+    detector = Detector(tiny_density, statistic="fused", fpr=0.1).fit(x, X_fit=clean_images(60, seed=3))
+    for nothing in ([], torch.empty(0, 1, 8, 8)):
+        assert detector.p_value(nothing).shape == detector.judge(nothing).is_adversarial.shape == (0,)
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         Detector(tiny_density, fpr=0.1, batch_size=0).fit(x)
