@@ -18,7 +18,7 @@ OTHER = mnist fashion-mnist noise saturated constant
 # all that an installation is made of
 SOURCES = $(shell find pixeldefend attacks eval -type f -not -path '*/__pycache__/*')
 
-.PHONY: demo test test-fast lint docs figures weights photo-weights examples benchmark photo-benchmark leaderboard clean
+.PHONY: demo test test-fast lint docs figures weights photo-weights examples benchmark ablations photo-benchmark leaderboard clean
 
 demo: .venv/installed
 	@rm -f demo.png
@@ -107,6 +107,12 @@ benchmark: .venv/developed
 	$(BIN)/pixeldefend benchmark --detector cifar10 --classifier cifar10 --data cifar10 \
 	    --attacks deepfool-l2,cw-l2 --statistics fused,purified_disagreement,fused_with_classifier \
 	    --limit 1000 --clean 1000 --cache runs/cache --out eval/results/cifar10-classifier
+
+# what the ingredients of the learned ratios are worth (about four hours on one core)
+ablations: .venv/developed
+	$(BIN)/python benchmarks/residual_ablation.py cifar10 --data cifar10 --cache runs/cache
+	$(BIN)/python benchmarks/ratio_ablation.py cifar10 --data cifar10 --corruption jpeg-75 --corruption darker-10% \
+	    --images 12000 --out runs/ratio --cache runs/cache
 
 # the detector of photographs, and baselines that learn from PHOTO_LEARN, on photographs of ImageNet that it was not
 # trained on (about eight hours on 2 cores)

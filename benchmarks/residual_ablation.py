@@ -30,7 +30,7 @@ from pixeldefend.scores.residual_ratio import ResidualNetwork, ResidualRatio
 from pixeldefend.zoo import load_classifier, load_density
 
 RESULTS = Path(__file__).parent / "results" / "residual_ablation.json"
-ATTACKS = ("pgd-1", "square-8", "cw-l2", "deepfool-l2", "fmn-l0", "salt-and-pepper")
+ATTACKS = ("pgd-1", "square-8", "cw-l2", "deepfool-l2", "ddn", "fmn-l0", "salt-and-pepper")
 ATTACKED = 300
 BATCH = 64
 Copies = Sequence[Callable[[Tensor], Tensor]]
@@ -52,6 +52,13 @@ class Partial(ResidualNetwork):
         return super().forward(torch.cat([*predictions, values], 1), profiles)
 
 
+class Deep(ResidualNetwork):
+    """A network of twice the layers."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, layers=8)
+
+
 def seeing(*sees: str) -> type[ResidualNetwork]:
     """Returns a network that sees only some of "residuals", "profile" and "histogram"."""
     return type("Seeing", (Partial,), {"sees": sees})
@@ -70,6 +77,7 @@ def without(pattern: str) -> Copies:
 # name -> copies that the network learns from, its class, and the steepness of the guard
 VARIANTS: dict[str, tuple[Copies, type[ResidualNetwork], float]] = {
     "all": (EVERY, ResidualNetwork, residual_ratio.STEEP),
+    "all, twice the layers": (EVERY, Deep, residual_ratio.STEEP),
     "without the guard": (EVERY, ResidualNetwork, 0.0),
     "residuals and profile": (EVERY, seeing("residuals", "profile"), 0.0),
     "residuals alone": (EVERY, seeing("residuals"), 0.0),
@@ -89,7 +97,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="the data set, by name or as a file")
     parser.add_argument("--data-dir", default="data")
     parser.add_argument("--images", type=int, default=4000, help="that each network learns from")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cache", type=Path)
     arguments = parser.parse_args()
@@ -102,8 +110,12 @@ def main() -> None:
     planes = {name: planes_of(density, x) for name, x in {"": from_uint8(clean.x), **attacked}.items()}
     learn = from_uint8(data.fit.x[: arguments.images])
     known: dict[Any, Tensor] = {}
-    rows = []
+    settings = {"data": data.name, "images": len(learn), "steps": arguments.steps, "attacked": ATTACKED}
+    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    rows = found["rows"] if {**found, "rows": None} == {**settings, "rows": None} else []  # of an interrupted run
     for name, (copies, network, steep) in VARIANTS.items():
+        if name in [row["variant"] for row in rows]:
+            continue
         for copy in (None, *copies):
             if copy not in known:
                 known[copy] = planes_of(density, learn if copy is None else copy(learn))
@@ -114,13 +126,12 @@ def main() -> None:
             mock.patch.object(ResidualRatio, "copies", tuple(copies)),
         ):
             score = ResidualRatio().fit(known[None], *(known[copy] for copy in copies))
-            found = {key: evaluated(score, part) for key, part in planes.items()}
-        threshold = float(np.quantile(found[""], 0.99))
-        rates = {key: detection_rates(found[""], found[key], {0.01: threshold}) for key in attacked}
+            scores = {key: evaluated(score, part) for key, part in planes.items()}
+        threshold = float(np.quantile(scores[""], 0.99))
+        rates = {key: detection_rates(scores[""], scores[key], {0.01: threshold}) for key in attacked}
         rows.append({"variant": name, "detected": rates})
         print(name, {key: (r["auroc"], r["tpr_at_fpr_0.01"]) for key, r in rates.items()}, flush=True)
-    found = {"data": data.name, "images": len(learn), "steps": arguments.steps, "attacked": ATTACKED, "rows": rows}
-    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+        RESULTS.write_text(json.dumps({**settings, "rows": rows}, indent=1) + "\n")
 
 
 def attack_validation(arguments: argparse.Namespace, data: Any, victims: Images) -> dict[str, Tensor]:

@@ -10,6 +10,8 @@ from pixeldefend.markdown import table
 
 from .sources import attack_title, load, measured, percent, pick
 
+NO_BREAK = "\N{NO-BREAK SPACE}"
+
 BINARY = ("DNA", "Mushrooms", "NIPS-0-12", "binarized MNIST")
 # a model -> how its name begins in likelihoods.json, the variant that the papers' tables hold
 BINARY_MODELS = {"FVSBN": "FVSBN", "NADE": "NADE", "EoNADE": "EoNADE", "MADE": "MADE"}
@@ -101,6 +103,20 @@ def hostile() -> str:
     return "\n".join(lines)
 
 
+def ablation(name: str) -> str:
+    """What the ingredients of a statistic are worth: AUROC and share detected, and clean images flagged, at 1 %."""
+    found = load(name)
+    attacks = list(found["rows"][0]["detected"])
+    benign = list(found["rows"][0].get("flagged", {}))
+    rows = []
+    for row in found["rows"]:
+        rates = (row["detected"][attack] for attack in attacks)
+        cells = [f"{rate['auroc']:.3f} / {percent(rate['tpr_at_fpr_0.01'])}".replace(" ", NO_BREAK) for rate in rates]
+        rows.append((row["variant"], *cells, *(percent(row["flagged"][corruption]) for corruption in benign)))
+    titles = [*map(attack_title, attacks), *(f"clean, {corruption}" for corruption in benign)]
+    return table(["variant", *titles], rows, "l" + "r" * len(titles))
+
+
 def report(name: str) -> str:
     """What a benchmark script wrote, without its title, its headings a level lower."""
     text = measured(name, ".md").read_text()
@@ -116,5 +132,6 @@ BLOCKS: tuple[Callable[..., str], ...] = (
     purified,
     accuracy_purified,
     hostile,
+    ablation,
     report,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -40,7 +41,8 @@ def detection(run: str, *statistics: str) -> str:
     """Every attack of a run: AUROC and shares detected, a column a statistic, the best single one and the oracle."""
     found = results(run)
     named = {name: f"`{name}`" for name in statistics}
-    if found["statistic"] in named:
+    of_a_file = re.search(r"--detector \S+\.safetensors", found["command"])
+    if found["statistic"] in named and not of_a_file:
         named[found["statistic"]] += " (shipped)"
     oracle = found.get("oracle")
     rows = []
