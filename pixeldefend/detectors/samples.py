@@ -47,7 +47,7 @@ class Samples:
 
         Args:
             X: Images as `images.to_batch` takes them, or a list of such images of any sizes.
-            size: (height, width) of no images, if X is an empty list.
+            size: (height, width) of the empty batch that an empty list gives.
 
         Returns:
             The samples, uint8 if they came in a list.
